@@ -1,0 +1,86 @@
+"""The one way to move connections: everything that is aligned with them moves along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_rlx2.sparse.layers import SparseLinear, index_problem
+
+
+class Relocation(NamedTuple):
+    """What a change of topology did to one layer.
+
+    :param dropped: number of connections that are gone
+    :param grown: number of connections that are new (as many)
+    """
+
+    dropped: int
+    grown: int
+
+
+@th.no_grad()
+def relocate(
+    layer: SparseLinear,
+    indices: th.Tensor,
+    *,
+    mirrors: Sequence[SparseLinear] = (),
+    optimizers: Iterable[th.optim.Optimizer] = (),
+) -> Relocation:
+    """Give a layer new connections.
+
+    Connections that stay keep their value, gradient, optimizer moments and target values; those that go take all of
+    that with them; new ones start with zeros everywhere (RigL, Evci et al., 2020, section 3). Shapes never change:
+    values and indices are rewritten in place. Optimizer moments are replaced by new tensors, since
+    ``load_state_dict`` lets two optimizers share them.
+
+    :param layer: the layer, changed in place
+    :param indices: its new flat positions [nnz], int32 or int64, sorted and unique
+    :param mirrors: layers with the same connections that are to follow, such as the target network's
+    :param optimizers: all optimizers that may hold state of these layers
+    :return: how many connections went and came
+    :raises ValueError: if the indices are not sorted, unique, in range and nnz in number
+    :raises RuntimeError: if a mirror's connections differ from the layer's, or an optimizer's state is not aligned
+        with the connections; nothing is changed then
+    """
+    problem = index_problem(indices, layer.nnz, layer.in_features * layer.out_features)
+    if problem:
+        raise ValueError(problem)
+    holders = (layer, *mirrors)
+    if not all(th.equal(layer.indices, mirror.indices) for mirror in mirrors):
+        raise RuntimeError("the connections of a mirrored layer (target network) differ from the layer's own")
+    states = [
+        optimizer.state[holder.values]
+        for optimizer in optimizers
+        for holder in holders
+        if holder.values in optimizer.state
+    ]
+    for state in states:
+        for name, entry in state.items():
+            if th.is_tensor(entry) and entry.dim() > 0 and entry.shape != layer.values.shape:
+                raise RuntimeError(
+                    f"optimizer state {name!r} has shape {tuple(entry.shape)} where a layer with {layer.nnz} "
+                    "connections needs one entry for each: this optimizer cannot be used with an evolving topology"
+                )
+
+    old, new = layer.indices.to(th.int64), indices.to(layer.indices.device, th.int64)
+    source = th.searchsorted(old, new).clamp_(max=layer.nnz - 1)
+    kept = old[source] == new
+
+    def moved(aligned: th.Tensor) -> th.Tensor:
+        return th.where(kept, aligned[source], th.zeros_like(aligned))
+
+    for holder in holders:
+        holder.values.copy_(moved(holder.values))
+        if holder.values.grad is not None:
+            holder.values.grad = moved(holder.values.grad)
+        holder.indices.copy_(new)
+        holder.topology_version += 1
+    for state in states:
+        for name, entry in state.items():
+            if th.is_tensor(entry) and entry.shape == layer.values.shape:
+                state[name] = moved(entry)
+    changed = layer.nnz - int(kept.sum())
+    return Relocation(dropped=changed, grown=changed)

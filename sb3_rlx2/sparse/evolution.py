@@ -1,0 +1,157 @@
+"""Prune and grow while an optimizer trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict
+
+import torch as th
+
+from sb3_rlx2.sparse.connections import Relocation, relocate
+from sb3_rlx2.sparse.layers import SparseLinear
+from sb3_rlx2.sparse.rules import TopologyRule, cosine_drop_fraction, next_connections
+
+
+class EvolutionCounters(TypedDict):
+    """What has to survive in a checkpoint.
+
+    :param updates: optimizer steps of the network so far, those skipped at an evolution included
+    :param evolutions: how many times its topology has evolved
+    """
+
+    updates: int
+    evolutions: int
+
+
+class Evolution(NamedTuple):
+    """What one evolution step did.
+
+    :param update: number of the update of this network at which it happened, counted from 1
+    :param drop_fraction: ζ_t, the fraction of connections that were up for exchange
+    :param layers: connections dropped and grown by layer name
+    """
+
+    update: int
+    drop_fraction: float
+    layers: Mapping[str, Relocation]
+
+    @property
+    def dropped(self) -> int:
+        """Connections dropped in the whole network."""
+        return sum(layer.dropped for layer in self.layers.values())
+
+    @property
+    def grown(self) -> int:
+        """Connections grown in the whole network."""
+        return sum(layer.grown for layer in self.layers.values())
+
+
+def check_interval(interval: int, name: str = "interval") -> int:
+    """Return ``interval`` if it is a whole number of at least 1, else raise a ValueError that names it."""
+    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+        raise ValueError(f"{name}={interval!r} is not allowed: it must be a whole number >= 1")
+    return interval
+
+
+def check_drop_fraction(drop_fraction: float) -> float:
+    """Return ``drop_fraction`` if it is in (0, 1], else raise a ValueError that names it."""
+    if not (isinstance(drop_fraction, (int, float)) and 0.0 < drop_fraction <= 1.0):
+        raise ValueError(f"drop_fraction={drop_fraction!r} is not allowed: it must be in 0 < drop_fraction <= 1")
+    return float(drop_fraction)
+
+
+class TopologyEvolver:
+    """Evolves the topology of one network every ``interval`` steps of its optimizer.
+
+    It listens to the optimizer: just before every ``interval``-th step it prunes and grows every layer and clears all
+    gradients of that optimizer, so that this step changes nothing more (RLx2, algorithm 1; RigL, algorithm 1).
+
+    :param layers: the network's sparse layers by name
+    :param optimizer: the optimizer of the network; its moments follow the connections
+    :param rule: which connections go and come
+    :param interval: ΔT, in optimizer steps of this network
+    :param drop_fraction: ζ0, the fraction of each layer's connections up for exchange at first; annealed to nothing by
+        a cosine
+    :param progress: maps the number of updates so far to the progress of training; evolution ends when it reaches 1
+    :param mirrors: by layer name, further layers that keep the same connections (target networks)
+    :param counters: where to go on counting; the dict is updated in place, so that its owner can save it
+    :param on_evolution: called after each evolution with what it did
+    :raises ValueError: if interval or drop_fraction is out of range
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, SparseLinear],
+        optimizer: th.optim.Optimizer,
+        rule: TopologyRule,
+        *,
+        interval: int = 10_000,
+        drop_fraction: float = 0.5,
+        progress: Callable[[int], float],
+        mirrors: Mapping[str, Sequence[SparseLinear]] | None = None,
+        counters: EvolutionCounters | None = None,
+        on_evolution: Callable[[Evolution], None] | None = None,
+    ) -> None:
+        self.layers = dict(layers)
+        self.optimizer = optimizer
+        self.rule = rule
+        self.interval = check_interval(interval)
+        self.drop_fraction = check_drop_fraction(drop_fraction)
+        self.progress = progress
+        self.mirrors = dict(mirrors or {})
+        self.counters: EvolutionCounters = {"updates": 0, "evolutions": 0} if counters is None else counters
+        self.on_evolution = on_evolution
+        self._prepare_next()
+        self._handle = optimizer.register_step_pre_hook(self._before_step)
+
+    def close(self) -> None:
+        """Stop listening to the optimizer."""
+        self._handle.remove()
+        for layer in self.layers.values():
+            layer.release_dense_grad()
+
+    def _is_due(self, update: int) -> bool:
+        return self.rule.evolves and update % self.interval == 0
+
+    def _prepare_next(self) -> None:
+        if self.rule.needs_dense_grad and self._is_due(self.counters["updates"] + 1):
+            for layer in self.layers.values():
+                layer.request_dense_grad()
+
+    def _before_step(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.counters["updates"] += 1
+        update = self.counters["updates"]
+        if self._is_due(update):
+            if self.progress(update) < 1.0:
+                self._evolve(update)
+                _clear_gradients(optimizer)
+            for layer in self.layers.values():
+                layer.release_dense_grad()
+        self._prepare_next()
+
+    def _evolve(self, update: int) -> None:
+        fraction = cosine_drop_fraction(self.drop_fraction, self.progress(update))
+        done: dict[str, Relocation] = {}
+        for name, layer in self.layers.items():
+            # As for an optimizer, a layer that took no part in the loss is left alone
+            if layer.values.grad is None:
+                continue
+            if self.rule.needs_dense_grad and layer.dense_grad is None:
+                raise RuntimeError(
+                    f"layer {name!r} has a gradient but no dense gradient at update {update}: "
+                    "its forward pass must come after the optimizer's previous step"
+                )
+            try:
+                indices = next_connections(layer, self.rule, fraction)
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}, update {update}: {error}") from error
+            done[name] = relocate(layer, indices, mirrors=self.mirrors.get(name, ()), optimizers=[self.optimizer])
+        self.counters["evolutions"] += 1
+        if self.on_evolution is not None:
+            self.on_evolution(Evolution(update, fraction, done))
+
+
+def _clear_gradients(optimizer: th.optim.Optimizer) -> None:
+    parameters: Iterable[th.Tensor] = (p for group in optimizer.param_groups for p in group["params"])
+    for parameter in parameters:
+        parameter.grad = None

@@ -1,0 +1,273 @@
+"""A linear layer that stores its connections and nothing else."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_rlx2.sparse.dense_gradient import DenseGradient
+
+ConnectionsName = Literal["magnitude", "random"]
+WeightScale = Literal["dense", "fan_in"]
+
+
+class _ReadOnlyWeight(th.Tensor):
+    """A dense copy of a sparse weight: writing to it would change nothing in the layer, so it raises instead."""
+
+    __torch_function__ = th._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @property
+    def data(self) -> th.Tensor:  # type: ignore[override]
+        return self
+
+    def detach(self) -> th.Tensor:
+        return self
+
+
+class SparseLinear(nn.Module):
+    """``y = x Wᵀ + b`` with a ``W`` of which only the present connections are stored.
+
+    The parameter ``values`` ([nnz]) is what the optimizer sees; its i-th entry sits at position ``indices[i]`` of the
+    row-major flattened ``[out_features, in_features]`` weight. Indices are sorted and unique. Neither a dense weight
+    nor a mask is stored: ``weight`` and ``mask`` are made on request.
+
+    :param in_features: size of each input sample
+    :param out_features: size of each output sample
+    :param nnz: number of connections, 1 <= nnz <= in_features * out_features
+    :param bias: whether to add a (dense) bias, default True
+    :param connections: which connections are present at first: ``"magnitude"`` (default: the largest of a dense
+        initialisation), ``"random"``, or a bool mask [out_features, in_features] with ``nnz`` entries that are True
+    :param weight_scale: ``"dense"`` (default: values as drawn for the dense layer) or ``"fan_in"`` (each unit's values
+        times sqrt(in_features / its number of connections), so that its output keeps the dense layer's variance)
+    :param device: where the tensors live
+    :param dtype: floating type of values and bias
+    :raises ValueError: if nnz, the mask or a name is not allowed
+    """
+
+    values: nn.Parameter
+    indices: th.Tensor
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        nnz: int,
+        bias: bool = True,
+        *,
+        connections: ConnectionsName | th.Tensor = "magnitude",
+        weight_scale: WeightScale = "dense",
+        device: th.device | str | None = None,
+        dtype: th.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self._adopt(
+            nn.Linear(in_features, out_features, bias=bias, device=device, dtype=dtype), nnz, connections, weight_scale
+        )
+
+    @classmethod
+    def from_dense(
+        cls,
+        linear: nn.Linear,
+        nnz: int | None = None,
+        *,
+        connections: ConnectionsName | th.Tensor = "magnitude",
+        weight_scale: WeightScale = "dense",
+    ) -> SparseLinear:
+        """A sparse layer with some of a dense layer's weights.
+
+        :param linear: the dense layer; it is not changed, and nothing is shared with it
+        :param nnz: number of connections to keep; None (default): as many as the mask in ``connections`` has
+        :param connections: as for the constructor
+        :param weight_scale: as for the constructor
+        :raises ValueError: if nnz, the mask or a name is not allowed
+        """
+        if nnz is None:
+            if not isinstance(connections, th.Tensor):
+                raise ValueError("nnz=None is allowed only where `connections` is a mask")
+            nnz = int(connections.sum())
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._adopt(linear, nnz, connections, weight_scale)
+        return layer
+
+    def _adopt(
+        self, linear: nn.Linear, nnz: int, connections: ConnectionsName | th.Tensor, weight_scale: WeightScale
+    ) -> None:
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        size = self.in_features * self.out_features
+        if not (isinstance(nnz, int) and 1 <= nnz <= size):
+            raise ValueError(
+                f"nnz={nnz!r} is not allowed: 1 <= nnz <= {size} for {self.in_features} -> {self.out_features}"
+            )
+        if size > th.iinfo(th.int32).max:
+            raise ValueError(
+                f"a layer of {self.in_features} -> {self.out_features} is too large: positions are stored as int32"
+            )
+        dense = linear.weight.detach().reshape(-1)
+        chosen = _choose(dense, nnz, (self.out_features, self.in_features), connections)
+        values = dense[chosen]
+        if weight_scale == "fan_in":
+            rows = chosen // self.in_features
+            fan_in = th.bincount(rows, minlength=self.out_features)[rows]
+            values = values * th.sqrt(self.in_features / fan_in).to(values.dtype)
+        elif weight_scale != "dense":
+            raise ValueError(f"weight_scale={weight_scale!r} is unknown: allowed are 'dense' and 'fan_in'")
+        self.values = nn.Parameter(values.clone())
+        self.register_buffer("indices", chosen.to(th.int32))
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone())
+        self.topology_version = 0
+        self._dense_gradient: DenseGradient | None = None
+
+    @property
+    def nnz(self) -> int:
+        """Number of connections."""
+        return self.values.numel()
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights that are present."""
+        return self.nnz / (self.in_features * self.out_features)
+
+    @property
+    def mask(self) -> th.Tensor:
+        """Which connections are present: a new bool tensor [out_features, in_features]."""
+        mask = th.zeros(self.out_features * self.in_features, dtype=th.bool, device=self.indices.device)
+        mask[self.indices.long()] = True
+        return mask.view(self.out_features, self.in_features)
+
+    @property
+    def weight(self) -> th.Tensor:
+        """A dense copy [out_features, in_features]. Read-only and outside autograd; ``.clone()`` gives a free tensor.
+
+        :raises AttributeError: on assignment; writing to the copy raises a RuntimeError
+        """
+        with th.inference_mode():
+            return self._dense_weight().clone().as_subclass(_ReadOnlyWeight)
+
+    @weight.setter
+    def weight(self, _: th.Tensor) -> None:
+        raise AttributeError(
+            "SparseLinear.weight is a dense copy made on request: write to `values` (the present connections), "
+            "or make a new layer with SparseLinear.from_dense"
+        )
+
+    def _dense_weight(self) -> th.Tensor:
+        flat = self.values.new_zeros(self.out_features * self.in_features)
+        return flat.scatter(0, self.indices.long(), self.values).view(self.out_features, self.in_features)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """Apply the layer.
+
+        :param x: [..., in_features]
+        :return: [..., out_features]
+        """
+        weight = self._dense_weight()
+        if self._dense_gradient is not None and weight.requires_grad:
+            self._dense_gradient.watch(weight)
+        return F.linear(x, weight, self.bias)
+
+    @property
+    def dense_grad(self) -> th.Tensor | None:
+        """Gradient [out_features, in_features] that goes with ``values.grad``, present and absent connections alike.
+
+        None unless it was asked for with ``request_dense_grad`` before the forward pass.
+        """
+        return None if self._dense_gradient is None else self._dense_gradient.total
+
+    def request_dense_grad(self) -> None:
+        """From the next forward pass on, collect the dense gradient too (RigL's growth score needs it)."""
+        if self._dense_gradient is None:
+            self._dense_gradient = DenseGradient(self.values)
+
+    def release_dense_grad(self) -> None:
+        """Stop collecting the dense gradient and free it."""
+        if self._dense_gradient is not None:
+            self._dense_gradient.close()
+            self._dense_gradient = None
+
+    def to_dense(self) -> nn.Linear:
+        """A dense layer with the same outputs; nothing is shared with it."""
+        linear = nn.Linear(
+            self.in_features,
+            self.out_features,
+            bias=self.bias is not None,
+            device=self.values.device,
+            dtype=self.values.dtype,
+        )
+        with th.no_grad():
+            linear.weight.copy_(self._dense_weight())
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return linear
+
+    def extra_repr(self) -> str:
+        """What ``print(module)`` shows."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, nnz={self.nnz}, "
+            f"density={self.density:.4f}, bias={self.bias is not None}"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_dense_gradient": None}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> SparseLinear:
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.topology_version += 1
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        key = prefix + "indices"
+        if key in state_dict:
+            problem = index_problem(state_dict[key], self.nnz, self.in_features * self.out_features)
+            if problem:
+                error_msgs.append(f"{key}: {problem}; the layer {prefix[:-1]!r} was not loaded")
+                return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        self.topology_version += 1
+
+
+def index_problem(indices: th.Tensor, nnz: int, size: int) -> str | None:
+    """Say what is wrong with the positions of a layer's connections.
+
+    :param indices: flat positions, [nnz], integers
+    :param nnz: how many there must be
+    :param size: in_features * out_features
+    :return: the problem in words; None if they are sorted, unique, in range and as many as they must be
+    """
+    if indices.dtype not in (th.int32, th.int64):
+        return f"connection indices must be integers, not {indices.dtype}"
+    if tuple(indices.shape) != (nnz,):
+        return f"there are connection indices of shape {tuple(indices.shape)} where {nnz} connections are expected"
+    if int(indices[0]) < 0 or int(indices[-1]) >= size:
+        return f"connection indices out of range: all must lie in 0..{size - 1}"
+    if not bool((indices[1:] > indices[:-1]).all()):
+        return "connection indices are not sorted and unique"
+    return None
+
+
+def _choose(dense: th.Tensor, nnz: int, shape: tuple[int, int], connections: ConnectionsName | th.Tensor) -> th.Tensor:
+    """Sorted flat positions (int64) of the connections that are present at first."""
+    if isinstance(connections, th.Tensor):
+        if connections.dtype != th.bool or tuple(connections.shape) != shape or int(connections.sum()) != nnz:
+            raise ValueError(
+                f"connections: a mask must be bool, of shape {shape} and True at nnz={nnz} places; this one is "
+                f"{connections.dtype}, {tuple(connections.shape)}, True at {int(connections.sum())}"
+            )
+        return connections.reshape(-1).nonzero().squeeze(1).to(dense.device)
+    if connections == "magnitude":
+        chosen = th.argsort(dense.abs(), descending=True, stable=True)[:nnz]
+    elif connections == "random":
+        chosen = th.randperm(math.prod(shape), device=dense.device)[:nnz]
+    else:
+        raise ValueError(f"connections={connections!r} is unknown: allowed are 'magnitude', 'random' or a bool mask")
+    return chosen.sort().values

@@ -1,0 +1,132 @@
+"""Which connections go and which come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch as th
+
+from sb3_rlx2.sparse.layers import SparseLinear
+
+TopologyName = Literal["rigl", "set", "static", "dense"]
+
+
+class TopologyRule:
+    """Drop the connections of lowest score, grow the absent ones of highest score.
+
+    A new rule is a subclass that overrides one of the two scores. As it stands this is SET: drop by magnitude, grow at
+    random.
+    """
+
+    sparse: ClassVar[bool] = True
+    """Whether networks are sparse under this rule at all."""
+    evolves: ClassVar[bool] = True
+    """Whether connections ever move."""
+    needs_dense_grad: ClassVar[bool] = False
+    """Whether ``growth_score`` reads ``layer.dense_grad``, the gradient of the current batch at all positions."""
+
+    def drop_score(self, layer: SparseLinear) -> th.Tensor:
+        """How much each present connection is worth; the lowest go. Default: the magnitude of its value.
+
+        :param layer: the layer as it is
+        :return: [nnz]
+        """
+        return layer.values.detach().abs()
+
+    def growth_score(self, layer: SparseLinear) -> th.Tensor:
+        """How much each position promises; the highest that are absent come. Default: random.
+
+        :param layer: the layer as it is; ``layer.dense_grad`` is there if the rule ``needs_dense_grad``
+        :return: [out_features, in_features]
+        """
+        return th.rand(layer.out_features, layer.in_features, device=layer.values.device)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class SET(TopologyRule):
+    """Sparse Evolutionary Training: drop by magnitude, grow at random (Mocanu et al., 2018)."""
+
+
+class RigL(SET):
+    """Rigged Lottery: drop by magnitude, grow where the dense gradient is largest (Evci et al., 2020)."""
+
+    needs_dense_grad = True
+
+    def growth_score(self, layer: SparseLinear) -> th.Tensor:
+        """Magnitude of the dense gradient of the current batch, [out_features, in_features]."""
+        assert layer.dense_grad is not None
+        return layer.dense_grad.abs()
+
+
+class StaticTopology(TopologyRule):
+    """Sparse, and the connections stay where they were at first (the paper's "SS")."""
+
+    evolves = False
+
+
+class DenseTopology(StaticTopology):
+    """Nothing is sparse: the dense network."""
+
+    sparse = False
+
+
+RULES: Mapping[str, type[TopologyRule]] = {
+    "rigl": RigL,
+    "set": SET,
+    "static": StaticTopology,
+    "dense": DenseTopology,
+}
+
+
+def resolve_rule(topology: TopologyName | str | TopologyRule) -> TopologyRule:
+    """The rule that a name stands for; a rule object stands for itself.
+
+    :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
+    :raises ValueError: for anything else
+    """
+    if isinstance(topology, TopologyRule):
+        return topology
+    if not isinstance(topology, str) or topology not in RULES:
+        raise ValueError(f"topology={topology!r} is unknown: allowed are {sorted(RULES)} or a TopologyRule object")
+    return RULES[topology]()
+
+
+def cosine_drop_fraction(initial: float, progress: float) -> float:
+    """Annealed fraction of connections to drop, ``ζ0 / 2 (1 + cos(π progress))`` (RigL, section 3).
+
+    :param initial: ζ0
+    :param progress: how far the training is, from 0 to 1
+    """
+    return initial / 2.0 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
+@th.no_grad()
+def next_connections(layer: SparseLinear, rule: TopologyRule, drop_fraction: float) -> th.Tensor:
+    """The connections that a layer is to have after one step of prune and grow.
+
+    The k = floor(drop_fraction * nnz) connections of lowest drop score go; then the k positions of highest growth
+    score among all that are then absent come, so that one just dropped may return. Ties go to the lower position.
+
+    :param layer: the layer, which stays as it is
+    :param rule: gives the scores
+    :param drop_fraction: ζ_t in [0, 1]
+    :return: flat positions [nnz], int64, sorted
+    :raises ValueError: if a score is NaN or infinity (a diverged network); -infinity is allowed
+    """
+    count = math.floor(drop_fraction * layer.nnz)
+    worth = _checked(rule.drop_score(layer), "drop score")
+    kept = layer.indices.long()[th.argsort(worth, stable=True)[count:]]
+    promise = _checked(rule.growth_score(layer), "growth score").reshape(-1).clone()
+    promise[kept] = -th.inf
+    grown = th.argsort(promise, descending=True, stable=True)[:count]
+    return th.cat([kept, grown]).sort().values
+
+
+def _checked(score: th.Tensor, name: str) -> th.Tensor:
+    if not bool((score < th.inf).all()):
+        raise ValueError(f"the {name} of a layer is not finite: its weights or gradients hold NaN or infinity")
+    return score

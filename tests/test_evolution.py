@@ -1,0 +1,286 @@
+"""Prune and grow against a plain reference on dense arrays."""
+
+import math
+
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sb3_rlx2.sparse import (
+    SET,
+    RigL,
+    SparseLinear,
+    StaticTopology,
+    TopologyEvolver,
+    TopologyRule,
+    relocate,
+    resolve_rule,
+    sparse_layers,
+    sparsify,
+)
+from sb3_rlx2.sparse.rules import cosine_drop_fraction, next_connections
+
+OPTIMIZERS = [
+    lambda p: th.optim.Adam(p, lr=1e-2),
+    lambda p: th.optim.Adam(p, lr=1e-2, amsgrad=True),
+    lambda p: th.optim.SGD(p, lr=1e-2, momentum=0.9),
+    lambda p: th.optim.RMSprop(p, lr=1e-2, momentum=0.5, centered=True),
+]
+
+
+def dense_arrays(layer, optimizer, target):
+    """Everything that belongs to the connections, as dense arrays."""
+    rows_cols = np.nonzero(layer.mask.numpy())
+    arrays = {}
+    aligned = {"value": layer.values, "target": target.values}
+    aligned |= {
+        name: moment
+        for name, moment in optimizer.state[layer.values].items()
+        if th.is_tensor(moment) and moment.dim() > 0
+    }
+    for name, vector in aligned.items():
+        arrays[name] = np.zeros((layer.out_features, layer.in_features), dtype=np.float32)
+        arrays[name][rows_cols] = vector.detach().numpy()
+    return arrays
+
+
+def reference_step(mask, arrays, growth_score, fraction):
+    """Prune and grow, written out for one layer on dense arrays."""
+    present = [tuple(position) for position in np.argwhere(mask)]
+    count = math.floor(fraction * len(present))
+    by_magnitude = sorted(present, key=lambda position: abs(arrays["value"][position]))
+    kept = set(by_magnitude[count:])
+    absent = [tuple(position) for position in np.ndindex(*mask.shape) if tuple(position) not in kept]
+    grown = sorted(absent, key=lambda position: -growth_score[position])[:count]
+    new_mask = np.zeros_like(mask)
+    for position in kept | set(grown):
+        new_mask[position] = True
+    # What was absent before starts at zero; what was dropped and came back never went
+    return new_mask, {name: np.where(mask & new_mask, array, 0) for name, array in arrays.items()}
+
+
+@given(
+    st.integers(2, 9), st.integers(2, 9), st.data(), st.integers(0, 10**6), st.floats(0, 1), st.sampled_from(OPTIMIZERS)
+)
+@settings(max_examples=60, deadline=None)
+def test_a_rigl_step_equals_the_dense_reference(in_features, out_features, data, seed, fraction, make_optimizer):
+    nnz = data.draw(st.integers(1, in_features * out_features - 1))
+    th.manual_seed(seed)
+    layer = SparseLinear(in_features, out_features, nnz)
+    target = SparseLinear(in_features, out_features, nnz)
+    target.load_state_dict(layer.state_dict())
+    with th.no_grad():
+        target.values.add_(0.1)
+    optimizer = make_optimizer(layer.parameters())
+    x = th.randn(16, in_features)
+    for _ in range(3):
+        optimizer.zero_grad()
+        layer(x).square().mean().backward()
+        optimizer.step()
+
+    optimizer.zero_grad()
+    layer.request_dense_grad()
+    layer(x).square().mean().backward()
+    mask, arrays = layer.mask.numpy(), dense_arrays(layer, optimizer, target)
+    expected_mask, expected = reference_step(mask, arrays, np.abs(layer.dense_grad.numpy()), fraction)
+
+    moved = relocate(layer, next_connections(layer, RigL(), fraction), mirrors=[target], optimizers=[optimizer])
+
+    np.testing.assert_array_equal(layer.mask.numpy(), expected_mask)
+    assert th.equal(target.indices, layer.indices)
+    for name, array in dense_arrays(layer, optimizer, target).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    assert layer.nnz == nnz
+    assert bool((layer.indices[1:] > layer.indices[:-1]).all())
+    assert moved.dropped == moved.grown == int((mask & ~expected_mask).sum()) == int((~mask & expected_mask).sum())
+
+
+@given(st.integers(1, 30), st.floats(0, 1), st.integers(0, 1000))
+@settings(deadline=None)
+def test_set_keeps_the_strongest_and_grows_among_the_absent(nnz, fraction, seed):
+    th.manual_seed(seed)
+    layer = SparseLinear(6, 5, nnz)
+    count = math.floor(fraction * nnz)
+    strongest = set(layer.indices[layer.values.detach().abs().argsort(descending=True)[: nnz - count]].tolist())
+    new = next_connections(layer, SET(), fraction)
+    assert len(set(new.tolist())) == nnz
+    assert strongest <= set(new.tolist())
+
+
+def test_set_grows_everywhere_with_equal_chance():
+    th.manual_seed(0)
+    layer = SparseLinear(10, 10, 20)
+    counts = th.zeros(100)
+    for _ in range(2000):
+        counts[next_connections(layer, SET(), 0.5)] += 1
+    kept = layer.indices[layer.values.detach().abs().argsort(descending=True)[:10]].long()
+    grown = np.delete(counts.numpy(), kept.numpy())
+    assert bool((counts[kept] == 2000).all())
+    assert grown.mean() == pytest.approx(2000 * 10 / 90)
+    assert grown.std() < 3 * math.sqrt(grown.mean())
+
+
+def test_cosine_drop_fraction():
+    assert cosine_drop_fraction(0.5, 0.0) == 0.5
+    assert cosine_drop_fraction(0.5, 0.5) == pytest.approx(0.25)
+    assert cosine_drop_fraction(0.5, 1.0) == pytest.approx(0.0)
+    assert cosine_drop_fraction(0.5, 1.7) == pytest.approx(0.0)
+
+
+def test_relocate_refuses_what_does_not_fit_and_changes_nothing():
+    th.manual_seed(0)
+    layer, stranger = SparseLinear(5, 5, 6), SparseLinear(5, 5, 6)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    with pytest.raises(ValueError, match="not sorted"):
+        relocate(layer, th.tensor([1, 0, 2, 3, 4, 5]))
+    with pytest.raises(ValueError, match="out of range"):
+        relocate(layer, th.tensor([0, 1, 2, 3, 4, 25]))
+    with pytest.raises(RuntimeError, match="mirrored layer"):
+        relocate(layer, th.arange(6), mirrors=[stranger])
+    optimizer = th.optim.SGD(layer.parameters())
+    optimizer.state[layer.values]["factors"] = th.zeros(3, 2)
+    with pytest.raises(RuntimeError, match="'factors'"):
+        relocate(layer, th.arange(6), optimizers=[optimizer])
+    assert all(th.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+
+
+def test_relocate_bumps_the_version_and_moves_the_gradient():
+    layer = SparseLinear(4, 1, 2, connections=th.tensor([[True, False, True, False]]))
+    layer(th.tensor([[1.0, 2.0, 3.0, 4.0]])).sum().backward()
+    version = layer.topology_version
+    relocate(layer, th.tensor([1, 2]))
+    assert layer.topology_version > version
+    assert layer.values.grad.tolist() == [0.0, 3.0]
+    assert layer.values[0].item() == 0.0
+
+
+def test_moments_shared_between_two_optimizers_are_not_corrupted():
+    th.manual_seed(0)
+    first, second = SparseLinear(5, 5, 8), SparseLinear(5, 5, 8)
+    second.load_state_dict(first.state_dict())
+    optimizers = [th.optim.Adam(layer.parameters()) for layer in (first, second)]
+    first(th.ones(1, 5)).sum().backward()
+    optimizers[0].step()
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    before = optimizers[1].state[second.values]["exp_avg"].clone()
+    relocate(first, th.arange(8), optimizers=[optimizers[0]])
+    assert th.equal(optimizers[1].state[second.values]["exp_avg"], before)
+
+
+class TestEvolver:
+    def start(self, rule, interval=3, end=100, **kwargs):
+        th.manual_seed(0)
+        network = sparsify(
+            nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1)), 0.7
+        )
+        optimizer = th.optim.Adam(network.parameters(), lr=1e-2)
+        seen = []
+        evolver = TopologyEvolver(
+            sparse_layers(network), optimizer, rule, interval=interval, progress=lambda updates: updates / end,
+            on_evolution=seen.append, **kwargs,
+        )  # fmt: skip
+        return network, optimizer, evolver, seen
+
+    def update(self, network, optimizer):
+        optimizer.zero_grad()
+        network(th.randn(32, 6)).square().mean().backward()
+        optimizer.step()
+
+    def test_every_interval_updates_until_the_end_and_the_step_is_skipped(self):
+        network, optimizer, evolver, seen = self.start(RigL(), end=10)
+        for update in range(1, 15):
+            old = {name: layer.weight.clone() for name, layer in sparse_layers(network).items()}
+            bias = network[0].bias.detach().clone()
+            steps = [int(state["step"]) for state in optimizer.state.values()]
+            self.update(network, optimizer)
+            evolved = update in (3, 6, 9)
+            assert th.equal(bias, network[0].bias) == evolved
+            if evolved:
+                assert [int(state["step"]) for state in optimizer.state.values()] == steps
+                for name, layer in sparse_layers(network).items():
+                    # Values of connections that stay are untouched, new ones are zero
+                    assert th.equal(layer.weight * (layer.weight != 0), th.where(layer.mask, old[name], 0.0))
+        assert [evolution.update for evolution in seen] == [3, 6, 9]
+        assert evolver.counters == {"updates": 14, "evolutions": 3}
+        fractions = [evolution.drop_fraction for evolution in seen]
+        assert fractions == [cosine_drop_fraction(0.5, update / 10) for update in (3, 6, 9)]
+        assert all(0 < evolution.dropped == evolution.grown for evolution in seen[:2])
+
+    def test_dense_gradients_are_collected_at_evolution_steps_only(self):
+        network, optimizer, _, _ = self.start(RigL(), interval=4)
+        for update in range(1, 9):
+            optimizer.zero_grad()
+            network(th.randn(32, 6)).square().mean().backward()
+            collected = [layer.dense_grad is not None for layer in sparse_layers(network).values()]
+            assert all(collected) if update % 4 == 0 else not any(collected)
+            optimizer.step()
+
+    def test_counters_go_on_where_they_stood(self):
+        counters = {"updates": 2, "evolutions": 7}
+        network, optimizer, _, seen = self.start(RigL(), counters=counters)
+        self.update(network, optimizer)
+        assert [evolution.update for evolution in seen] == [3]
+        assert counters == {"updates": 3, "evolutions": 8}
+
+    def test_static_topology_never_moves(self):
+        network, optimizer, _, seen = self.start(StaticTopology())
+        before = {name: layer.indices.clone() for name, layer in sparse_layers(network).items()}
+        for _ in range(7):
+            self.update(network, optimizer)
+        assert not seen
+        assert all(th.equal(layer.indices, before[name]) for name, layer in sparse_layers(network).items())
+
+    def test_a_new_rule_overrides_one_score(self):
+        class FirstFree(SET):
+            def growth_score(self, layer):
+                return -th.arange(layer.in_features * layer.out_features, dtype=th.float32)
+
+        network, optimizer, _, _ = self.start(FirstFree(), interval=1)
+        layer = network[0]
+        strongest = layer.indices[layer.values.detach().abs().argsort(descending=True)]
+        count = math.floor(cosine_drop_fraction(0.5, 0.01) * layer.nnz)
+        kept = set(strongest[: layer.nnz - count].tolist())
+        free = [position for position in range(96) if position not in kept][:count]
+        self.update(network, optimizer)
+        assert layer.indices.tolist() == sorted(kept | set(free))
+
+    def test_layers_without_a_gradient_are_left_alone(self):
+        network, optimizer, _, seen = self.start(SET(), interval=1)
+        before = network[2].indices.clone()
+        optimizer.zero_grad()
+        network[0](th.randn(4, 6)).sum().backward()
+        optimizer.step()
+        assert set(seen[0].layers) == {"0"}
+        assert th.equal(network[2].indices, before)
+
+    def test_closed_evolver_does_nothing(self):
+        network, optimizer, evolver, seen = self.start(SET(), interval=1)
+        evolver.close()
+        self.update(network, optimizer)
+        assert not seen
+
+    def test_nan_is_an_error_that_names_layer_and_update(self):
+        network, optimizer, _, _ = self.start(RigL(), interval=1)
+        optimizer.zero_grad()
+        (network(th.randn(4, 6)).mean() * float("nan")).backward()
+        with pytest.raises(ValueError, match="layer '0', update 1: the growth score"):
+            optimizer.step()
+
+    @pytest.mark.parametrize(
+        ("argument", "value"), [("interval", 0), ("interval", 2.5), ("drop_fraction", 0.0), ("drop_fraction", 1.5)]
+    )
+    def test_bad_arguments(self, argument, value):
+        with pytest.raises(ValueError, match=f"{argument}={value}"):
+            self.start(RigL(), **{argument: value})
+
+
+def test_resolve_rule():
+    assert isinstance(resolve_rule("rigl"), RigL)
+    rule = TopologyRule()
+    assert resolve_rule(rule) is rule
+    for unknown in ("snip", None, RigL):
+        with pytest.raises(ValueError, match=r"is unknown: allowed are \['dense', 'rigl', 'set', 'static'\]"):
+            resolve_rule(unknown)

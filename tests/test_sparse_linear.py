@@ -1,0 +1,260 @@
+"""SparseLinear against a dense layer multiplied by a mask."""
+
+import copy
+import pickle
+
+import pytest
+import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_rlx2.sparse import SparseLinear, dense_state_dict, densify, sparse_layers, sparsify, summarize
+
+
+@st.composite
+def layers(draw):
+    in_features, out_features = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    nnz = draw(st.integers(1, in_features * out_features))
+    th.manual_seed(draw(st.integers(0, 10**6)))
+    return SparseLinear(
+        in_features,
+        out_features,
+        nnz,
+        bias=draw(st.booleans()),
+        connections=draw(st.sampled_from(["magnitude", "random"])),
+        weight_scale=draw(st.sampled_from(["dense", "fan_in"])),
+    )
+
+
+@given(layers())
+def test_indices_are_sorted_unique_in_range_and_compact(layer):
+    indices = layer.indices
+    assert indices.dtype == th.int32
+    assert layer.values.shape == indices.shape == (layer.nnz,)
+    assert bool((indices[1:] > indices[:-1]).all())
+    assert int(indices[0]) >= 0
+    assert int(indices[-1]) < layer.in_features * layer.out_features
+    assert int(layer.mask.sum()) == layer.nnz
+    assert th.equal(layer.weight[layer.mask], layer.values.detach())
+    assert set(layer.state_dict()) <= {"values", "indices", "bias"}
+
+
+@given(layers(), st.integers(1, 5))
+def test_outputs_and_gradients_match_a_masked_dense_layer(layer, batch):
+    x = th.randn(batch, layer.in_features, requires_grad=True)
+    dense_x = x.detach().clone().requires_grad_()
+    weight = layer.weight.clone().requires_grad_()
+    bias = None if layer.bias is None else layer.bias.detach().clone().requires_grad_()
+
+    layer.request_dense_grad()
+    loss = layer(x).square().sum()
+    loss.backward()
+    # The mask stands in the product so that autograd sees it, the dense gradient is that of the masked weight itself
+    masked = weight * layer.mask
+    masked.retain_grad()
+    F.linear(dense_x, masked, bias).square().sum().backward()
+
+    th.testing.assert_close(x.grad, dense_x.grad)
+    th.testing.assert_close(layer.values.grad, weight.grad[layer.mask])
+    assert bool((weight.grad[~layer.mask] == 0).all())
+    th.testing.assert_close(layer.dense_grad, masked.grad)
+    if bias is not None:
+        th.testing.assert_close(layer.bias.grad, bias.grad)
+
+
+def test_second_derivatives():
+    th.manual_seed(0)
+    layer = SparseLinear(4, 3, 6).double()
+    x = th.randn(2, 4, dtype=th.double, requires_grad=True)
+    assert th.autograd.gradgradcheck(lambda x, v: th.func.functional_call(layer, {"values": v}, x), (x, layer.values))
+
+
+def test_dense_gradient_is_summed_within_one_loss_and_starts_anew_after_zero_grad():
+    th.manual_seed(0)
+    layer = SparseLinear(5, 5, 7)
+    optimizer = th.optim.SGD(layer.parameters(), lr=0.0)
+    first, second, other = th.randn(3, 5), th.randn(3, 5), th.randn(3, 5)
+
+    def dense_gradient(*batches):
+        weight = layer.weight.clone().requires_grad_()
+        sum(F.linear(batch, weight, layer.bias).square().sum() for batch in batches).backward()
+        return weight.grad
+
+    layer.request_dense_grad()
+    layer(other).square().sum().backward()  # somebody else's loss, cleared by zero_grad below
+    for set_to_none in (True, False):
+        optimizer.zero_grad(set_to_none=set_to_none)
+        (layer(first).square().sum() + layer(second).square().sum()).backward()
+        th.testing.assert_close(layer.dense_grad, dense_gradient(first, second))
+    layer(other).square().sum().backward()  # no zero_grad: accumulated, as autograd does with values.grad
+    th.testing.assert_close(layer.dense_grad, dense_gradient(first, second, other))
+    th.testing.assert_close(layer.dense_grad[layer.mask], layer.values.grad)
+    layer.release_dense_grad()
+    assert layer.dense_grad is None
+
+
+@given(layers())
+def test_to_dense_and_back(layer):
+    x = th.randn(3, layer.in_features)
+    dense = layer.to_dense()
+    assert type(dense) is nn.Linear
+    th.testing.assert_close(dense(x), layer(x))
+    again = SparseLinear.from_dense(dense, connections=layer.mask)
+    assert th.equal(again.values, layer.values)
+    assert th.equal(again.indices, layer.indices)
+    with th.no_grad():
+        dense.weight.zero_()
+    assert again.values.detach().abs().sum() > 0
+
+
+def test_magnitude_keeps_the_largest_weights():
+    th.manual_seed(0)
+    linear = nn.Linear(10, 20)
+    layer = SparseLinear.from_dense(linear, 37)
+    weakest = layer.values.detach().abs().min()
+    assert bool((linear.weight[~layer.mask].abs() <= weakest).all())
+
+
+def test_fan_in_scale_keeps_the_variance_of_a_dense_unit():
+    th.manual_seed(0)
+    linear = nn.Linear(400, 50)
+    layer = SparseLinear.from_dense(linear, 2000, connections="random", weight_scale="fan_in")
+    x = th.randn(2000, 400)
+    assert F.linear(x, layer.weight).var().item() == pytest.approx(F.linear(x, linear.weight).var().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("nnz", [0, 13, 2.0])
+def test_impossible_number_of_connections(nnz):
+    with pytest.raises(ValueError, match="1 <= nnz <= 12"):
+        SparseLinear(4, 3, nnz)
+
+
+def test_bad_names_and_masks():
+    with pytest.raises(ValueError, match="connections='biggest'"):
+        SparseLinear(4, 3, 5, connections="biggest")
+    with pytest.raises(ValueError, match="weight_scale='he'"):
+        SparseLinear(4, 3, 5, weight_scale="he")
+    with pytest.raises(ValueError, match=r"a mask must be bool, of shape \(3, 4\)"):
+        SparseLinear(4, 3, 5, connections=th.ones(3, 4, dtype=th.bool))
+    with pytest.raises(ValueError, match="nnz=None"):
+        SparseLinear.from_dense(nn.Linear(4, 3))
+
+
+def test_writing_to_weight_is_an_error():
+    layer = SparseLinear(4, 3, 5)
+    before = layer.values.detach().clone()
+    with pytest.raises(AttributeError, match="write to `values`"):
+        layer.weight = th.zeros(3, 4)
+    with pytest.raises((AttributeError, KeyError)):
+        layer.weight = nn.Parameter(th.zeros(3, 4))
+    for write in (
+        lambda: nn.init.orthogonal_(layer.weight),
+        lambda: layer.weight.data.normal_(),
+        lambda: layer.weight.detach().zero_(),
+        lambda: layer.weight.__setitem__((0, 0), 1.0),
+    ):
+        with pytest.raises(RuntimeError, match="nplace update"):
+            write()
+    assert th.equal(layer.values, before)
+    layer.weight.clone().zero_()  # a clone is free
+
+
+def test_load_checks_the_connections():
+    layer, other = SparseLinear(4, 3, 5), SparseLinear(4, 3, 5)
+    version = layer.topology_version
+    layer.load_state_dict(other.state_dict())
+    assert th.equal(layer.indices, other.indices)
+    assert th.equal(layer.values, other.values)
+    assert layer.topology_version > version
+
+    before = layer.state_dict()["values"].clone()
+    for indices, message in (
+        (th.tensor([3, 2, 1, 0, 4], dtype=th.int32), "not sorted"),
+        (th.tensor([0, 1, 2, 2, 4], dtype=th.int32), "not sorted and unique"),
+        (th.tensor([0, 1, 2, 3, 12], dtype=th.int32), "out of range"),
+        (th.tensor([-1, 1, 2, 3, 4], dtype=th.int32), "out of range"),
+        (th.tensor([0.0, 1, 2, 3, 4]), "must be integers"),
+        (th.tensor([0, 1, 2], dtype=th.int32), "5 connections are expected"),
+    ):
+        state = {"values": th.zeros(5), "indices": indices, "bias": th.zeros(3)}
+        with pytest.raises(RuntimeError, match=message):
+            layer.load_state_dict(state)
+        assert th.equal(layer.values, before)
+
+
+def test_copies_and_pickles_even_while_the_dense_gradient_is_collected():
+    layer = SparseLinear(4, 3, 5)
+    layer.request_dense_grad()
+    layer(th.ones(1, 4)).sum().backward()
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert th.equal(twin.values, layer.values)
+        assert th.equal(twin.indices, layer.indices)
+        assert twin.dense_grad is None
+
+
+def test_moving_a_module_changes_its_topology_version():
+    layer = SparseLinear(4, 3, 5)
+    version = layer.topology_version
+    layer.to("cpu")
+    assert layer.topology_version > version
+
+
+class TestSparsify:
+    def network(self):
+        th.manual_seed(0)
+        return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Sequential(nn.Linear(32, 32), nn.Tanh()), nn.Linear(32, 2))
+
+    @given(st.floats(0.0, 0.97))
+    @settings(max_examples=20)
+    def test_number_of_connections_is_exact(self, sparsity):
+        network = sparsify(self.network(), sparsity)
+        total = 8 * 32 + 32 * 32 + 32 * 2
+        assert sum(layer.connections for layer in summarize(network)) == round((1 - sparsity) * total)
+
+    def test_layers_with_all_connections_stay_dense(self):
+        network = sparsify(self.network(), 0.0)
+        assert not sparse_layers(network)
+        network = sparsify(self.network(), 0.8)
+        assert type(network[3]) is nn.Linear  # 2 x 32: Erdős-Rényi would give it more than it can have
+        assert set(sparse_layers(network)) == {"0", "2.0"}
+
+    def test_exclude_and_training_mode(self):
+        network = self.network().eval()
+        sparsify(network, 0.5, exclude=[network[2]])
+        assert set(sparse_layers(network)) <= {"0", "3"}
+        assert not any(module.training for module in network.modules())
+
+    def test_a_layer_used_twice_stays_one_layer(self):
+        shared = nn.Linear(16, 16)
+        network = sparsify(nn.Sequential(nn.Linear(4, 16), shared, nn.ReLU(), shared), 0.8)
+        assert isinstance(network[1], SparseLinear)
+        assert network[1] is network[3]
+
+    def test_densify_keeps_the_outputs(self):
+        network = sparsify(self.network(), 0.8)
+        x = th.randn(5, 8)
+        expected = network(x)
+        dense = self.network()
+        dense.load_state_dict(dense_state_dict(network))
+        th.testing.assert_close(dense(x), expected)
+        th.testing.assert_close(densify(network)(x), expected)
+        assert not sparse_layers(network)
+
+    def test_what_cannot_be_sparse(self):
+        with pytest.raises(ValueError, match="no linear layer"):
+            sparsify(nn.Sequential(nn.ReLU()), 0.5)
+        with pytest.raises(ValueError, match="from_dense"):
+            sparsify(nn.Linear(4, 4), 0.5)
+        with pytest.raises(ValueError, match="without a single connection"):
+            sparsify(self.network(), 0.9999)
+        tied = nn.ModuleDict({"embedding": nn.Embedding(10, 16), "head": nn.Linear(16, 10)})
+        tied["head"].weight = tied["embedding"].weight
+        with pytest.raises(ValueError, match="shares its weight"):
+            sparsify(tied, 0.5)
+
+    def test_attention_keeps_its_own_projection(self):
+        network = sparsify(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 0.7)
+        assert set(sparse_layers(network)) == {"linear1", "linear2"}
+        assert network(th.randn(2, 3, 16)).shape == (2, 3, 16)
