@@ -1,5 +1,16 @@
 """Train sparse from scratch: RLx2 for Stable-Baselines3."""
 
+from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback
+from sb3_rlx2.sac import RLx2SAC
+from sb3_rlx2.td3 import RLx2TD3
 from sb3_rlx2.version import __version__
 
-__all__ = ["__version__"]
+__all__ = [
+    "DynamicBufferCallback",
+    "DynamicReplayBuffer",
+    "RLx2SAC",
+    "RLx2TD3",
+    "TopologyEvolutionCallback",
+    "__version__",
+]

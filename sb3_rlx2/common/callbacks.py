@@ -1,0 +1,262 @@
+"""RLx2's parts as callbacks. They work with stock Stable-Baselines3 algorithms too."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from sb3_rlx2.common.buffers import DynamicReplayBuffer, check_count
+from sb3_rlx2.sparse import (
+    Evolution,
+    SparseLinear,
+    TopologyEvolver,
+    TopologyRule,
+    density,
+    linear_layers,
+    resolve_rule,
+    sparse_layers,
+)
+from sb3_rlx2.sparse.evolution import check_drop_fraction, check_interval
+
+
+class TopologySettings(NamedTuple):
+    """How topology evolves.
+
+    :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
+    :param interval: ΔT, in gradient updates of each network
+    :param end: environment steps at which evolution has annealed to nothing; None: the end of the current ``learn``
+    :param drop_fraction: ζ0
+    """
+
+    topology: str | TopologyRule
+    interval: int
+    end: int | None
+    drop_fraction: float
+
+    def check(self) -> None:
+        """Raise a ValueError that names the first setting that is out of range."""
+        resolve_rule(self.topology)
+        check_interval(self.interval, "topology_interval")
+        check_drop_fraction(self.drop_fraction)
+        if self.end is not None:
+            check_count(self.end, "topology_end", 1)
+
+
+def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> dict[str, TopologyEvolver]:
+    """Let the topology of a model's actor and critic evolve from now on. A second call changes nothing.
+
+    The updates and evolutions so far stand in ``model.topology_counters``, which is saved with the model.
+
+    :param model: an algorithm with a sparse policy that has ``actor`` and ``critic``, each with its ``optimizer``
+    :param settings: how
+    :return: the evolver of each network by name
+    :raises ValueError: if a setting is out of range, or a sparse layer belongs to two networks
+    """
+    settings.check()
+    policy = model.policy
+    if "topology_evolvers" not in policy.__dict__:
+        # On the policy, not the model: a new policy (load) needs new ones, and the model's attributes are pickled
+        policy.__dict__["topology_evolvers"] = {
+            name: _evolver(model, name, settings) for name in ("actor", "critic") if hasattr(policy, name)
+        }
+    return cast(dict[str, TopologyEvolver], policy.__dict__["topology_evolvers"])
+
+
+def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -> TopologyEvolver:
+    network = getattr(model.policy, name)
+    layers = sparse_layers(network)
+    target = getattr(model.policy, f"{name}_target", None)
+    held = {id(parameter) for group in network.optimizer.param_groups for parameter in group["params"]}
+    others = {id(layer) for other in ("actor", "critic") if other != name for layer in _layers(model.policy, other)}
+    for layer_name, layer in layers.items():
+        if id(layer.values) not in held or id(layer) in others:
+            raise ValueError(
+                f"sparse layer {layer_name!r} of the {name} is shared between actor and critic "
+                "(share_features_extractor=True): it cannot evolve; keep shared layers dense"
+            )
+
+    def progress(updates: int) -> float:
+        # In environment steps after the random first ones: for the updates of either network the same fraction
+        end = model._total_timesteps if settings.end is None else settings.end
+        if end == 0:  # train() before any learn(): the end is not known yet
+            return 0.0
+        start = model.learning_starts
+        return (model.num_timesteps - start) / (end - start) if end > start else 1.0
+
+    def log(evolution: Evolution) -> None:
+        if hasattr(model, "_logger"):
+            for key in ("dropped", "grown", "drop_fraction"):
+                model.logger.record(f"rlx2/{name}_{key}", getattr(evolution, key))
+
+    return TopologyEvolver(
+        layers,
+        network.optimizer,
+        resolve_rule(settings.topology),
+        interval=settings.interval,
+        drop_fraction=settings.drop_fraction,
+        progress=progress,
+        mirrors={} if target is None else {key: [layer] for key, layer in sparse_layers(target).items()},
+        counters=model.__dict__.setdefault("topology_counters", {}).setdefault(name, {"updates": 0, "evolutions": 0}),
+        on_evolution=log,
+    )
+
+
+def _layers(policy: BasePolicy, name: str) -> list[SparseLinear]:
+    network = getattr(policy, name, None)
+    return [] if network is None else list(sparse_layers(network).values())
+
+
+class TopologyEvolutionCallback(BaseCallback):
+    """Prune and grow the connections of a sparse policy while it learns (RLx2, algorithm 1; RigL).
+
+    Each network evolves every ``topology_interval`` of its own gradient updates; that update's optimizer step is
+    skipped. Logs density, connections dropped and grown, and drop fraction of each network under ``rlx2/``. With stock
+    SB3 ``TD3`` or ``SAC`` use a policy of ``sb3_rlx2.td3`` or ``sb3_rlx2.sac``. ``RLx2TD3`` and ``RLx2SAC`` bring it
+    along; attaching it twice changes nothing.
+
+    :param topology: ``"rigl"`` (default), ``"set"``, ``"static"`` or a ``TopologyRule`` object
+    :param topology_interval: ΔT, in gradient updates of each network, default 10,000
+    :param topology_end: environment steps at which evolution has annealed to nothing; None (default): the end of the
+        current ``learn``
+    :param drop_fraction: ζ0, the fraction of connections that is up for exchange at first, default 0.5
+    :param verbose: 1 prints a line per evolution
+    :raises ValueError: if an argument is out of range
+    """
+
+    def __init__(
+        self,
+        topology: str | TopologyRule = "rigl",
+        topology_interval: int = 10_000,
+        topology_end: int | None = None,
+        drop_fraction: float = 0.5,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        self.settings = TopologySettings(topology, topology_interval, topology_end, drop_fraction)
+        self.settings.check()
+        self._densities: dict[str, float] = {}
+
+    def _init_callback(self) -> None:
+        model = _off_policy(self.model, self)
+        networks: dict[str, nn.Module] = {
+            name: network for name in ("actor", "critic") if (network := getattr(model.policy, name, None)) is not None
+        }
+        if resolve_rule(self.settings.topology).sparse and not any(_layers(model.policy, name) for name in networks):
+            raise ValueError(
+                f"{type(self).__name__}: the policy has no sparse layer. Use a policy of sb3_rlx2.td3 or sb3_rlx2.sac "
+                "with a sparsity above 0"
+            )
+        evolve_topology(model, self.settings)
+        self._densities = {name: density(network) for name, network in networks.items() if linear_layers(network)}
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        for name, value in self._densities.items():
+            self.logger.record(f"rlx2/{name}_density", value)
+
+
+class DynamicBufferCallback(BaseCallback):
+    """Looks after a ``DynamicReplayBuffer``: noise-free actions, forgetting, cut-off episodes, n-step delay.
+
+    Every ``buffer_check_interval`` environment steps the current policy is compared with the behaviour policy on the
+    oldest transitions, ``D = ½ mean (π(s) - a)²``; if D is above the threshold, the oldest transitions are forgotten,
+    never below the buffer's ``min_size`` (RLx2, section 4.3). Logs the policy distance, the buffer's size and capacity
+    and the n-step in use under ``rlx2/``. ``RLx2TD3`` and ``RLx2SAC`` bring it along.
+
+    :param buffer_check_interval: environment steps between two checks, default 10,000
+    :param buffer_distance_threshold: forget if D is above it, default 0.2 (actions are scaled to [-1, 1]);
+        None: never compare and never forget
+    :param verbose: 1 prints a line when transitions are forgotten
+    :raises ValueError: if an argument is out of range
+    """
+
+    N_OLDEST = 2048
+    FORGET_FRACTION = 0.1
+
+    def __init__(
+        self,
+        buffer_check_interval: int = 10_000,
+        buffer_distance_threshold: float | None = 0.2,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        self.check_interval = check_count(buffer_check_interval, "buffer_check_interval", 1)
+        self.distance_threshold = check_threshold(buffer_distance_threshold)
+
+    @property
+    def buffer(self) -> DynamicReplayBuffer:
+        """The model's replay buffer."""
+        buffer = _off_policy(self.model, self).replay_buffer
+        if not isinstance(buffer, DynamicReplayBuffer):
+            raise ValueError(
+                f"{type(self).__name__} needs replay_buffer_class=DynamicReplayBuffer, not {type(buffer).__name__}"
+            )
+        return buffer
+
+    def _init_callback(self) -> None:
+        _ = self.buffer  # checked before any work is done
+
+    def _on_training_start(self) -> None:
+        # An episode may have been cut off since the newest transition, by learn() itself, a load or set_env
+        model = self.model
+        last_obs = model._last_obs if model.get_vec_normalize_env() is None else model._last_original_obs
+        if last_obs is not None:
+            self.buffer.end_cut_episodes(cast(Any, last_obs))
+
+    def _on_step(self) -> bool:
+        if self.distance_threshold is None:
+            return True
+        model = _off_policy(self.model, self)
+        before = self.num_timesteps - self.training_env.num_envs
+        if not (before < model.learning_starts and not (model.use_sde and model.use_sde_at_warmup)):
+            observation, _ = model.policy.obs_to_tensor(cast(Any, model._last_obs))
+            self.buffer.set_noise_free_action(self._noise_free(observation).cpu().numpy())
+        if before // self.check_interval < self.num_timesteps // self.check_interval and self.buffer.size() > 0:
+            self._check(self.distance_threshold)
+        return True
+
+    def _noise_free(self, observation: Any) -> th.Tensor:
+        """The current policy's deterministic action, scaled to [-1, 1]."""
+        with th.no_grad():
+            return cast(th.Tensor, self.model.policy(observation, deterministic=True))
+
+    def _check(self, threshold: float) -> None:
+        buffer = self.buffer
+        observations, actions = buffer.oldest(self.N_OLDEST, self.model.get_vec_normalize_env())
+        now = th.cat([self._noise_free(chunk) for chunk in observations.split(self.N_OLDEST // 8)])
+        distance = 0.5 * (now - actions).square().mean().item()
+        self.logger.record("rlx2/policy_distance", distance)
+        if distance > threshold:
+            forgotten = buffer.shrink(self.FORGET_FRACTION)
+            if self.verbose >= 1 and forgotten:
+                print(f"Policy distance {distance:.3f}: forgot the oldest {forgotten} transitions")
+
+    def _on_rollout_end(self) -> None:
+        buffer = self.buffer
+        # Loading, or sampling by others, may have left the buffer's count apart from the model's
+        buffer.n_updates = self.model._n_updates
+        self.logger.record("rlx2/buffer_size", buffer.size())
+        self.logger.record("rlx2/buffer_capacity", buffer.capacity)
+        self.logger.record("rlx2/n_steps", buffer.n_steps_in_use)
+
+
+def check_threshold(threshold: float | None) -> float | None:
+    """Return ``threshold`` if it is None or a number >= 0, else raise a ValueError that names it."""
+    if threshold is not None and not (isinstance(threshold, (int, float, np.number)) and threshold >= 0):
+        raise ValueError(f"buffer_distance_threshold={threshold!r} is not allowed: it must be a number >= 0")
+    return None if threshold is None else float(threshold)
+
+
+def _off_policy(model: BaseAlgorithm, callback: BaseCallback) -> OffPolicyAlgorithm:
+    if not isinstance(model, OffPolicyAlgorithm):
+        raise ValueError(f"{type(callback).__name__} works with off-policy algorithms, not {type(model).__name__}")
+    return model

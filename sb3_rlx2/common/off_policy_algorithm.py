@@ -1,0 +1,359 @@
+"""What RLx2's algorithms add to those of Stable-Baselines3."""
+
+from __future__ import annotations
+
+import io
+import math
+import pathlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, cast
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, recursive_setattr
+from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
+
+from sb3_rlx2.common.buffers import DynamicReplayBuffer, check_count
+from sb3_rlx2.common.callbacks import (
+    DynamicBufferCallback,
+    TopologyEvolutionCallback,
+    TopologySettings,
+    check_threshold,
+    evolve_topology,
+)
+from sb3_rlx2.common.policies import (
+    POLICY_ARGUMENTS,
+    SPARSITY_ARGUMENTS,
+    dense_policy_class,
+    sparse_policy_class,
+)
+from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
+from sb3_rlx2.sparse.allocation import check_sparsity
+
+Engine = Literal["auto", "torch"]
+ENGINES = ("auto", "torch")
+LOSSES = ("critic_loss", "actor_loss", "ent_coef_loss")
+
+
+class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
+    """Sparse training (RLx2) on top of an off-policy actor-critic algorithm of Stable-Baselines3.
+
+    A subclass names that algorithm as its second base class: ``class RLx2TD3(RLx2OffPolicyAlgorithm, TD3)``. Updates
+    are made by that algorithm's own ``train``.
+
+    :param args: as for the algorithm
+    :param actor_sparsity: fraction of the actor's weights that are missing
+    :param critic_sparsity: fraction of each critic's weights that are missing
+    :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
+    :param topology_interval: ΔT, in gradient updates of each network
+    :param topology_end: environment steps at which evolution has annealed to nothing; None: the end of ``learn``
+    :param drop_fraction: ζ0
+    :param n_steps: number of rewards in the TD target
+    :param n_steps_delay: number of gradient updates for which targets are 1-step
+    :param dynamic_buffer: whether the replay buffer forgets what the policy has left behind
+    :param buffer_min_size: number of transitions below which nothing is forgotten
+    :param buffer_check_interval: environment steps between two comparisons of policies
+    :param buffer_distance_threshold: policy distance above which the oldest transitions are forgotten
+    :param engine: which code computes the updates
+    :param kwargs: as for the algorithm
+    """
+
+    dense_class: ClassVar[type[OffPolicyAlgorithm]]
+
+    def __init__(
+        self,
+        *args: Any,
+        actor_sparsity: float,
+        critic_sparsity: float,
+        topology: str | TopologyRule,
+        topology_interval: int,
+        topology_end: int | None,
+        drop_fraction: float,
+        n_steps: int,
+        n_steps_delay: int,
+        dynamic_buffer: bool,
+        buffer_min_size: int,
+        buffer_check_interval: int,
+        buffer_distance_threshold: float,
+        engine: Engine,
+        _init_setup_model: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, _init_setup_model=False, **{**kwargs, "n_steps": n_steps})  # type: ignore[call-arg]
+        self.topology_counters: dict[str, EvolutionCounters] = {}
+        self.actor_sparsity = actor_sparsity
+        self.critic_sparsity = critic_sparsity
+        self.topology = topology
+        self.topology_interval = topology_interval
+        self.topology_end = topology_end
+        self.drop_fraction = drop_fraction
+        self.n_steps_delay = n_steps_delay
+        self.dynamic_buffer = dynamic_buffer
+        self.buffer_min_size = buffer_min_size
+        self.buffer_check_interval = buffer_check_interval
+        self.buffer_distance_threshold = buffer_distance_threshold
+        self.engine = engine
+        if _init_setup_model:
+            self._setup_model()
+
+    # --- setting up ---
+
+    @property
+    def _topology_settings(self) -> TopologySettings:
+        return TopologySettings(self.topology, self.topology_interval, self.topology_end, self.drop_fraction)
+
+    @property
+    def _needs_dynamic_buffer_class(self) -> bool:
+        return self.n_steps > 1 or self.dynamic_buffer
+
+    def _check_arguments(self) -> None:
+        for name in SPARSITY_ARGUMENTS:
+            check_sparsity(getattr(self, name), name)
+        self._topology_settings.check()
+        check_count(self.n_steps, "n_steps", 1)
+        check_count(self.n_steps_delay, "n_steps_delay", 0)
+        check_count(self.buffer_min_size, "buffer_min_size", 0)
+        check_count(self.buffer_check_interval, "buffer_check_interval", 1)
+        check_threshold(self.buffer_distance_threshold)
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine={self.engine!r} is not available: allowed are {list(ENGINES)}")
+        for name in SPARSITY_ARGUMENTS:
+            if name in self.policy_kwargs:
+                raise ValueError(f"policy_kwargs[{name!r}]: pass {name} to {type(self).__name__} itself")
+        if self._needs_dynamic_buffer_class:
+            self._check_replay_buffer_class()
+
+    def _check_replay_buffer_class(self) -> None:
+        problem = None
+        if isinstance(self.observation_space, spaces.Dict):
+            problem = "Dict observation spaces"
+        elif self.optimize_memory_usage:
+            problem = "optimize_memory_usage=True"
+        elif self.replay_buffer_class is not None and not issubclass(self.replay_buffer_class, DynamicReplayBuffer):
+            problem = f"replay_buffer_class={self.replay_buffer_class.__name__}"
+        if problem is not None:
+            raise ValueError(
+                f"{problem}: not possible with n-step targets or a dynamic buffer "
+                f"(n_steps={self.n_steps}, dynamic_buffer={self.dynamic_buffer}). Pass n_steps=1, dynamic_buffer=False"
+            )
+        for name in ("n_steps", "gamma", "n_steps_delay", "min_size"):
+            if name in self.replay_buffer_kwargs:
+                argument = "buffer_min_size" if name == "min_size" else name
+                raise ValueError(f"replay_buffer_kwargs[{name!r}]: pass {argument} to {type(self).__name__} itself")
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        with self._as_the_base_algorithm_sees_it():
+            super()._setup_model()
+        if resolve_rule(self.topology).sparse:
+            evolve_topology(self, self._topology_settings)
+
+    @contextmanager
+    def _as_the_base_algorithm_sees_it(self) -> Iterator[None]:
+        """Show SB3's set-up a sparse policy and our buffer, while the attributes keep what the user gave."""
+        sparse = resolve_rule(self.topology).sparse
+        given = self.__dict__.copy()
+        self.policy_class = sparse_policy_class(self.policy_class)
+        self.policy_kwargs = {
+            **self.policy_kwargs,
+            **{name: getattr(self, name) if sparse else 0.0 for name in SPARSITY_ARGUMENTS},
+        }
+        if self._needs_dynamic_buffer_class:
+            self.replay_buffer_class = self.replay_buffer_class or DynamicReplayBuffer
+            self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, **self._buffer_settings()}
+        self.n_steps = 1  # SB3 would warn that it leaves n-step targets to the buffer
+        try:
+            yield
+        finally:
+            for name in ("policy_class", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "n_steps"):
+                setattr(self, name, given[name])
+
+    def _buffer_settings(self) -> dict[str, Any]:
+        return {
+            "n_steps": self.n_steps,
+            "gamma": self.gamma,
+            "n_steps_delay": self.n_steps_delay,
+            "min_size": self.buffer_min_size,
+        }
+
+    # --- learning ---
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._warn_of_what_will_not_happen()
+        return result
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        own: list[BaseCallback] = []
+        if resolve_rule(self.topology).sparse:
+            own.append(TopologyEvolutionCallback(*self._topology_settings, verbose=self.verbose))
+        if self._needs_dynamic_buffer_class:
+            threshold = self.buffer_distance_threshold if self.dynamic_buffer else None
+            own.append(DynamicBufferCallback(self.buffer_check_interval, threshold, verbose=self.verbose))
+        if own:
+            if isinstance(callback, list):
+                callback = CallbackList(callback)
+            elif not isinstance(callback, BaseCallback):
+                callback = ConvertCallback(callback)
+            callback = CallbackList([*own, callback])
+        return super()._init_callback(callback, progress_bar)
+
+    def _warn_of_what_will_not_happen(self) -> None:
+        """One warning that names what the planned steps are too few for."""
+        if self.__dict__.get("_has_warned"):
+            return
+        total, first = self._total_timesteps, max(self.num_timesteps, self.learning_starts)
+        missing = []
+        if total <= self.learning_starts:
+            missing.append(f"no gradient update is made (learning_starts={self.learning_starts})")
+        elif (rate := self._updates_per_step()) is not None:
+            updates = int((total - first) * rate)
+            if resolve_rule(self.topology).evolves:
+                for name, count in self._updates_per_network(updates).items():
+                    if self.topology_counters[name]["updates"] + count < self.topology_interval:
+                        missing.append(f"the {name}'s topology does not evolve ({self.topology_interval=!r})")
+            if self.n_steps > 1 and self._n_updates + updates <= self.n_steps_delay:
+                missing.append(f"targets stay 1-step ({self.n_steps_delay=!r})")
+        if missing:
+            self._has_warned = True
+            reasons = "; ".join(missing).replace("self.", "")
+            warnings.warn(f"{type(self).__name__}.learn() ends at {total} environment steps: {reasons}", stacklevel=4)
+
+    def _updates_per_step(self) -> float | None:
+        """Gradient updates per environment step; None if that depends on the length of episodes."""
+        if self.gradient_steps < 0:
+            return 1.0
+        train_freq = cast(TrainFreq, self.train_freq)
+        if train_freq.unit == TrainFrequencyUnit.EPISODE:
+            return None
+        return self.gradient_steps / (train_freq.frequency * self.n_envs)
+
+    def _updates_per_network(self, updates: int) -> dict[str, int]:
+        """How many of the given gradient updates each network takes part in."""
+        return {"actor": updates, "critic": updates}
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """Make gradient updates, as the base algorithm does.
+
+        :param gradient_steps: number of updates
+        :param batch_size: number of transitions in each
+        :raises ValueError: if a loss is NaN or infinite
+        """
+        if isinstance(self.replay_buffer, DynamicReplayBuffer):
+            self._prepare_replay_buffer(self.replay_buffer)
+        super().train(gradient_steps, batch_size)
+        for name in LOSSES:
+            value = self.logger.name_to_value.get(f"train/{name}", 0.0)
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{name} is {value} at update {self._n_updates}: training has diverged. "
+                    "Check the rewards and observations, or lower the learning rate"
+                )
+
+    def _prepare_replay_buffer(self, buffer: DynamicReplayBuffer) -> None:
+        """The model's settings and count of updates hold, wherever the buffer comes from (a load, the user)."""
+        for name, value in self._buffer_settings().items():
+            setattr(buffer, name, value)
+        buffer.n_updates = self._n_updates
+
+    # --- saving and loading ---
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_has_warned"]
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """Load a replay buffer, as in SB3.
+
+        :param path: path to the pickled buffer
+        :param truncate_last_traj: for ``HerReplayBuffer``, see SB3
+        :raises ValueError: if n-step targets or the dynamic buffer need another class; the model keeps its buffer
+        """
+        own = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        if self._needs_dynamic_buffer_class and not isinstance(self.replay_buffer, DynamicReplayBuffer):
+            name, self.replay_buffer = type(self.replay_buffer).__name__, own
+            raise ValueError(
+                f"the saved replay buffer is a {name}: n-step targets and the dynamic buffer need a "
+                "DynamicReplayBuffer. Pass n_steps=1, dynamic_buffer=False to use it"
+            )
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """Load parameters in place, as in SB3, but only if all of them fit.
+
+        :param load_path_or_dict: path of a saved model, or parameters as ``get_parameters`` returns them
+        :param exact_match: whether every parameter must be given
+        :param device: where to load to
+        :raises ValueError: if they do not fit this model's networks; nothing is changed then
+        """
+        params = load_path_or_dict
+        if not isinstance(params, dict):
+            params = cast(dict[str, Any], load_from_zip_file(params, device=device, load_data=False)[1])
+        problems = [problem for name, state in params.items() for problem in self._misfits(name, state)]
+        if problems:
+            raise ValueError(
+                f"the parameters do not fit this {type(self).__name__} (another net_arch, sparsity, topology or "
+                f"environment?): {'; '.join(problems[:3])}{' …' if len(problems) > 3 else ''}"
+            )
+        super().set_parameters(params, exact_match, device)
+        for name in params:
+            # Optimizer.load_state_dict shares the tensors that it is given
+            optimizer = recursive_getattr(self, name)
+            if isinstance(optimizer, th.optim.Optimizer):
+                for state in optimizer.state.values():
+                    state.update({key: entry.clone() for key, entry in state.items() if th.is_tensor(entry)})
+
+    def _misfits(self, name: str, state: dict[str, Any]) -> Iterator[str]:
+        """What of a state dict has another shape than the model's own."""
+        module = recursive_getattr(self, name, None)
+        if isinstance(module, th.nn.Module):
+            for key, tensor in module.state_dict().items():
+                if key in state and state[key].shape != tensor.shape:
+                    yield f"{name}.{key} is {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
+
+    def to_dense(self) -> OffPolicyAlgorithm:
+        """The stock Stable-Baselines3 algorithm with dense networks that predict the same.
+
+        It has this model's hyperparameters and environment. Its optimizers and its replay buffer start afresh.
+        """
+        dense: OffPolicyAlgorithm = cast(Any, self.dense_class)(
+            policy=dense_policy_class(self.policy_class),
+            env=self.env,
+            learning_rate=self.learning_rate,
+            device=self.device,
+            _init_setup_model=False,
+        )
+        excluded = {*self._excluded_save_params(), "policy", "policy_class", "policy_kwargs", "seed"}
+        dense.__dict__.update(
+            {key: vars(self)[key] for key in vars(dense) if key in vars(self) and key not in excluded}
+        )
+        for name in ("observation_space", "action_space", "n_envs"):
+            setattr(dense, name, getattr(self, name))
+        dense.policy_kwargs = {
+            key: value for key, value in self.policy_kwargs.items() if key not in POLICY_ARGUMENTS
+        } | {"net_arch": cast(Any, self.policy).net_arch}
+        dense.replay_buffer = None
+        if isinstance(self.replay_buffer, DynamicReplayBuffer):
+            dense.replay_buffer_class, dense.replay_buffer_kwargs = None, {}
+        with th.random.fork_rng():
+            dense._setup_model()
+        dense.seed = self.seed
+        dense.policy.load_state_dict(dense_state_dict(self.policy))
+        for name in self._get_torch_save_params()[1]:
+            recursive_setattr(dense, f"{name}.data", recursive_getattr(self, name).data.clone())
+        return dense

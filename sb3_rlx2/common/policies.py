@@ -1,0 +1,147 @@
+"""Sparse versions of Stable-Baselines3's actor-critic policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
+
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+from sb3_rlx2.sparse import sparsify
+from sb3_rlx2.sparse.allocation import AllocationName, check_sparsity
+from sb3_rlx2.sparse.layers import ConnectionsName, WeightScale
+
+SPARSITY_ARGUMENTS = ("actor_sparsity", "critic_sparsity")
+POLICY_ARGUMENTS = (
+    *SPARSITY_ARGUMENTS,
+    "allocation",
+    "connections",
+    "weight_scale",
+    "sparse_features_extractor",
+)
+
+
+class SparsePolicyMixin(BasePolicy):
+    """Makes the linear layers of an off-policy actor-critic policy sparse.
+
+    Put it before a policy class of Stable-Baselines3 (``class MyPolicy(SparsePolicyMixin, TD3Policy)``); every argument
+    of that class keeps its meaning. Sparsity is met by the actor as a whole and by each critic network on its own.
+    Target networks have the same connections. A layer that gets all of its connections stays a ``torch.nn.Linear``;
+    with sparsity 0 the network is the dense one.
+
+    :param args: as for the policy class
+    :param actor_sparsity: fraction of the actor's weights that are missing, in [0, 1); None: the class's default
+    :param critic_sparsity: fraction of each critic's weights that are missing, in [0, 1); None: the class's default
+    :param allocation: how connections are distributed over layers: ``"erdos_renyi"`` (default) or ``"uniform"``
+    :param connections: which connections are present at first: ``"magnitude"`` (default) or ``"random"``
+    :param weight_scale: ``"dense"`` (default) or ``"fan_in"``, see ``SparseLinear``
+    :param sparse_features_extractor: whether the linear layers of the features extractor (a CNN's last layer) are
+        sparse too, default False; convolutions are dense always
+    :param kwargs: as for the policy class
+    :raises ValueError: for a sparsity out of range or one that leaves a layer without a connection, for unknown names,
+        or for a sparse features extractor that actor and critic share
+    """
+
+    default_actor_sparsity: ClassVar[float] = 0.90
+    default_critic_sparsity: ClassVar[float] = 0.85
+    default_net_arch: ClassVar[Sequence[int]] = (256, 256)
+
+    def __init__(
+        self,
+        *args: Any,
+        actor_sparsity: float | None = None,
+        critic_sparsity: float | None = None,
+        allocation: AllocationName = "erdos_renyi",
+        connections: ConnectionsName = "magnitude",
+        weight_scale: WeightScale = "dense",
+        sparse_features_extractor: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if sparse_features_extractor and kwargs.get("share_features_extractor"):
+            raise ValueError(
+                "sparse_features_extractor=True is not allowed with share_features_extractor=True: the shared layers "
+                "belong to two optimizers and could not evolve with both"
+            )
+        # The networks are built, by make_actor and make_critic, inside of the policy's own __init__
+        self.actor_sparsity = check_sparsity(
+            self.default_actor_sparsity if actor_sparsity is None else actor_sparsity, "actor_sparsity"
+        )
+        self.critic_sparsity = check_sparsity(
+            self.default_critic_sparsity if critic_sparsity is None else critic_sparsity, "critic_sparsity"
+        )
+        self.allocation: AllocationName = allocation
+        self.connections: ConnectionsName = connections
+        self.weight_scale: WeightScale = weight_scale
+        self.sparse_features_extractor = sparse_features_extractor
+        if kwargs.get("net_arch") is None and len(args) < 4:
+            kwargs["net_arch"] = list(self.default_net_arch)
+        super().__init__(*args, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """As in Stable-Baselines3, with sparse linear layers."""
+        actor = super().make_actor(features_extractor)  # type: ignore[misc]
+        self._sparsify(actor, [actor], "actor_sparsity")
+        return actor
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        """As in Stable-Baselines3, with sparse linear layers."""
+        critic: ContinuousCritic = super().make_critic(features_extractor)  # type: ignore[misc]
+        self._sparsify(critic, critic.q_networks, "critic_sparsity")
+        return critic
+
+    def _sparsify(self, network: nn.Module, parts: Sequence[nn.Module], argument: str) -> None:
+        sparsity: float = getattr(self, argument)
+        if sparsity == 0.0:
+            return
+        extractor = network.features_extractor
+        assert isinstance(extractor, nn.Module)
+        try:
+            for part in parts:
+                self._sparsify_part(part, sparsity, exclude=[extractor])
+            if self.sparse_features_extractor:
+                self._sparsify_part(extractor, sparsity)
+        except ValueError as error:
+            raise ValueError(f"{argument}={sparsity} in {type(network).__name__}: {error}") from error
+
+    def _sparsify_part(self, part: nn.Module, sparsity: float, exclude: Sequence[nn.Module] = ()) -> None:
+        sparsify(
+            part,
+            sparsity,
+            allocation=self.allocation,
+            connections=self.connections,
+            weight_scale=self.weight_scale,
+            exclude=exclude,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            **{name: getattr(self, name) for name in POLICY_ARGUMENTS},
+        }
+
+
+PolicyT = TypeVar("PolicyT", bound=BasePolicy)
+
+
+def sparse_policy_class(policy_class: type[PolicyT]) -> type[PolicyT]:
+    """The sparse version of a policy class; one that is sparse already is returned as it is.
+
+    :param policy_class: a subclass of Stable-Baselines3's TD3Policy or SACPolicy
+    """
+    if issubclass(policy_class, SparsePolicyMixin):
+        return policy_class
+    return type(f"Sparse{policy_class.__name__}", (SparsePolicyMixin, policy_class), {})
+
+
+def dense_policy_class(policy_class: type[BasePolicy]) -> type[BasePolicy]:
+    """The class that a sparse policy class makes sparse: the first of its ancestors without ``SparsePolicyMixin``.
+
+    :param policy_class: a policy class, sparse or dense
+    """
+    return next(
+        ancestor
+        for ancestor in policy_class.__mro__
+        if issubclass(ancestor, BasePolicy) and not issubclass(ancestor, SparsePolicyMixin)
+    )
