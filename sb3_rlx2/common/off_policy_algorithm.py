@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
@@ -37,6 +38,10 @@ from sb3_rlx2.sparse.allocation import check_sparsity
 Engine = Literal["auto", "torch"]
 ENGINES = ("auto", "torch")
 LOSSES = ("critic_loss", "actor_loss", "ent_coef_loss")
+
+
+class CheckpointMismatchError(ValueError, RuntimeError):
+    """Parameters that do not fit the model. A RuntimeError too, as what ``torch.nn.Module.load_state_dict`` raises."""
 
 
 class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
@@ -190,6 +195,9 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        noise = self.action_noise
+        if isinstance(noise, VectorizedActionNoise) and noise.n_envs != self.n_envs:
+            self.action_noise = noise.base_noise  # the model was saved with another number of environments
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._warn_of_what_will_not_happen()
         return result
@@ -228,7 +236,7 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         if missing:
             self._has_warned = True
             reasons = "; ".join(missing).replace("self.", "")
-            warnings.warn(f"{type(self).__name__}.learn() ends at {total} environment steps: {reasons}", stacklevel=4)
+            warnings.warn(f"{type(self).__name__}.learn() ends at {total} environment steps: {reasons}", stacklevel=6)
 
     def _updates_per_step(self) -> float | None:
         """Gradient updates per environment step; None if that depends on the length of episodes."""
@@ -299,14 +307,14 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         :param load_path_or_dict: path of a saved model, or parameters as ``get_parameters`` returns them
         :param exact_match: whether every parameter must be given
         :param device: where to load to
-        :raises ValueError: if they do not fit this model's networks; nothing is changed then
+        :raises CheckpointMismatchError: if they do not fit this model's networks; nothing is changed then
         """
         params = load_path_or_dict
         if not isinstance(params, dict):
             params = cast(dict[str, Any], load_from_zip_file(params, device=device, load_data=False)[1])
-        problems = [problem for name, state in params.items() for problem in self._misfits(name, state)]
+        problems = [problem for name, state in params.items() for problem in self._misfits(name, state, exact_match)]
         if problems:
-            raise ValueError(
+            raise CheckpointMismatchError(
                 f"the parameters do not fit this {type(self).__name__} (another net_arch, sparsity, topology or "
                 f"environment?): {'; '.join(problems[:3])}{' …' if len(problems) > 3 else ''}"
             )
@@ -318,13 +326,18 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
                 for state in optimizer.state.values():
                     state.update({key: entry.clone() for key, entry in state.items() if th.is_tensor(entry)})
 
-    def _misfits(self, name: str, state: dict[str, Any]) -> Iterator[str]:
-        """What of a state dict has another shape than the model's own."""
+    def _misfits(self, name: str, state: dict[str, Any], exact_match: bool) -> Iterator[str]:
+        """What of a state dict differs from the model's own in names or shapes."""
         module = recursive_getattr(self, name, None)
-        if isinstance(module, th.nn.Module):
-            for key, tensor in module.state_dict().items():
-                if key in state and state[key].shape != tensor.shape:
-                    yield f"{name}.{key} is {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
+        if not isinstance(module, th.nn.Module):
+            return
+        own = module.state_dict()
+        for key, tensor in own.items():
+            if key in state and state[key].shape != tensor.shape:
+                yield f"{name}.{key} is {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
+        if exact_match:
+            yield from (f"{name}.{key} is missing" for key in own if key not in state)
+            yield from (f"{name}.{key} is unexpected" for key in state if key not in own)
 
     def to_dense(self) -> OffPolicyAlgorithm:
         """The stock Stable-Baselines3 algorithm with dense networks that predict the same.

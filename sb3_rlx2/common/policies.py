@@ -115,6 +115,10 @@ class SparsePolicyMixin(BasePolicy):
             exclude=exclude,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Evolvers listen to this very policy's optimizers: a copy gets its own from evolve_topology
+        return {name: value for name, value in self.__dict__.items() if name != "topology_evolvers"}
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
             **super()._get_constructor_parameters(),

@@ -192,7 +192,8 @@ class SparseLinear(nn.Module):
 
     def to_dense(self) -> nn.Linear:
         """A dense layer with the same outputs; nothing is shared with it."""
-        linear = nn.Linear(
+        linear: nn.Linear = nn.utils.skip_init(
+            nn.Linear,
             self.in_features,
             self.out_features,
             bias=self.bias is not None,

@@ -1,0 +1,46 @@
+# Everything runs in .venv, which is made on first use and again only when pyproject.toml changes.
+PYTHON ?= python3
+# Installed first, so that no other package brings a build of its own choice
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+READY := .venv/.ready
+TESTS ?= tests
+
+.PHONY: demo test lint type contracts format examples sb3-suite check clean
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY)
+	$(BIN)/mypy
+
+contracts: $(READY)
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+examples: $(READY)
+	for example in examples/*.py; do echo "== $$example"; $(BIN)/python $$example --short || exit 1; done
+
+sb3-suite: $(READY)
+	$(BIN)/python tests/sb3_suite/run.py
+
+check: lint type contracts test examples
+
+clean:
+	rm -rf .venv demo_output
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $(READY)

@@ -1,0 +1,37 @@
+"""Pytest plugin: RLx2TD3 and RLx2SAC in the place of Stable-Baselines3's TD3 and SAC before tests are imported."""
+
+import inspect
+import sys
+
+import stable_baselines3
+import stable_baselines3.sac.sac
+import stable_baselines3.td3.td3
+
+from sb3_rlx2 import RLx2SAC, RLx2TD3
+
+
+def _with_defaults_of(theirs, ours):
+    """``ours`` under the other's name and with its defaults, 1-step targets and a fixed buffer."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(theirs.__init__).parameters.items()
+        if parameter.default is not inspect.Parameter.empty and not name.startswith("_")
+    }
+    # Half of the weights: some of those tests have networks of a handful of weights
+    defaults |= {"n_steps": 1, "dynamic_buffer": False, "actor_sparsity": 0.5, "critic_sparsity": 0.5}
+    names = list(inspect.signature(theirs.__init__).parameters)[1:]
+
+    def init(self, *args, **kwargs):
+        ours.__init__(self, **{**defaults, **dict(zip(names, args, strict=False)), **kwargs})
+
+    def learn(self, *args, tb_log_name=theirs.__name__, **kwargs):
+        return ours.learn(self, *args, tb_log_name=tb_log_name, **kwargs)
+
+    return type(theirs.__name__, (ours,), {"__init__": init, "learn": learn, "__module__": theirs.__module__})
+
+
+for theirs, ours in ((stable_baselines3.TD3, RLx2TD3), (stable_baselines3.SAC, RLx2SAC)):
+    swapped = _with_defaults_of(theirs, ours)
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("stable_baselines3") and getattr(module, theirs.__name__, None) is theirs:
+            setattr(module, theirs.__name__, swapped)

@@ -1,0 +1,291 @@
+"""What Stable-Baselines3's documentation shows works with the classes swapped."""
+
+import copy
+import os
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from helpers import ALGORITHMS, quick
+from stable_baselines3 import SAC, TD3, HerReplayBuffer
+from stable_baselines3.common.callbacks import (
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    ProgressBarCallback,
+    StopTrainingOnMaxEpisodes,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+
+from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.common.off_policy_algorithm import CheckpointMismatchError
+from sb3_rlx2.sparse import sparse_layers
+
+
+def equal(first, second):
+    """Whether two nested structures of tensors are the same to the bit."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return th.equal(first, second) if th.is_tensor(first) else first == second
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_learn_again_and_again_save_and_load(algorithm, tmp_path):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    model.learn(100).learn(60, reset_num_timesteps=False)
+    assert model.num_timesteps == 160
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=gym.make("Pendulum-v1"), custom_objects={"learning_rate": 1e-4})
+    assert loaded.learning_rate == 1e-4
+    observations = np.stack([model.observation_space.sample() for _ in range(8)])
+    np.testing.assert_array_equal(
+        loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0]
+    )
+    assert equal(loaded.get_parameters(), model.get_parameters())
+    assert loaded.topology_counters == model.topology_counters
+    for name in ("actor_sparsity", "topology_interval", "n_steps", "n_steps_delay", "buffer_min_size", "_n_updates"):
+        assert getattr(loaded, name) == getattr(model, name)
+    loaded.learn(100, reset_num_timesteps=False)
+    assert loaded.topology_counters["critic"]["evolutions"] > model.topology_counters["critic"]["evolutions"]
+    mean, _ = evaluate_policy(algorithm.load(tmp_path / "model"), make_vec_env("Pendulum-v1"), n_eval_episodes=1)
+    assert mean < 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("n_steps_delay", [0, 160])
+def test_a_loaded_model_makes_the_same_updates(algorithm, n_steps_delay, tmp_path):
+    model = algorithm(
+        "MlpPolicy", "Pendulum-v1", **quick(n_steps_delay=n_steps_delay, topology="set", topology_interval=9)
+    )
+    model.learn(200)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    parameters = []
+    for again in (model, algorithm.load(tmp_path / "model", env=gym.make("Pendulum-v1"))):
+        if again is not model:
+            again.load_replay_buffer(tmp_path / "buffer")
+        again.set_logger(configure(None, []))
+        np.random.seed(7)
+        th.manual_seed(7)
+        again.train(40, 32)
+        parameters.append(again.get_parameters())
+    assert equal(*parameters)
+    assert again.replay_buffer.n_steps_in_use == 3
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_set_parameters_takes_all_or_nothing_and_shares_nothing(algorithm):
+    first, second = (algorithm("MlpPolicy", "Pendulum-v1", **quick(seed=seed)) for seed in (0, 1))
+    first.learn(100)
+    second.set_parameters(first.get_parameters())
+    assert equal(first.get_parameters(), second.get_parameters())
+    before = copy.deepcopy(second.get_parameters())
+    first.learn(60, reset_num_timesteps=False)  # evolves, and moves its own moments only
+    assert equal(second.get_parameters(), before)
+
+    for other in (
+        algorithm("MlpPolicy", "Pendulum-v1", **quick(policy_kwargs={"net_arch": [24, 24]})),
+        algorithm("MlpPolicy", "Pendulum-v1", **quick(actor_sparsity=0.5)),
+        algorithm("MlpPolicy", "Pendulum-v1", **quick(topology="dense")),
+        algorithm("MlpPolicy", "MountainCarContinuous-v0", **quick()),
+    ):
+        with pytest.raises(CheckpointMismatchError, match=r"do not fit this RLx2\w+ .*policy\.actor\."):
+            second.set_parameters(other.get_parameters())
+        assert equal(second.get_parameters(), before)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_checkpoint_of_another_architecture_is_refused(algorithm, tmp_path):
+    algorithm("MlpPolicy", "Pendulum-v1", **quick()).save(tmp_path / "model")
+    with pytest.raises(CheckpointMismatchError, match="another net_arch, sparsity, topology or environment"):
+        algorithm.load(tmp_path / "model", actor_sparsity=0.5)
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        algorithm.load(tmp_path / "model", env=gym.make("MountainCarContinuous-v0"))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_corrupt_connections_in_a_checkpoint_are_refused(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    parameters = copy.deepcopy(model.get_parameters())
+    parameters["policy"]["actor.latent_pi.0.indices" if algorithm is RLx2SAC else "actor.mu.0.indices"].fill_(3)
+    with pytest.raises(RuntimeError, match="connection indices are not sorted and unique"):
+        model.set_parameters(parameters)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_replay_buffer_of_another_class_is_refused(algorithm, tmp_path):
+    stock = algorithm.dense_class("MlpPolicy", "Pendulum-v1", buffer_size=100)
+    stock.save_replay_buffer(tmp_path / "buffer")
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    own = model.replay_buffer
+    with pytest.raises(ValueError, match="the saved replay buffer is a ReplayBuffer"):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer is own
+    plain = algorithm("MlpPolicy", "Pendulum-v1", **quick(n_steps=1, dynamic_buffer=False))
+    plain.load_replay_buffer(tmp_path / "buffer")
+
+
+@pytest.mark.parametrize(("algorithm", "stock"), [(RLx2TD3, TD3), (RLx2SAC, SAC)])
+def test_to_dense_predicts_the_same_and_goes_on_learning(algorithm, stock, tmp_path):
+    model = algorithm("MlpPolicy", make_vec_env("Pendulum-v1", 2), **quick())
+    model.learn(150)
+    state = th.get_rng_state()
+    dense = model.to_dense()
+    assert th.equal(th.get_rng_state(), state)
+    assert type(dense) is stock
+    assert type(dense.policy) is stock.policy_aliases["MlpPolicy"]
+    assert not sparse_layers(dense.policy)
+    observations = np.stack([model.observation_space.sample() for _ in range(50)])
+    np.testing.assert_allclose(
+        dense.predict(observations, deterministic=True)[0],
+        model.predict(observations, deterministic=True)[0],
+        atol=1e-6,
+    )
+    obs, actions = th.as_tensor(observations), th.rand(50, 1)
+    for ours, theirs in zip(model.critic_target(obs, actions), dense.critic_target(obs, actions), strict=True):
+        th.testing.assert_close(ours, theirs)
+    if stock is SAC:
+        assert dense.log_ent_coef.item() == model.log_ent_coef.item()
+    dense.learn(120)
+    dense.save(tmp_path / "dense")
+    assert type(stock.load(tmp_path / "dense")) is stock
+    model.save(tmp_path / "model")
+    without_env = algorithm.load(tmp_path / "model").to_dense()
+    np.testing.assert_allclose(
+        without_env.predict(observations, deterministic=True)[0],
+        model.predict(observations, deterministic=True)[0],
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(("algorithm", "stock"), [(RLx2TD3, TD3), (RLx2SAC, SAC)])
+def test_a_checkpoint_at_95_percent_is_at_most_a_fifth_of_the_dense_one(algorithm, stock, tmp_path):
+    common = {"learning_starts": 10, "policy_kwargs": {"net_arch": [256, 256]}, "buffer_size": 100}
+    sparse = algorithm("MlpPolicy", "Pendulum-v1", actor_sparsity=0.95, critic_sparsity=0.95, **copy.deepcopy(common))
+    dense = stock("MlpPolicy", "Pendulum-v1", **copy.deepcopy(common))
+    sizes = []
+    for model in (sparse, dense):
+        model.learn(20)
+        model.save(tmp_path / "model")
+        sizes.append(os.path.getsize(tmp_path / "model.zip"))
+    assert sizes[0] <= sizes[1] / 5
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_callbacks_of_sb3(algorithm, tmp_path):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    checkpoints = CheckpointCallback(50, str(tmp_path), save_replay_buffer=True)
+    evaluation = EvalCallback(
+        gym.make("Pendulum-v1"), eval_freq=60, n_eval_episodes=1, best_model_save_path=str(tmp_path), verbose=0
+    )
+    calls = []
+    for callback in (
+        CallbackList([checkpoints, evaluation]),
+        [EveryNTimesteps(20, StopTrainingOnMaxEpisodes(10))],
+        lambda _locals, _globals: calls.append(1) is None,
+        None,
+    ):
+        model.learn(130, callback=callback)
+    assert len(calls) == 130
+    assert (tmp_path / "rl_model_100_steps.zip").exists()
+    assert (tmp_path / "best_model.zip").exists()
+    stopped = algorithm("MlpPolicy", gym.make("Pendulum-v1", max_episode_steps=20), **quick())
+    stopped.learn(10_000, callback=StopTrainingOnMaxEpisodes(3))
+    assert stopped.num_timesteps == 60
+
+
+def test_progress_bar():
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+    model.learn(20, progress_bar=True)
+    model.learn(20, callback=ProgressBarCallback())
+    assert model.num_timesteps == 20
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_her(algorithm):
+    env = BitFlippingEnv(n_bits=4, continuous=True)
+    with pytest.raises(ValueError, match=r"Pass n_steps=1, dynamic_buffer=False"):
+        algorithm("MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer)
+    with pytest.raises(ValueError, match=r"replay_buffer_class=HerReplayBuffer: not possible .* Pass n_steps=1"):
+        algorithm("MlpPolicy", "Pendulum-v1", replay_buffer_class=HerReplayBuffer)
+    model = algorithm(
+        "MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer,
+        replay_buffer_kwargs={"n_sampled_goal": 2, "goal_selection_strategy": "future"},
+        **quick(n_steps=1, dynamic_buffer=False),
+    )  # fmt: skip
+    model.learn(120)
+    assert isinstance(model.replay_buffer, HerReplayBuffer)
+    assert model.topology_counters["critic"]["evolutions"] == 3
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_subprocesses_vec_normalize_and_gradient_steps_minus_one(algorithm, tmp_path):
+    env = VecNormalize(make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv))
+    model = algorithm("MlpPolicy", env, **quick(gradient_steps=-1, train_freq=2, learning_starts=60))
+    model.learn(200)
+    assert model._n_updates == 35 * 4  # after each rollout of four steps, from step 64 to 200
+    model.save(tmp_path / "model")
+    env.save(tmp_path / "normalize.pkl")
+    env.close()
+    env = VecNormalize.load(tmp_path / "normalize.pkl", make_vec_env("Pendulum-v1", 3))
+    loaded = algorithm.load(tmp_path / "model", env=env)
+    loaded.learn(90, reset_num_timesteps=False)
+    assert loaded.n_envs == loaded.replay_buffer.n_envs == 3
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        NormalActionNoise(np.zeros(1), 0.1 * np.ones(1)),
+        OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.1 * np.ones(1)),
+        VectorizedActionNoise(NormalActionNoise(np.zeros(1), 0.1 * np.ones(1)), 2),
+        None,
+    ],
+)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_action_noise(algorithm, noise):
+    model = algorithm("MlpPolicy", make_vec_env("Pendulum-v1", 2), **quick(action_noise=noise))
+    model.learn(120)
+    assert model.replay_buffer.size() > 0
+    if noise is None:
+        assert model.action_noise is None
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_learning_rate_schedule(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(learning_rate=lambda remaining: 1e-3 * remaining))
+    model.learn(100)
+    assert model.critic.optimizer.param_groups[0]["lr"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_predict(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    assert model.predict(model.observation_space.sample())[0].shape == (1,)
+    assert model.predict(np.stack([model.observation_space.sample()] * 5), deterministic=True)[0].shape == (5, 1)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_optimize_memory_usage_works_with_a_fixed_buffer(algorithm):
+    memory = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(n_steps=1, dynamic_buffer=False, **memory))
+    model.learn(100)
+    assert model.topology_counters["critic"]["evolutions"] == 2
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_policies_can_be_copied(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(learning_rate=1e-3))
+    twin = copy.deepcopy(model.policy)
+    assert "topology_evolvers" not in twin.__dict__
+    observation = model.observation_space.sample()
+    assert twin.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]
