@@ -43,6 +43,7 @@ LABELS = {
     "td3": "SB3 TD3 (dense)",
     "sac": "SB3 SAC (dense)",
 }
+N_LAST = 6
 # The paper's protocol, which is RLx2's default, spelled out for the dense algorithms
 DENSE_AS_IN_THE_PAPER = {
     "learning_rate": 3e-4,
@@ -139,7 +140,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    """Draw all runs of a task: mean over seeds, and each seed thinly."""
+    """Draw all runs of a task (one seed: spread over episodes; several: mean, and each seed thinly); print scores."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -162,6 +163,8 @@ def plot(arguments: argparse.Namespace) -> None:
             )
         else:
             axes.plot(steps, returns.T, color=COLORS[algorithm], alpha=0.35, lw=0.8)
+        last = returns[:, -N_LAST:].mean()
+        print(f"{LABELS[algorithm]}: {last:.0f}, the mean of the last {N_LAST} evaluations over {len(runs)} run(s)")
         label = f"{LABELS[algorithm]}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
         axes.plot(steps, returns.mean(axis=0), color=COLORS[algorithm], lw=2, label=label)
     axes.set(xlabel="environment steps", ylabel="evaluation return (10 episodes)", title=arguments.env)
