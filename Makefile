@@ -5,6 +5,8 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 TESTS ?= tests
+# Two test processes on two cores
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint type contracts format examples sb3-suite check clean
 

@@ -13,7 +13,7 @@ from sb3_rlx2.td3 import MlpPolicy
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--short", action="store_true", help="a few seconds, to see that it runs")
     arguments = parser.parse_args()
     steps = 800 if arguments.short else arguments.steps

@@ -19,19 +19,14 @@ from stable_baselines3.common.save_util import load_from_zip_file, recursive_get
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer, check_count
-from sb3_rlx2.common.callbacks import (
-    DynamicBufferCallback,
-    TopologyEvolutionCallback,
-    TopologySettings,
-    check_threshold,
-    evolve_topology,
-)
+from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.policies import (
     POLICY_ARGUMENTS,
     SPARSITY_ARGUMENTS,
     dense_policy_class,
     sparse_policy_class,
 )
+from sb3_rlx2.common.topology import TopologySettings, evolve_topology
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.allocation import check_sparsity
 
