@@ -9,6 +9,7 @@ from pathlib import Path
 import gymnasium as gym
 import matplotlib
 import numpy as np
+import torch as th
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3 import TD3
@@ -54,8 +55,9 @@ def draw(steps: np.ndarray, returns: np.ndarray, title: str, path: Path) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--env", default="InvertedPendulum-v5")
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--env", default="InvertedDoublePendulum-v5")
+    parser.add_argument("--steps", type=int, default=18_000)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
     parser.add_argument("--short", action="store_true", help="a few seconds, to see that it runs")
     arguments = parser.parse_args()
@@ -72,12 +74,14 @@ def main() -> None:
         learning_rate=1e-3,
         learning_starts=1_000,
         topology_interval=steps // 24,
-        n_steps_delay=steps // 4,
+        n_steps_delay=steps // 18,
         buffer_min_size=steps // 4,
         buffer_check_interval=steps // 12,
-        seed=0,
+        policy_kwargs={"net_arch": [128, 128]},
+        seed=arguments.seed,
         device="cpu",
     )
+    th.set_num_threads(1)  # for networks of this size the faster
     console.print(f"Training RLx2TD3 on {arguments.env} for {steps:,} steps …")
     evaluation = EvalCallback(
         Monitor(gym.make(arguments.env)),
@@ -91,7 +95,7 @@ def main() -> None:
     mean, std = evaluate_policy(model, Monitor(gym.make(arguments.env)), n_eval_episodes=10)
     console.print(layer_table(model))
     model.save(arguments.output / "sparse_agent")
-    dense = TD3("MlpPolicy", arguments.env, policy_kwargs={"net_arch": [256, 256]}, learning_starts=10, device="cpu")
+    dense = TD3("MlpPolicy", arguments.env, policy_kwargs={"net_arch": [128, 128]}, learning_starts=10, device="cpu")
     dense.learn(20)  # so that its optimizers have state, as a trained agent's have
     dense.save(arguments.output / "dense_agent")
     sizes = {name: os.path.getsize(arguments.output / f"{name}_agent.zip") / 1024 for name in ("sparse", "dense")}
