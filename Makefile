@@ -8,7 +8,7 @@ TESTS ?= tests
 # Two test processes on two cores
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint type contracts format examples sb3-suite check clean
+.PHONY: demo test lint type contracts format examples sb3-suite check lower-bounds clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -36,10 +36,17 @@ examples: $(READY)
 sb3-suite: $(READY)
 	$(BIN)/python tests/sb3_suite/run.py
 
-check: lint type contracts test examples
+check: lint type contracts test examples sb3-suite
+
+# The tests with the oldest versions that pyproject.toml admits
+lower-bounds:
+	test -x .venv-lower/bin/python || $(PYTHON) -m venv .venv-lower
+	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds.txt -e ".[dev,zoo]"
+	.venv-lower/bin/python -m pytest -n 2 --dist worksteal -q $(TESTS)
 
 clean:
-	rm -rf .venv demo_output
+	rm -rf .venv .venv-lower demo_output
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -74,6 +74,7 @@ def main() -> None:
         learning_rate=1e-3,
         learning_starts=1_000,
         topology_interval=steps // 24,
+        topology_end=steps * 3 // 4,
         n_steps_delay=steps // 18,
         buffer_min_size=steps // 4,
         buffer_check_interval=steps // 12,
@@ -108,7 +109,7 @@ def main() -> None:
         f"(a dense agent takes {sizes['dense']:,.0f} KiB)"
     )
     history = np.load(arguments.output / "evaluations.npz")
-    title = f"RLx2TD3 on {arguments.env}: 10% of the actor's and 15% of the critics' weights"
+    title = f"RLx2TD3 on {arguments.env}, 90/85% sparse"
     draw(history["timesteps"], history["results"], title, arguments.output / "learning_curve.png")
     console.print(f"Learning curve: {arguments.output / 'learning_curve.png'}")
 

@@ -1,12 +1,17 @@
 """RLx2TD3 and RLx2SAC: the method."""
 
+import copy
 import warnings
 
+import cloudpickle
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from helpers import ALGORITHMS, quick
 from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
@@ -17,6 +22,7 @@ import sb3_rlx2.sac
 import sb3_rlx2.td3
 from sb3_rlx2 import DynamicBufferCallback, DynamicReplayBuffer, RLx2SAC, RLx2TD3, TopologyEvolutionCallback
 from sb3_rlx2.common.policies import SparsePolicyMixin
+from sb3_rlx2.common.topology import attached_evolvers, network_density
 from sb3_rlx2.sparse import SET, RigL, SparseLinear, linear_layers, sparse_layers
 from sb3_rlx2.sparse.rules import cosine_drop_fraction
 
@@ -86,7 +92,7 @@ def test_topology_evolves_every_interval_updates_of_that_network(algorithm, n_en
         "MlpPolicy", env, **quick(train_freq=train_freq, gradient_steps=gradient_steps, topology_end=10**9)
     )
     seen = {"actor": [], "critic": []}
-    for name, evolver in model.policy.topology_evolvers.items():
+    for name, evolver in attached_evolvers(model).items():
         evolver.on_evolution = seen[name].append
     model.learn(300)
     actor_updates = model._n_updates // 2 if algorithm is RLx2TD3 else model._n_updates
@@ -103,7 +109,7 @@ def test_drop_fraction_follows_the_cosine_over_the_training(algorithm):
     for end in (None, 200):
         model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology_end=end))
         seen = []
-        model.policy.topology_evolvers["critic"].on_evolution = seen.append
+        attached_evolvers(model)["critic"].on_evolution = seen.append
         model.learn(350)
         fractions[end] = [evolution.drop_fraction for evolution in seen]
     # Update u of the critic happens at step 50 + u; the end is in updates of the network: (end - 50)
@@ -169,13 +175,13 @@ def test_sac_targets_have_an_entropy_term_at_each_of_the_n_states():
     model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(n_steps_delay=0, ent_coef=0.5, gamma=0.9))
     model.learn(60)
     buffer = model.replay_buffer
-    model._prepare_replay_buffer(buffer)
+    model._prepare_replay_buffer()
     rows = np.arange(10)
     with_terms = buffer._get_samples(rows)
     buffer.state_bonus = None
     without = buffer._get_samples(rows)
     # Recompute with the same draws: one call on the states s_{t+1}, s_{t+2} of each sample, in order
-    model._prepare_replay_buffer(buffer)
+    model._prepare_replay_buffer()
     th.manual_seed(1)
     with_terms = buffer._get_samples(rows)
     th.manual_seed(1)
@@ -260,7 +266,9 @@ def test_tensorboard_scalars(algorithm, tmp_path):
     model.learn(260, reset_num_timesteps=False)
     for network in ("actor", "critic"):
         assert seen[f"rlx2/{network}_density"] == pytest.approx(1 - getattr(model, f"{network}_sparsity"), abs=0.01)
-        assert seen[f"rlx2/{network}_dropped"] == seen[f"rlx2/{network}_grown"]
+        evolution = attached_evolvers(model)[network].last_evolution
+        assert seen[f"rlx2/{network}_dropped"] == sum(layer.dropped for layer in evolution.layers.values())
+        assert seen[f"rlx2/{network}_grown"] == sum(layer.grown for layer in evolution.layers.values())
         assert 0 <= seen[f"rlx2/{network}_drop_fraction"] <= 0.5
     assert seen["rlx2/n_steps"] == 3
     assert seen["rlx2/buffer_size"] == model.replay_buffer.size()
@@ -323,6 +331,133 @@ def test_attaching_the_callback_twice_changes_nothing(algorithm):
     assert all(th.equal(tensor, runs[1][1][name]) for name, tensor in runs[0][1].items())
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_changed_settings_and_replaced_optimizers_take_effect(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology_end=10**6))
+    model.learn(100)
+    evolutions = model.topology_counters["critic"]["evolutions"]
+    model.topology = "static"
+    model.learn(60, reset_num_timesteps=False)
+    assert model.topology_counters["critic"] == {"updates": 110, "evolutions": evolutions}
+    model.topology, model.topology_interval = "rigl", 10
+    model.critic.optimizer = th.optim.AdamW(model.critic.parameters(), lr=1e-3)
+    model.learn(50, reset_num_timesteps=False)
+    assert model.topology_counters["critic"] == {"updates": 160, "evolutions": evolutions + 5}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_copies_of_a_model_evolve_too(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology_end=10**6))
+    model.learn(100)
+    for twin in (copy.deepcopy(model), cloudpickle.loads(cloudpickle.dumps(model))):
+        twin.train(40, 32)
+        assert twin.topology_counters["critic"] == {"updates": 90, "evolutions": 4}
+    assert model.topology_counters["critic"] == {"updates": 50, "evolutions": 2}
+
+
+def test_evolution_ends_with_the_callbacks_learn_on_stock_sb3():
+    model = TD3(sb3_rlx2.td3.MlpPolicy, "Pendulum-v1", learning_starts=10, policy_kwargs={"net_arch": [32, 32]})
+    model.learn(50, callback=TopologyEvolutionCallback("set", topology_interval=10))
+    assert model.topology_counters["critic"] == {"updates": 40, "evolutions": 3}
+    model.learn(50, reset_num_timesteps=False)
+    assert model.topology_counters["critic"] == {"updates": 40, "evolutions": 3}
+    model.learn(50, callback=TopologyEvolutionCallback("static"), reset_num_timesteps=False)
+    assert model.topology_counters["critic"] == {"updates": 90, "evolutions": 3}
+    model.learn(50, callback=TopologyEvolutionCallback("rigl", topology_interval=5), reset_num_timesteps=False)
+    assert model.topology_counters["critic"] == {"updates": 140, "evolutions": 3 + 9}
+
+
+def test_verbose_prints_a_line_per_evolution(capsys):
+    model = TD3(sb3_rlx2.td3.MlpPolicy, "Pendulum-v1", learning_starts=10, policy_kwargs={"net_arch": [32, 32]})
+    model.learn(50, callback=TopologyEvolutionCallback("set", topology_interval=10, verbose=1))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "topology, update" in line]
+    assert [line.split(" topology, ")[0] for line in lines] == ["critic", "actor", "critic", "critic"]
+    assert [line.split(":")[0].split()[-1] for line in lines] == ["10", "10", "20", "30"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_networks_that_are_all_dense_are_left_alone(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(actor_sparsity=0, critic_sparsity=0))
+    model.learn(100)
+    assert not sparse_layers(model.policy)
+    half = algorithm("MlpPolicy", "Pendulum-v1", **quick(actor_sparsity=0))
+    half.learn(150)
+    assert half.topology_counters["actor"]["evolutions"] == 0 < half.topology_counters["critic"]["evolutions"]
+    step = next(iter(half.actor.optimizer.state.values()))["step"]
+    assert int(step) == half.topology_counters["actor"]["updates"]
+
+
+def test_a_second_buffer_callback_changes_nothing():
+    sizes = []
+    for callback in (None, DynamicBufferCallback(50, 0.0)):
+        model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+        model.learn(150, callback=callback)
+        sizes.append(model.replay_buffer.size())
+    assert sizes[0] == sizes[1] < 150
+
+
+def test_a_buffer_taken_from_another_model_serves_its_new_owner():
+    sac = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick())
+    sac.learn(120)
+    td3 = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(gamma=0.9))
+    td3.learn(60)
+    td3.replay_buffer = sac.replay_buffer
+    td3.train(5, 32)
+    assert td3.replay_buffer.state_bonus is None
+    assert td3.replay_buffer.gamma == 0.9
+    td3.replay_buffer = ReplayBuffer(100, td3.observation_space, td3.action_space)
+    with pytest.raises(ValueError, match="the replay buffer is a ReplayBuffer: n-step targets"):
+        td3.train(5, 32)
+
+
+def test_stock_sb3_with_another_gamma_than_the_buffers_is_refused():
+    model = TD3("MlpPolicy", "Pendulum-v1", gamma=0.9, replay_buffer_class=DynamicReplayBuffer, buffer_size=100)
+    with pytest.raises(ValueError, match=r"\['gamma'\]=0.99 differs from the algorithm's gamma=0.9"):
+        model.learn(10, callback=DynamicBufferCallback())
+
+
+def test_a_noise_free_action_does_not_outlive_its_learn():
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return self.num_timesteps < 80
+
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+    model.learn(200, callback=Stop())
+    stored = model.replay_buffer.pos
+    model.learn(10)  # random first steps again
+    np.testing.assert_array_equal(model.replay_buffer.noise_free_actions[stored], model.replay_buffer.actions[stored])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_parameters_loaded_into_one_of_a_pair_are_refused(algorithm):
+    first, second = (algorithm("MlpPolicy", "Pendulum-v1", **quick(seed=seed, topology="static")) for seed in (0, 1))
+    network = "actor" if algorithm is RLx2TD3 else "critic"
+    getattr(second, network).load_state_dict(getattr(first, network).state_dict())
+    with pytest.raises(ValueError, match="have different connections: parameters were loaded into one of them only"):
+        second.learn(100)
+    getattr(second, f"{network}_target").load_state_dict(getattr(first, network).state_dict())
+    second.learn(100)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_action_spaces_with_several_dimensions(algorithm):
+    class Env(gym.Env):
+        observation_space = spaces.Box(-1, 1, (3,), np.float32)
+        action_space = spaces.Box(-2, 2, (2, 3), np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            assert action.shape == (2, 3)
+            return self.observation_space.sample(), float(action.sum()), False, self.np_random.random() < 0.1, {}
+
+    model = algorithm("MlpPolicy", make_vec_env(Env, 2), **quick())
+    model.learn(150)
+    assert model.replay_buffer.noise_free_actions.shape[1:] == (2, 6)
+
+
 def test_callbacks_refuse_what_they_cannot_work_with():
     dense = TD3("MlpPolicy", "Pendulum-v1")
     with pytest.raises(ValueError, match="no sparse layer"):
@@ -351,6 +486,7 @@ class TestPolicies:
         model.learn(40)
         assert isinstance(model.actor.features_extractor.cnn[0], nn.Conv2d)
         assert isinstance(model.actor.features_extractor.linear[0], SparseLinear) == sparse_extractor
+        assert network_density(model.actor) == pytest.approx(1 - model.actor_sparsity, abs=0.01)
         assert any(isinstance(layer, SparseLinear) for layer in linear_layers(model.critic.qf0).values())
         assert model.topology_counters["critic"]["evolutions"] > 0
         assert targets_follow(model)
@@ -409,15 +545,17 @@ class TestPolicies:
         stock = algorithm.dense_class.policy_aliases["MlpPolicy"]
 
         class Custom(stock):
-            pass
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, net_arch=[40, 24], **kwargs)
 
-        for policy_class in (stock, Custom):
-            model = algorithm(policy_class, "Pendulum-v1", **quick())
+        for policy_class, widths in ((stock, [256, 256, 1]), (Custom, [40, 24, 1])):
+            model = algorithm(policy_class, "Pendulum-v1", **quick(policy_kwargs={}))
+            assert [layer.out_features for layer in linear_layers(model.critic.qf0).values()] == widths
             assert isinstance(model.policy, policy_class)
             assert isinstance(model.policy, SparsePolicyMixin)
             assert sparse_layers(model.actor)
             model.save(tmp_path / "model")
-            assert isinstance(algorithm.load(tmp_path / "model").policy, policy_class)
+            assert type(algorithm.load(tmp_path / "model").policy) is type(model.policy)
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_policy_save_and_load(self, algorithm, tmp_path):
@@ -451,6 +589,7 @@ class TestErrors:
             ({"engine": "quantum"}, r"engine='quantum' is not available: allowed are \['auto', 'torch'\]"),
             ({"optimize_memory_usage": True}, "optimize_memory_usage=True: not possible with n-step"),
             ({"replay_buffer_kwargs": {"n_steps": 5}}, r"replay_buffer_kwargs\['n_steps'\]: pass n_steps to"),
+            ({"policy_kwargs": {"sparse_features_extractor": True}}, "sparse_features_extractor=True, .*no linear"),
             ({"policy_kwargs": {"actor_sparsity": 0.5}}, r"policy_kwargs\['actor_sparsity'\]: pass actor_sparsity to"),
         ],
     )  # fmt: skip
@@ -484,15 +623,39 @@ class TestErrors:
         ours = [str(warning.message) for warning in caught if "ends at" in str(warning.message)]
         assert ours == [
             f"{algorithm.__name__}.learn() ends at 60 environment steps: the actor's topology does not evolve "
-            "(topology_interval=10000); the critic's topology does not evolve (topology_interval=10000); "
-            "targets stay 1-step (n_steps_delay=300000)"
+            "(topology_interval=10000, topology_end=None); the critic's topology does not evolve "
+            "(topology_interval=10000, topology_end=None); targets stay 1-step (n_steps_delay=300000)"
         ]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             model.learn(10, reset_num_timesteps=False)
             algorithm("MlpPolicy", "Pendulum-v1", **quick()).learn(200)
-        with pytest.warns(UserWarning, match=r"no gradient update is made \(learning_starts=50\)"):
+        with pytest.warns(UserWarning, match=r"no gradient update is made \(learning_starts=50, gradient_steps=1\)"):
             algorithm("MlpPolicy", "Pendulum-v1", **quick()).learn(20)
+
+    @pytest.mark.parametrize(
+        ("arguments", "steps", "message"),
+        [
+            # Update 20 of the critic is made at step 70, when evolution has annealed to nothing
+            ({"topology": "set"}, 70, "the critic's topology does not evolve"),
+            ({"topology_end": 60}, 200, r"the actor's .* \(topology_interval=20, topology_end=60\); the critic's"),
+            ({"buffer_min_size": 2000}, 200, r"forgets nothing \(buffer_min_size=2000, buffer_size=2000\)"),
+            ({"gradient_steps": 0}, 200, "no gradient update is made"),
+        ],
+    )
+    def test_what_the_warning_foresees(self, arguments, steps, message):
+        model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(**arguments))
+        with pytest.warns(UserWarning, match=message):
+            model.learn(steps)
+        if "topology" in message:
+            assert model.topology_counters["critic"]["evolutions"] == 0
+
+    def test_the_warning_is_silent_where_everything_happens(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(n_steps_delay=5))
+            model.learn(71)
+        assert model.topology_counters["critic"]["evolutions"] == 1
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_no_warning_of_sb3_about_custom_buffers(self, algorithm, tmp_path):

@@ -61,15 +61,14 @@ def test_learn_again_and_again_save_and_load(algorithm, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("n_steps_delay", [0, 160])
-def test_a_loaded_model_makes_the_same_updates(algorithm, n_steps_delay, tmp_path):
-    model = algorithm(
-        "MlpPolicy", "Pendulum-v1", **quick(n_steps_delay=n_steps_delay, topology="set", topology_interval=9)
-    )
+@pytest.mark.parametrize(("topology", "n_steps_delay"), [("set", 0), ("rigl", 160), ("rigl", 10**6)])
+def test_a_loaded_model_makes_the_same_updates(algorithm, topology, n_steps_delay, tmp_path):
+    settings = quick(n_steps_delay=n_steps_delay, topology=topology, topology_interval=9, topology_end=10**6)
+    model = algorithm("MlpPolicy", "Pendulum-v1", **settings)
     model.learn(200)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
-    parameters = []
+    parameters, counters = [], []
     for again in (model, algorithm.load(tmp_path / "model", env=gym.make("Pendulum-v1"))):
         if again is not model:
             again.load_replay_buffer(tmp_path / "buffer")
@@ -78,8 +77,11 @@ def test_a_loaded_model_makes_the_same_updates(algorithm, n_steps_delay, tmp_pat
         th.manual_seed(7)
         again.train(40, 32)
         parameters.append(again.get_parameters())
+        counters.append(again.topology_counters)
     assert equal(*parameters)
-    assert again.replay_buffer.n_steps_in_use == 3
+    assert counters[0] == counters[1]
+    assert counters[0]["critic"] == {"updates": 190, "evolutions": 21}
+    assert again.replay_buffer.n_steps_in_use == (3 if n_steps_delay < 190 else 1)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -113,12 +115,43 @@ def test_a_checkpoint_of_another_architecture_is_refused(algorithm, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_corrupt_connections_in_a_checkpoint_are_refused(algorithm):
+def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
-    parameters = copy.deepcopy(model.get_parameters())
-    parameters["policy"]["actor.latent_pi.0.indices" if algorithm is RLx2SAC else "actor.mu.0.indices"].fill_(3)
-    with pytest.raises(RuntimeError, match="connection indices are not sorted and unique"):
-        model.set_parameters(parameters)
+    model.learn(100)
+    before = copy.deepcopy(model.get_parameters())
+    layer = "actor.latent_pi.0" if algorithm is RLx2SAC else "actor.mu.0"
+    target = next(key for key in before["policy"] if key.startswith("critic_target") and key.endswith("indices"))
+
+    def unsorted(parameters):
+        parameters["policy"][f"{layer}.indices"].fill_(3)
+
+    def other_target(parameters):
+        parameters["policy"][target][0] += 1
+
+    def no_optimizer(parameters):
+        del parameters["actor.optimizer"]
+
+    def stranger(parameters):
+        parameters["value.optimizer"] = {}
+
+    def short_optimizer(parameters):
+        parameters["critic.optimizer"]["param_groups"][0]["params"].pop()
+
+    for damage, message in (
+        (unsorted, "connection indices are not sorted and unique"),
+        (other_target, "has other connections than"),
+        (no_optimizer, "actor.optimizer is missing"),
+        (stranger, "value.optimizer is no object of this model"),
+        (short_optimizer, "critic.optimizer has parameter groups of sizes"),
+    ):
+        parameters = copy.deepcopy(before)
+        for name in parameters["policy"]:
+            if name.endswith("bias"):
+                parameters["policy"][name] += 1.0
+        damage(parameters)
+        with pytest.raises(CheckpointMismatchError, match=message):
+            model.set_parameters(parameters)
+        assert equal(model.get_parameters(), before)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -127,7 +160,7 @@ def test_a_replay_buffer_of_another_class_is_refused(algorithm, tmp_path):
     stock.save_replay_buffer(tmp_path / "buffer")
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
     own = model.replay_buffer
-    with pytest.raises(ValueError, match="the saved replay buffer is a ReplayBuffer"):
+    with pytest.raises(ValueError, match="the replay buffer is a ReplayBuffer"):
         model.load_replay_buffer(tmp_path / "buffer")
     assert model.replay_buffer is own
     plain = algorithm("MlpPolicy", "Pendulum-v1", **quick(n_steps=1, dynamic_buffer=False))
@@ -287,5 +320,6 @@ def test_policies_can_be_copied(algorithm):
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick(learning_rate=1e-3))
     twin = copy.deepcopy(model.policy)
     assert "topology_evolvers" not in twin.__dict__
-    observation = model.observation_space.sample()
-    assert twin.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]
+    observations = np.stack([model.observation_space.sample() for _ in range(20)])
+    ours, theirs = (policy.predict(observations, deterministic=True)[0] for policy in (model.policy, twin))
+    np.testing.assert_array_equal(ours, theirs)

@@ -247,6 +247,38 @@ class TestEvolver:
         self.update(network, optimizer)
         assert layer.indices.tolist() == sorted(kept | set(free))
 
+    def test_where_the_growth_score_is_minus_infinity_nothing_grows(self):
+        class OnlyTheFirstRows(SET):
+            def growth_score(self, layer):
+                score = super().growth_score(layer)
+                score[2:] = -th.inf
+                return score
+
+        network, optimizer, _, _ = self.start(OnlyTheFirstRows(), interval=1, drop_fraction=1.0)
+        layer = network[2]
+        before, strength = layer.indices.clone(), layer.values.detach().abs().clone()
+        self.update(network, optimizer)
+        new = [position for position in layer.indices.tolist() if position not in before.tolist()]
+        assert max(new) < 2 * 16
+        assert layer.mask[:2].all()
+        gone = ~th.isin(before, layer.indices)
+        spared = ~gone & (before >= 2 * 16)
+        # Fewer went than were to go, and these were the weakest
+        assert strength[gone & (before >= 2 * 16)].max() < strength[spared].min()
+
+    def test_a_network_without_sparse_layers_is_left_alone(self):
+        network = nn.Sequential(nn.Linear(6, 1))
+        optimizer = th.optim.SGD(network.parameters(), lr=0.1)
+        evolver = TopologyEvolver(sparse_layers(network), optimizer, RigL(), interval=1, progress=lambda updates: 0.0)
+        before = network[0].weight.detach().clone()
+        self.update(network, optimizer)
+        assert not th.equal(network[0].weight, before)
+        assert evolver.counters == {"updates": 1, "evolutions": 0}
+
+    def test_numpy_numbers_are_numbers(self):
+        _, _, evolver, _ = self.start(RigL(), interval=np.int64(4))
+        assert evolver.interval == 4
+
     def test_layers_without_a_gradient_are_left_alone(self):
         network, optimizer, _, seen = self.start(SET(), interval=1)
         before = network[2].indices.clone()

@@ -14,6 +14,8 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_rlx2.sparse.checks import check_count
+
 Array = npt.NDArray[Any]
 
 
@@ -83,6 +85,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         self.noise_free_actions = np.zeros_like(self.actions)
         self._next_noise_free_action: Array | None = None
         self._forgotten_rows = 0
+        self.last_check = -1
         self.state_bonus: Callable[[th.Tensor], th.Tensor] | None = None
 
     # --- how much it holds ---
@@ -126,12 +129,12 @@ class DynamicReplayBuffer(NStepReplayBuffer):
 
     # --- what comes in ---
 
-    def set_noise_free_action(self, action: Array) -> None:
+    def set_noise_free_action(self, action: Array | None) -> None:
         """The behaviour policy's action without noise that belongs to the next ``add``.
 
         Where it is not set, the action itself is stored, which is right for the random first steps.
 
-        :param action: [n_envs, action_dim], scaled to [-1, 1] as stored actions are
+        :param action: [n_envs, action_dim], scaled to [-1, 1] as stored actions are; None: not set
         """
         self._next_noise_free_action = action
 
@@ -242,13 +245,6 @@ class DynamicReplayBuffer(NStepReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         # The bonus belongs to a model, which sets it anew
         return {**self.__dict__, "state_bonus": None, "_next_noise_free_action": None}
-
-
-def check_count(value: int, name: str, least: int) -> int:
-    """Return ``value`` if it is a whole number of at least ``least``, else raise a ValueError that names it."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name}={value!r} is not allowed: it must be a whole number >= {least}")
-    return int(value)
 
 
 def _stored_as(space: spaces.Space[Any], dtype: npt.DTypeLike | None) -> spaces.Space[Any]:

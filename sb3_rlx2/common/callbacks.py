@@ -10,9 +10,18 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_rlx2.common.buffers import DynamicReplayBuffer, check_count
-from sb3_rlx2.common.topology import TopologySettings, evolve_topology, networks
-from sb3_rlx2.sparse import TopologyRule, density, linear_layers, resolve_rule, sparse_layers
+from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.topology import (
+    TopologySettings,
+    attached_evolvers,
+    detach_topology,
+    evolve_topology,
+    has_sparse_layers,
+    network_density,
+    networks,
+)
+from sb3_rlx2.sparse import TopologyRule, resolve_rule
+from sb3_rlx2.sparse.checks import check_count
 
 
 class TopologyEvolutionCallback(BaseCallback):
@@ -44,16 +53,20 @@ class TopologyEvolutionCallback(BaseCallback):
         self.settings = TopologySettings(topology, topology_interval, topology_end, drop_fraction)
         self.settings.check()
         self._densities: dict[str, float] = {}
+        self._printed: dict[str, int] = {}
+        self._attached_here = False
 
     def _init_callback(self) -> None:
         model = _off_policy(self.model, self)
-        if resolve_rule(self.settings.topology).sparse and not any(map(sparse_layers, networks(model).values())):
+        if resolve_rule(self.settings.topology).sparse and not has_sparse_layers(model):
             raise ValueError(
                 f"{type(self).__name__}: the policy has no sparse layer. Use a policy of sb3_rlx2.td3 or sb3_rlx2.sac "
                 "with a sparsity above 0"
             )
-        evolve_topology(model, self.settings)
-        self._densities = {name: density(module) for name, module in networks(model).items() if linear_layers(module)}
+        before = attached_evolvers(model)
+        self._attached_here = evolve_topology(model, self.settings) is not before
+        self._densities = {name: network_density(module) for name, module in networks(model).items()}
+        self._printed = {name: model.topology_counters[name]["evolutions"] for name in self._densities}  # type: ignore[attr-defined]
 
     def _on_step(self) -> bool:
         return True
@@ -61,6 +74,23 @@ class TopologyEvolutionCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         for name, value in self._densities.items():
             self.logger.record(f"rlx2/{name}_density", value)
+        if self.verbose >= 1:
+            self._print_evolutions()
+
+    def _print_evolutions(self) -> None:
+        for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
+            done, evolution = evolver.counters["evolutions"], evolver.last_evolution
+            if evolution is not None and done != self._printed.get(name):
+                print(
+                    f"{name} topology, update {evolution.update}: {evolution.grown} connections exchanged "
+                    f"(drop fraction {evolution.drop_fraction:.3f})"
+                )
+                self._printed[name] = done
+
+    def _on_training_end(self) -> None:
+        # RLx2's own algorithms attach evolution themselves; with stock ones it ends with this callback's learn()
+        if self._attached_here:
+            detach_topology(_off_policy(self.model, self))
 
 
 class DynamicBufferCallback(BaseCallback):
@@ -105,8 +135,15 @@ class DynamicBufferCallback(BaseCallback):
         _ = self.buffer  # checked before any work is done
 
     def _on_training_start(self) -> None:
+        model = _off_policy(self.model, self)
+        if self.buffer.gamma != model.gamma:
+            raise ValueError(
+                f"replay_buffer_kwargs['gamma']={self.buffer.gamma} differs from the algorithm's gamma={model.gamma}"
+            )
+        # Left over from another learn() or another model
+        self.buffer.set_noise_free_action(None)
+        self.buffer.state_bonus = None
         # An episode may have been cut off since the newest transition, by learn() itself, a load or set_env
-        model = self.model
         last_obs = model._last_obs if model.get_vec_normalize_env() is None else model._last_original_obs
         if last_obs is not None:
             self.buffer.end_cut_episodes(cast(Any, last_obs))
@@ -119,7 +156,9 @@ class DynamicBufferCallback(BaseCallback):
         if not (before < model.learning_starts and not (model.use_sde and model.use_sde_at_warmup)):
             observation, _ = model.policy.obs_to_tensor(cast(Any, model._last_obs))
             self.buffer.set_noise_free_action(self._noise_free(observation).cpu().numpy())
-        if before // self.check_interval < self.num_timesteps // self.check_interval and self.buffer.size() > 0:
+        is_due = before // self.check_interval < self.num_timesteps // self.check_interval
+        if is_due and self.buffer.size() > 0 and self.buffer.last_check != self.num_timesteps:
+            self.buffer.last_check = self.num_timesteps  # a second callback of this kind finds it done
             self._check(self.distance_threshold)
         return True
 

@@ -6,7 +6,7 @@ import io
 import math
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, cast
 
@@ -15,10 +15,11 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 
-from sb3_rlx2.common.buffers import DynamicReplayBuffer, check_count
+from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.policies import (
     POLICY_ARGUMENTS,
@@ -26,9 +27,10 @@ from sb3_rlx2.common.policies import (
     dense_policy_class,
     sparse_policy_class,
 )
-from sb3_rlx2.common.topology import TopologySettings, evolve_topology
+from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
-from sb3_rlx2.sparse.allocation import check_sparsity
+from sb3_rlx2.sparse.checks import check_count, check_sparsity
+from sb3_rlx2.sparse.layers import index_problem
 
 Engine = Literal["auto", "torch"]
 ENGINES = ("auto", "torch")
@@ -149,15 +151,15 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         self._check_arguments()
         with self._as_the_base_algorithm_sees_it():
             super()._setup_model()
-        if resolve_rule(self.topology).sparse:
-            evolve_topology(self, self._topology_settings)
+        self._evolve_topology()
 
     @contextmanager
     def _as_the_base_algorithm_sees_it(self) -> Iterator[None]:
         """Show SB3's set-up a sparse policy and our buffer, while the attributes keep what the user gave."""
         sparse = resolve_rule(self.topology).sparse
         given = self.__dict__.copy()
-        self.policy_class = sparse_policy_class(self.policy_class)
+        known = cast(list[type[BasePolicy]], list(self.policy_aliases.values()))
+        self.policy_class = sparse_policy_class(self.policy_class, known)
         self.policy_kwargs = {
             **self.policy_kwargs,
             **{name: getattr(self, name) if sparse else 0.0 for name in SPARSITY_ARGUMENTS},
@@ -190,16 +192,18 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        self._prepare_replay_buffer()
         noise = self.action_noise
         if isinstance(noise, VectorizedActionNoise) and noise.n_envs != self.n_envs:
             self.action_noise = noise.base_noise  # the model was saved with another number of environments
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._evolve_topology()
         self._warn_of_what_will_not_happen()
         return result
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         own: list[BaseCallback] = []
-        if resolve_rule(self.topology).sparse:
+        if resolve_rule(self.topology).sparse and has_sparse_layers(self):
             own.append(TopologyEvolutionCallback(*self._topology_settings, verbose=self.verbose))
         if self._needs_dynamic_buffer_class:
             threshold = self.buffer_distance_threshold if self.dynamic_buffer else None
@@ -218,20 +222,27 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
             return
         total, first = self._total_timesteps, max(self.num_timesteps, self.learning_starts)
         missing = []
-        if total <= self.learning_starts:
-            missing.append(f"no gradient update is made (learning_starts={self.learning_starts})")
+        if total <= self.learning_starts or self.gradient_steps == 0:
+            settings = f"learning_starts={self.learning_starts}, gradient_steps={self.gradient_steps}"
+            missing.append(f"no gradient update is made ({settings})")
         elif (rate := self._updates_per_step()) is not None:
-            updates = int((total - first) * rate)
-            if resolve_rule(self.topology).evolves:
-                for name, count in self._updates_per_network(updates).items():
-                    if self.topology_counters[name]["updates"] + count < self.topology_interval:
-                        missing.append(f"the {name}'s topology does not evolve ({self.topology_interval=!r})")
-            if self.n_steps > 1 and self._n_updates + updates <= self.n_steps_delay:
-                missing.append(f"targets stay 1-step ({self.n_steps_delay=!r})")
+            end = total if self.topology_end is None else min(total, self.topology_end)
+            for name, evolver in attached_evolvers(self).items():
+                # Evolution ends before the step at which it has annealed to nothing
+                left = self.topology_interval - evolver.counters["updates"] % self.topology_interval
+                next_step = first + left / (rate * self._update_shares()[name])
+                if evolver.layers and evolver.rule.evolves and next_step >= end:
+                    settings = f"topology_interval={self.topology_interval}, topology_end={self.topology_end}"
+                    missing.append(f"the {name}'s topology does not evolve ({settings})")
+            if self.n_steps > 1 and self._n_updates + (total - first) * rate <= self.n_steps_delay:
+                missing.append(f"targets stay 1-step (n_steps_delay={self.n_steps_delay})")
+        if self.dynamic_buffer and self.buffer_min_size >= self.buffer_size:
+            sizes = f"buffer_min_size={self.buffer_min_size}, buffer_size={self.buffer_size}"
+            missing.append(f"the replay buffer forgets nothing ({sizes})")
         if missing:
             self._has_warned = True
-            reasons = "; ".join(missing).replace("self.", "")
-            warnings.warn(f"{type(self).__name__}.learn() ends at {total} environment steps: {reasons}", stacklevel=6)
+            message = f"{type(self).__name__}.learn() ends at {total} environment steps: {'; '.join(missing)}"
+            warnings.warn(message, stacklevel=6)
 
     def _updates_per_step(self) -> float | None:
         """Gradient updates per environment step; None if that depends on the length of episodes."""
@@ -242,9 +253,9 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
             return None
         return self.gradient_steps / (train_freq.frequency * self.n_envs)
 
-    def _updates_per_network(self, updates: int) -> dict[str, int]:
-        """How many of the given gradient updates each network takes part in."""
-        return {"actor": updates, "critic": updates}
+    def _update_shares(self) -> dict[str, float]:
+        """In which fraction of the gradient updates each network takes part."""
+        return {"actor": 1.0, "critic": 1.0}
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Make gradient updates, as the base algorithm does.
@@ -253,8 +264,8 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         :param batch_size: number of transitions in each
         :raises ValueError: if a loss is NaN or infinite
         """
-        if isinstance(self.replay_buffer, DynamicReplayBuffer):
-            self._prepare_replay_buffer(self.replay_buffer)
+        self._prepare_replay_buffer()
+        self._evolve_topology()
         super().train(gradient_steps, batch_size)
         for name in LOSSES:
             value = self.logger.name_to_value.get(f"train/{name}", 0.0)
@@ -264,11 +275,27 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
                     "Check the rewards and observations, or lower the learning rate"
                 )
 
-    def _prepare_replay_buffer(self, buffer: DynamicReplayBuffer) -> None:
+    def _prepare_replay_buffer(self) -> None:
         """The model's settings and count of updates hold, wherever the buffer comes from (a load, the user)."""
-        for name, value in self._buffer_settings().items():
-            setattr(buffer, name, value)
-        buffer.n_updates = self._n_updates
+        buffer = self.replay_buffer
+        if isinstance(buffer, DynamicReplayBuffer):
+            for name, value in self._buffer_settings().items():
+                setattr(buffer, name, value)
+            buffer.n_updates = self._n_updates
+            buffer.state_bonus = self._state_bonus()
+        elif self._needs_dynamic_buffer_class:
+            raise ValueError(
+                f"the replay buffer is a {type(buffer).__name__}: n-step targets and the dynamic buffer need a "
+                "DynamicReplayBuffer. Pass n_steps=1, dynamic_buffer=False to use it"
+            )
+
+    def _state_bonus(self) -> Callable[[th.Tensor], th.Tensor] | None:
+        """What n-step returns add at each state between the first and the last."""
+        return None
+
+    def _evolve_topology(self) -> None:
+        if resolve_rule(self.topology).sparse:
+            evolve_topology(self, self._topology_settings)
 
     # --- saving and loading ---
 
@@ -284,12 +311,11 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         """
         own = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
-        if self._needs_dynamic_buffer_class and not isinstance(self.replay_buffer, DynamicReplayBuffer):
-            name, self.replay_buffer = type(self.replay_buffer).__name__, own
-            raise ValueError(
-                f"the saved replay buffer is a {name}: n-step targets and the dynamic buffer need a "
-                "DynamicReplayBuffer. Pass n_steps=1, dynamic_buffer=False to use it"
-            )
+        try:
+            self._prepare_replay_buffer()
+        except ValueError:
+            self.replay_buffer = own
+            raise
 
     def set_parameters(
         self,
@@ -307,7 +333,7 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         params = load_path_or_dict
         if not isinstance(params, dict):
             params = cast(dict[str, Any], load_from_zip_file(params, device=device, load_data=False)[1])
-        problems = [problem for name, state in params.items() for problem in self._misfits(name, state, exact_match)]
+        problems = list(self._misfits(params, exact_match))
         if problems:
             raise CheckpointMismatchError(
                 f"the parameters do not fit this {type(self).__name__} (another net_arch, sparsity, topology or "
@@ -321,18 +347,18 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
                 for state in optimizer.state.values():
                     state.update({key: entry.clone() for key, entry in state.items() if th.is_tensor(entry)})
 
-    def _misfits(self, name: str, state: dict[str, Any], exact_match: bool) -> Iterator[str]:
-        """What of a state dict differs from the model's own in names or shapes."""
-        module = recursive_getattr(self, name, None)
-        if not isinstance(module, th.nn.Module):
-            return
-        own = module.state_dict()
-        for key, tensor in own.items():
-            if key in state and state[key].shape != tensor.shape:
-                yield f"{name}.{key} is {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
+    def _misfits(self, params: dict[str, Any], exact_match: bool) -> Iterator[str]:
+        """What of the given parameters differs from the model's own in names, shapes or connections."""
+        names = self._get_torch_save_params()[0]
+        yield from (f"{name} is no object of this model" for name in params if name not in names)
         if exact_match:
-            yield from (f"{name}.{key} is missing" for key in own if key not in state)
-            yield from (f"{name}.{key} is unexpected" for key in state if key not in own)
+            yield from (f"{name} is missing" for name in names if name not in params)
+        for name in names:
+            own = recursive_getattr(self, name)
+            if name in params and isinstance(own, th.optim.Optimizer):
+                yield from _optimizer_misfits(name, own.state_dict(), params[name])
+            elif name in params:
+                yield from _module_misfits(name, own.state_dict(), params[name], exact_match)
 
     def to_dense(self) -> OffPolicyAlgorithm:
         """The stock Stable-Baselines3 algorithm with dense networks that predict the same.
@@ -365,3 +391,28 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         for name in self._get_torch_save_params()[1]:
             recursive_setattr(dense, f"{name}.data", recursive_getattr(self, name).data.clone())
         return dense
+
+
+def _module_misfits(name: str, own: dict[str, th.Tensor], given: dict[str, th.Tensor], exact: bool) -> Iterator[str]:
+    for key, tensor in own.items():
+        if key in given and given[key].shape != tensor.shape:
+            yield f"{name}.{key} is {tuple(given[key].shape)}, expected {tuple(tensor.shape)}"
+        elif key in given and key.endswith(".indices"):
+            problem = index_problem(given[key], len(tensor))
+            if problem is not None:
+                yield f"{name}.{key}: {problem}"
+    if exact:
+        yield from (f"{name}.{key} is missing" for key in own if key not in given)
+        yield from (f"{name}.{key} is unexpected" for key in given if key not in own)
+    for key in own:
+        target = key.replace("actor.", "actor_target.", 1).replace("critic.", "critic_target.", 1)
+        if key.endswith(".indices") and target != key and target in own:
+            pair = [given.get(place, own[place]) for place in (key, target)]
+            if pair[0].shape == pair[1].shape and not th.equal(pair[0].cpu(), pair[1].cpu()):
+                yield f"{name}.{target} has other connections than {name}.{key}"
+
+
+def _optimizer_misfits(name: str, own: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
+    sizes = [[len(group["params"]) for group in state["param_groups"]] for state in (given, own)]
+    if sizes[0] != sizes[1]:
+        yield f"{name} has parameter groups of sizes {sizes[0]}, expected {sizes[1]}"

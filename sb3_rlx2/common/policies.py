@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from sb3_rlx2.common.topology import EVOLVERS
 from sb3_rlx2.sparse import sparsify
-from sb3_rlx2.sparse.allocation import AllocationName, check_sparsity
+from sb3_rlx2.sparse.allocation import AllocationName
+from sb3_rlx2.sparse.checks import check_sparsity
 from sb3_rlx2.sparse.layers import ConnectionsName, WeightScale
 
 SPARSITY_ARGUMENTS = ("actor_sparsity", "critic_sparsity")
@@ -46,7 +49,7 @@ class SparsePolicyMixin(BasePolicy):
 
     default_actor_sparsity: ClassVar[float] = 0.90
     default_critic_sparsity: ClassVar[float] = 0.85
-    default_net_arch: ClassVar[Sequence[int]] = (256, 256)
+    default_net_arch: ClassVar[Sequence[int] | None] = None
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class SparsePolicyMixin(BasePolicy):
         self.connections: ConnectionsName = connections
         self.weight_scale: WeightScale = weight_scale
         self.sparse_features_extractor = sparse_features_extractor
-        if kwargs.get("net_arch") is None and len(args) < 4:
+        if self.default_net_arch is not None and kwargs.get("net_arch") is None and len(args) < 4:
             kwargs["net_arch"] = list(self.default_net_arch)
         super().__init__(*args, **kwargs)
 
@@ -97,13 +100,15 @@ class SparsePolicyMixin(BasePolicy):
             return
         extractor = network.features_extractor
         assert isinstance(extractor, nn.Module)
+        place = f"{argument}={sparsity} in {type(network).__name__}"
         try:
             for part in parts:
                 self._sparsify_part(part, sparsity, exclude=[extractor])
             if self.sparse_features_extractor:
+                place = f"sparse_features_extractor=True, {place}"
                 self._sparsify_part(extractor, sparsity)
         except ValueError as error:
-            raise ValueError(f"{argument}={sparsity} in {type(network).__name__}: {error}") from error
+            raise ValueError(f"{place}: {error}") from error
 
     def _sparsify_part(self, part: nn.Module, sparsity: float, exclude: Sequence[nn.Module] = ()) -> None:
         sparsify(
@@ -117,7 +122,7 @@ class SparsePolicyMixin(BasePolicy):
 
     def __getstate__(self) -> dict[str, Any]:
         # Evolvers listen to this very policy's optimizers: a copy gets its own from evolve_topology
-        return {name: value for name, value in self.__dict__.items() if name != "topology_evolvers"}
+        return {name: value for name, value in self.__dict__.items() if name != EVOLVERS}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -126,16 +131,22 @@ class SparsePolicyMixin(BasePolicy):
         }
 
 
-PolicyT = TypeVar("PolicyT", bound=BasePolicy)
-
-
-def sparse_policy_class(policy_class: type[PolicyT]) -> type[PolicyT]:
+def sparse_policy_class(policy_class: type[BasePolicy], known: Iterable[type[BasePolicy]]) -> type[BasePolicy]:
     """The sparse version of a policy class; one that is sparse already is returned as it is.
 
     :param policy_class: a subclass of Stable-Baselines3's TD3Policy or SACPolicy
+    :param known: sparse policy classes that stand for the classes that they make sparse
     """
     if issubclass(policy_class, SparsePolicyMixin):
         return policy_class
+    for sparse_class in known:
+        if dense_policy_class(sparse_class) is policy_class:
+            return sparse_class
+    return _make_sparse(policy_class)
+
+
+@functools.cache
+def _make_sparse(policy_class: type[BasePolicy]) -> type[BasePolicy]:
     return type(f"Sparse{policy_class.__name__}", (SparsePolicyMixin, policy_class), {})
 
 

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+import weakref
+from typing import Any, NamedTuple, cast
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
-from sb3_rlx2.common.buffers import check_count
-from sb3_rlx2.sparse import Evolution, TopologyEvolver, TopologyRule, resolve_rule, sparse_layers
-from sb3_rlx2.sparse.evolution import check_drop_fraction, check_interval
+from sb3_rlx2.sparse import Evolution, TopologyEvolver, TopologyRule, resolve_rule, sparse_layers, summarize
+from sb3_rlx2.sparse.checks import check_count, check_drop_fraction
 
 NETWORKS = ("actor", "critic")
+EVOLVERS = "topology_evolvers"
 
 
 def networks(model: OffPolicyAlgorithm) -> dict[str, nn.Module]:
     """The online networks of a model's policy, by name."""
     return {name: getattr(model.policy, name) for name in NETWORKS if hasattr(model.policy, name)}
+
+
+def has_sparse_layers(model: OffPolicyAlgorithm) -> bool:
+    """Whether any online network of a model has a sparse layer."""
+    return any(map(sparse_layers, networks(model).values()))
+
+
+def network_density(network: nn.Module) -> float:
+    """Fraction of the weights of a network's linear layers that are present; a dense features extractor is left out.
+
+    :param network: an actor or a critic
+    """
+    extractor = "features_extractor."
+    dense_extractor = not any(name.startswith(extractor) for name in sparse_layers(network))
+    layers = [layer for layer in summarize(network) if not (dense_extractor and layer.name.startswith(extractor))]
+    return sum(layer.connections for layer in layers) / sum(layer.dense_connections for layer in layers)
 
 
 class TopologySettings(NamedTuple):
@@ -37,28 +54,60 @@ class TopologySettings(NamedTuple):
     def check(self) -> None:
         """Raise a ValueError that names the first setting that is out of range."""
         resolve_rule(self.topology)
-        check_interval(self.interval, "topology_interval")
+        check_count(self.interval, "topology_interval", 1)
         check_drop_fraction(self.drop_fraction)
         if self.end is not None:
             check_count(self.end, "topology_end", 1)
 
 
 def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> dict[str, TopologyEvolver]:
-    """Let the topology of a model's actor and critic evolve from now on. A second call changes nothing.
+    """Let the topology of a model's actor and critic evolve from now on.
 
-    The updates and evolutions so far stand in ``model.topology_counters``, which is saved with the model.
+    A second call with the same settings changes nothing; with others, or after an optimizer was replaced, evolution
+    goes on with those. The updates and evolutions so far stand in ``model.topology_counters``, which is saved with the
+    model.
 
     :param model: an algorithm with a sparse policy that has ``actor`` and ``critic``, each with its ``optimizer``
     :param settings: how
     :return: the evolver of each network by name
-    :raises ValueError: if a setting is out of range, or a sparse layer belongs to two networks
+    :raises ValueError: if a setting is out of range, a sparse layer belongs to two networks, or a network and its
+        target have different connections
     """
-    settings.check()
-    policy = model.policy
-    if "topology_evolvers" not in policy.__dict__:
+    policy = _uncompiled_policy(model)
+    attached: _Attached | None = policy.__dict__.get(EVOLVERS)
+    optimizers = {name: network.optimizer for name, network in networks(model).items()}
+    if attached is None or attached.settings != settings or attached.optimizers != optimizers:
+        settings.check()
+        detach_topology(model)
+        attached = _Attached(settings, optimizers, {name: _evolver(model, name, settings) for name in optimizers})
         # On the policy, not the model: a new policy (load) needs new ones, and the model's attributes are pickled
-        policy.__dict__["topology_evolvers"] = {name: _evolver(model, name, settings) for name in networks(model)}
-    return cast(dict[str, TopologyEvolver], policy.__dict__["topology_evolvers"])
+        policy.__dict__[EVOLVERS] = attached
+    for evolver in attached.evolvers.values():
+        evolver.check_mirrors()
+    return attached.evolvers
+
+
+def detach_topology(model: OffPolicyAlgorithm) -> None:
+    """Let the topology of a model stay as it is from now on."""
+    attached: _Attached | None = _uncompiled_policy(model).__dict__.pop(EVOLVERS, None)
+    for evolver in () if attached is None else attached.evolvers.values():
+        evolver.close()
+
+
+def attached_evolvers(model: OffPolicyAlgorithm) -> dict[str, TopologyEvolver]:
+    """The evolvers that now listen to a model's optimizers, by network; empty if there are none."""
+    attached: _Attached | None = _uncompiled_policy(model).__dict__.get(EVOLVERS)
+    return {} if attached is None else attached.evolvers
+
+
+def _uncompiled_policy(model: OffPolicyAlgorithm) -> nn.Module:
+    return cast(nn.Module, getattr(model.policy, "_orig_mod", model.policy))
+
+
+class _Attached(NamedTuple):
+    settings: TopologySettings
+    optimizers: dict[str, Any]
+    evolvers: dict[str, TopologyEvolver]
 
 
 def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -> TopologyEvolver:
@@ -80,18 +129,20 @@ def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -
                 "(share_features_extractor=True): it cannot evolve; keep shared layers dense"
             )
 
+    owner = weakref.proxy(model)  # no cycle: the model owns the policy, which owns its evolvers
+
     def progress(updates: int) -> float:
         # In environment steps after the random first ones: for the updates of either network the same fraction
-        end = model._total_timesteps if settings.end is None else settings.end
+        end = owner._total_timesteps if settings.end is None else settings.end
         if end == 0:  # train() before any learn(): the end is not known yet
             return 0.0
-        start = model.learning_starts
-        return (model.num_timesteps - start) / (end - start) if end > start else 1.0
+        start = owner.learning_starts
+        return float((owner.num_timesteps - start) / (end - start)) if end > start else 1.0
 
     def log(evolution: Evolution) -> None:
-        if hasattr(model, "_logger"):
+        if hasattr(owner, "_logger"):
             for key in ("dropped", "grown", "drop_fraction"):
-                model.logger.record(f"rlx2/{name}_{key}", getattr(evolution, key))
+                owner.logger.record(f"rlx2/{name}_{key}", getattr(evolution, key))
 
     return TopologyEvolver(
         layers,

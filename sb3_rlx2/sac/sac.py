@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -13,7 +14,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.off_policy_algorithm import Engine, RLx2OffPolicyAlgorithm
 from sb3_rlx2.sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_rlx2.sparse import TopologyRule
@@ -168,9 +168,8 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
             _init_setup_model=_init_setup_model,
         )
 
-    def _prepare_replay_buffer(self, buffer: DynamicReplayBuffer) -> None:
-        super()._prepare_replay_buffer(buffer)
-        buffer.state_bonus = self._entropy_bonus
+    def _state_bonus(self) -> Callable[[th.Tensor], th.Tensor]:
+        return self._entropy_bonus
 
     def _entropy_bonus(self, observations: th.Tensor) -> th.Tensor:
         """-α log π(a|s) with a sampled from the current policy; SB3's update has it at the last state only.

@@ -7,22 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+from sb3_rlx2.sparse.checks import check_sparsity
+
 Shape = tuple[int, int]
 AllocationName = Literal["erdos_renyi", "uniform"]
-
-
-def check_sparsity(sparsity: float, name: str = "sparsity") -> float:
-    """Return ``sparsity`` if it is a fraction in [0, 1).
-
-    :param sparsity: fraction of a network's weights that are missing
-    :param name: the argument's name, for the message
-    :raises ValueError: if it is no number in [0, 1)
-    """
-    if not (isinstance(sparsity, (int, float, np.number)) and 0.0 <= sparsity < 1.0):
-        raise ValueError(
-            f"{name}={sparsity!r} is not allowed: it is the fraction of weights that are missing, in 0 <= {name} < 1"
-        )
-    return float(sparsity)
 
 
 def erdos_renyi(shapes: Sequence[Shape], total: int) -> list[int]:

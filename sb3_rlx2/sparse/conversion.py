@@ -55,7 +55,8 @@ def sparsify(
     :param exclude: submodules that stay as they are, with everything below them
     :return: ``module``
     :raises ValueError: for a sparsity outside [0, 1) or one that leaves a layer without a connection, for a module
-        without linear layers, or for a layer whose weight another module shares
+        without linear layers, or for a layer with hooks, with a reparametrized weight or with one that another module
+        shares
     """
     if isinstance(module, nn.Linear):
         raise ValueError("`module` is a single torch.nn.Linear: use SparseLinear.from_dense(linear, nnz)")
@@ -66,6 +67,12 @@ def sparsify(
     shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
     counts = allocate(shapes, sparsity, allocation)
     for name, layer in layers.items():
+        hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks)
+        if "weight" not in layer._parameters or any(hooks):
+            raise ValueError(
+                f"layer {name!r} cannot be sparse: its hooks or the reparametrization of its weight would be lost; "
+                "put it in `exclude`"
+            )
         holders = [
             other for other in module.modules() if any(p is layer.weight for p in other.parameters(recurse=False))
         ]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import torch as th
 
+from sb3_rlx2.sparse.checks import check_count, check_drop_fraction
 from sb3_rlx2.sparse.connections import Relocation, relocate
 from sb3_rlx2.sparse.layers import SparseLinear
 from sb3_rlx2.sparse.rules import TopologyRule, cosine_drop_fraction, next_connections
@@ -46,20 +47,6 @@ class Evolution(NamedTuple):
         return sum(layer.grown for layer in self.layers.values())
 
 
-def check_interval(interval: int, name: str = "interval") -> int:
-    """Return ``interval`` if it is a whole number of at least 1, else raise a ValueError that names it."""
-    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-        raise ValueError(f"{name}={interval!r} is not allowed: it must be a whole number >= 1")
-    return interval
-
-
-def check_drop_fraction(drop_fraction: float) -> float:
-    """Return ``drop_fraction`` if it is in (0, 1], else raise a ValueError that names it."""
-    if not (isinstance(drop_fraction, (int, float)) and 0.0 < drop_fraction <= 1.0):
-        raise ValueError(f"drop_fraction={drop_fraction!r} is not allowed: it must be in 0 < drop_fraction <= 1")
-    return float(drop_fraction)
-
-
 class TopologyEvolver:
     """Evolves the topology of one network every ``interval`` steps of its optimizer.
 
@@ -95,12 +82,14 @@ class TopologyEvolver:
         self.layers = dict(layers)
         self.optimizer = optimizer
         self.rule = rule
-        self.interval = check_interval(interval)
+        self.interval = check_count(interval, "interval", 1)
         self.drop_fraction = check_drop_fraction(drop_fraction)
         self.progress = progress
         self.mirrors = dict(mirrors or {})
         self.counters: EvolutionCounters = {"updates": 0, "evolutions": 0} if counters is None else counters
         self.on_evolution = on_evolution
+        self.last_evolution: Evolution | None = None
+        self._checked_versions = -1
         self._prepare_next()
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
@@ -111,7 +100,7 @@ class TopologyEvolver:
             layer.release_dense_grad()
 
     def _is_due(self, update: int) -> bool:
-        return self.rule.evolves and update % self.interval == 0
+        return bool(self.layers) and self.rule.evolves and update % self.interval == 0
 
     def _prepare_next(self) -> None:
         if self.rule.needs_dense_grad and self._is_due(self.counters["updates"] + 1):
@@ -147,8 +136,27 @@ class TopologyEvolver:
                 raise ValueError(f"layer {name!r}, update {update}: {error}") from error
             done[name] = relocate(layer, indices, mirrors=self.mirrors.get(name, ()), optimizers=[self.optimizer])
         self.counters["evolutions"] += 1
+        self.last_evolution = Evolution(update, fraction, done)
         if self.on_evolution is not None:
-            self.on_evolution(Evolution(update, fraction, done))
+            self.on_evolution(self.last_evolution)
+
+    def check_mirrors(self) -> None:
+        """Raise a ValueError that names the first layer whose mirrors have other connections than itself.
+
+        Loading parameters into one network alone does that; averaging the two would mix up their connections.
+        """
+        holders = [*self.layers.values(), *(mirror for mirrors in self.mirrors.values() for mirror in mirrors)]
+        versions = sum(layer.topology_version for layer in holders)
+        if versions == self._checked_versions:
+            return
+        for name, layer in self.layers.items():
+            for mirror in self.mirrors.get(name, ()):
+                if not th.equal(layer.indices, mirror.indices):
+                    raise ValueError(
+                        f"layer {name!r} and its copy in the target network have different connections: "
+                        "parameters were loaded into one of them only; load them into both"
+                    )
+        self._checked_versions = versions
 
 
 def _clear_gradients(optimizer: th.optim.Optimizer) -> None:

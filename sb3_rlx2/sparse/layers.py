@@ -9,6 +9,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.dense_gradient import DenseGradient
 
 ConnectionsName = Literal["magnitude", "random"]
@@ -51,6 +52,7 @@ class SparseLinear(nn.Module):
     values: nn.Parameter
     indices: th.Tensor
     bias: nn.Parameter | None
+    topology_version: int
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class SparseLinear(nn.Module):
     ) -> None:
         self.in_features, self.out_features = linear.in_features, linear.out_features
         size = self.in_features * self.out_features
-        if not (isinstance(nnz, int) and 1 <= nnz <= size):
+        if check_count(nnz, "nnz", 1) > size:
             raise ValueError(
                 f"nnz={nnz!r} is not allowed: 1 <= nnz <= {size} for {self.in_features} -> {self.out_features}"
             )
@@ -117,9 +119,9 @@ class SparseLinear(nn.Module):
             values = values * th.sqrt(self.in_features / fan_in).to(values.dtype)
         elif weight_scale != "dense":
             raise ValueError(f"weight_scale={weight_scale!r} is unknown: allowed are 'dense' and 'fan_in'")
-        self.values = nn.Parameter(values.clone())
+        self.values = nn.Parameter(values.clone(), requires_grad=linear.weight.requires_grad)
         self.register_buffer("indices", chosen.to(th.int32))
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone())
+        self.bias = None if linear.bias is None else _copy(linear.bias)
         self.topology_version = 0
         self._dense_gradient: DenseGradient | None = None
 
@@ -202,8 +204,9 @@ class SparseLinear(nn.Module):
         )
         with th.no_grad():
             linear.weight.copy_(self._dense_weight())
-            if self.bias is not None:
-                linear.bias.copy_(self.bias)
+        linear.weight.requires_grad_(self.values.requires_grad)
+        if self.bias is not None:
+            linear.bias = _copy(self.bias)
         return linear
 
     def extra_repr(self) -> str:
@@ -237,23 +240,27 @@ class SparseLinear(nn.Module):
         self.topology_version += 1
 
 
-def index_problem(indices: th.Tensor, nnz: int, size: int) -> str | None:
+def index_problem(indices: th.Tensor, nnz: int, size: int | None = None) -> str | None:
     """Say what is wrong with the positions of a layer's connections.
 
     :param indices: flat positions, [nnz], integers
     :param nnz: how many there must be
-    :param size: in_features * out_features
+    :param size: in_features * out_features; None: not known
     :return: the problem in words; None if they are sorted, unique, in range and as many as they must be
     """
     if indices.dtype not in (th.int32, th.int64):
         return f"connection indices must be integers, not {indices.dtype}"
     if tuple(indices.shape) != (nnz,):
         return f"there are connection indices of shape {tuple(indices.shape)} where {nnz} connections are expected"
-    if int(indices[0]) < 0 or int(indices[-1]) >= size:
-        return f"connection indices out of range: all must lie in 0..{size - 1}"
+    if int(indices[0]) < 0 or (size is not None and int(indices[-1]) >= size):
+        return f"connection indices out of range: all must lie in 0..{'' if size is None else size - 1}"
     if not bool((indices[1:] > indices[:-1]).all()):
         return "connection indices are not sorted and unique"
     return None
+
+
+def _copy(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
 
 
 def _choose(dense: th.Tensor, nnz: int, shape: tuple[int, int], connections: ConnectionsName | th.Tensor) -> th.Tensor:

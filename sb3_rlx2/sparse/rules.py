@@ -109,7 +109,8 @@ def next_connections(layer: SparseLinear, rule: TopologyRule, drop_fraction: flo
     """The connections that a layer is to have after one step of prune and grow.
 
     The k = floor(drop_fraction * nnz) connections of lowest drop score go; then the k positions of highest growth
-    score among all that are then absent come, so that one just dropped may return. Ties go to the lower position.
+    score among all that are then absent come, so that one just dropped may return. Ties go to the lower position. Where
+    the growth score is -infinity nothing grows; if that leaves too few places, fewer connections go.
 
     :param layer: the layer, which stays as it is
     :param rule: gives the scores
@@ -119,11 +120,13 @@ def next_connections(layer: SparseLinear, rule: TopologyRule, drop_fraction: flo
     """
     count = math.floor(drop_fraction * layer.nnz)
     worth = _checked(rule.drop_score(layer), "drop score")
-    kept = layer.indices.long()[th.argsort(worth, stable=True)[count:]]
+    from_worst = layer.indices.long()[th.argsort(worth, stable=True)]
+    dropped, kept = from_worst[:count], from_worst[count:]
     promise = _checked(rule.growth_score(layer), "growth score").reshape(-1).clone()
     promise[kept] = -th.inf
-    grown = th.argsort(promise, descending=True, stable=True)[:count]
-    return th.cat([kept, grown]).sort().values
+    grown = th.argsort(promise, descending=True, stable=True)[: min(count, int((promise > -th.inf).sum()))]
+    spared = dropped[~th.isin(dropped, grown)].flip(0)[: count - len(grown)]
+    return th.cat([kept, grown, spared]).sort().values
 
 
 def _checked(score: th.Tensor, name: str) -> th.Tensor:

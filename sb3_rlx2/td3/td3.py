@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import torch as th
@@ -11,7 +11,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.td3.policies import TD3Policy
 
@@ -167,12 +166,12 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
                 raise ValueError(
                     f"action_noise={action_noise!r} is unknown: allowed are 'default', None or an ActionNoise object"
                 )
-            size = get_action_dim(self.action_space)
-            self.action_noise = NormalActionNoise(np.zeros(size), np.full(size, 0.1))
+            shape = cast(tuple[int, ...], self.action_space.shape)
+            self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, 0.1))
         super()._setup_model()
 
-    def _updates_per_network(self, updates: int) -> dict[str, int]:
-        return {"actor": updates // self.policy_delay, "critic": updates}
+    def _update_shares(self) -> dict[str, float]:
+        return {"actor": 1.0 / self.policy_delay, "critic": 1.0}
 
     def learn(
         self: SelfRLx2TD3,
