@@ -1,6 +1,9 @@
 """What several tests share."""
 
+import torch as th
+
 from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.sparse import sparse_layers
 
 ALGORITHMS = [RLx2TD3, RLx2SAC]
 
@@ -21,3 +24,14 @@ def quick(**kwargs):
         "device": "cpu",
         **kwargs,
     }
+
+
+def targets_follow(model):
+    """Whether target networks have the connections of their online networks."""
+    for name in ("actor", "critic"):
+        target = getattr(model, f"{name}_target", None)
+        if target is not None:
+            pairs = zip(sparse_layers(getattr(model, name)).values(), sparse_layers(target).values(), strict=True)
+            if not all(th.equal(online.indices, layer.indices) for online, layer in pairs):
+                return False
+    return True

@@ -141,6 +141,7 @@ class DynamicBufferCallback(BaseCallback):
                 f"replay_buffer_kwargs['gamma']={self.buffer.gamma} differs from the algorithm's gamma={model.gamma}"
             )
         # Left over from another learn() or another model
+        self.buffer.last_check = -1
         self.buffer.set_noise_free_action(None)
         self.buffer.state_bonus = None
         # An episode may have been cut off since the newest transition, by learn() itself, a load or set_env

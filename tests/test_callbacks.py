@@ -1,0 +1,111 @@
+"""The parts as callbacks, with stock Stable-Baselines3 and with RLx2's own algorithms."""
+
+import pytest
+import torch as th
+from helpers import ALGORITHMS, quick
+from stable_baselines3 import SAC, TD3
+
+import sb3_rlx2.sac
+import sb3_rlx2.td3
+from sb3_rlx2 import DynamicBufferCallback, DynamicReplayBuffer, RLx2SAC, RLx2TD3, TopologyEvolutionCallback
+
+
+@pytest.mark.parametrize(
+    ("stock", "policy", "ours", "n_steps"),
+    # SAC's n-step entropy terms are RLx2SAC's own, so n = 1 there
+    [(TD3, sb3_rlx2.td3.MlpPolicy, RLx2TD3, 3), (SAC, sb3_rlx2.sac.MlpPolicy, RLx2SAC, 1)],
+)
+def test_the_parts_with_stock_sb3_make_the_same_run(stock, policy, ours, n_steps):
+    sparsities = {"actor_sparsity": 0.8, "critic_sparsity": 0.7}
+    common = {"learning_rate": 1e-3, "learning_starts": 50, "batch_size": 32, "buffer_size": 2000, "seed": 0}
+    whole = ours(
+        "MlpPolicy", "Pendulum-v1", **sparsities, **common, policy_kwargs={"net_arch": [32, 32]}, action_noise=None,
+        topology_interval=20, n_steps=n_steps, n_steps_delay=60,
+        buffer_min_size=40, buffer_check_interval=50, buffer_distance_threshold=0.0,
+    )  # fmt: skip
+    whole.learn(200)
+    parts = stock(
+        policy, "Pendulum-v1", **common, policy_kwargs={"net_arch": [32, 32], **sparsities},
+        replay_buffer_class=DynamicReplayBuffer,
+        replay_buffer_kwargs={"n_steps": n_steps, "n_steps_delay": 60, "min_size": 40},
+    )  # fmt: skip
+    parts.learn(200, callback=[TopologyEvolutionCallback(topology_interval=20), DynamicBufferCallback(50, 0.0)])
+    assert parts.topology_counters == whole.topology_counters
+    assert parts.topology_counters["critic"]["evolutions"] > 3
+    assert parts.replay_buffer.size() == whole.replay_buffer.size() < 200
+    for name, tensor in parts.policy.state_dict().items():
+        assert th.equal(tensor, whole.policy.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stock", [TD3, SAC])
+def test_callback_counters_survive_save_and_load_with_stock_sb3(stock, tmp_path):
+    policy = {TD3: sb3_rlx2.td3.MlpPolicy, SAC: sb3_rlx2.sac.MlpPolicy}[stock]
+    model = stock(
+        policy, "Pendulum-v1", learning_starts=10, policy_kwargs={"net_arch": [32, 32], "actor_sparsity": 0.5}
+    )
+    model.learn(60, callback=TopologyEvolutionCallback(topology_interval=8))
+    model.save(tmp_path / "model")
+    loaded = stock.load(tmp_path / "model", env=model.env)
+    assert loaded.topology_counters == model.topology_counters
+    loaded.learn(20, callback=TopologyEvolutionCallback(topology_interval=8), reset_num_timesteps=False)
+    assert loaded.topology_counters["critic"]["updates"] == 70
+    assert loaded.topology_counters["critic"]["evolutions"] == 6 + 2
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_attaching_the_callback_twice_changes_nothing(algorithm):
+    runs = []
+    for callbacks in (None, [TopologyEvolutionCallback(topology_interval=3), TopologyEvolutionCallback("set")]):
+        model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+        model.learn(100, callback=callbacks)
+        model.learn(50, callback=callbacks, reset_num_timesteps=False)
+        runs.append((model.topology_counters, model.get_parameters()["policy"]))
+    assert runs[0][0] == runs[1][0]
+    assert all(th.equal(tensor, runs[1][1][name]) for name, tensor in runs[0][1].items())
+
+
+def test_evolution_ends_with_the_callbacks_learn_on_stock_sb3():
+    model = TD3(sb3_rlx2.td3.MlpPolicy, "Pendulum-v1", learning_starts=10, policy_kwargs={"net_arch": [32, 32]})
+    model.learn(50, callback=TopologyEvolutionCallback("set", topology_interval=10))
+    assert model.topology_counters["critic"] == {"updates": 40, "evolutions": 3}
+    model.learn(50, reset_num_timesteps=False)
+    assert model.topology_counters["critic"] == {"updates": 40, "evolutions": 3}
+    model.learn(50, callback=TopologyEvolutionCallback("static"), reset_num_timesteps=False)
+    assert model.topology_counters["critic"] == {"updates": 90, "evolutions": 3}
+    model.learn(50, callback=TopologyEvolutionCallback("rigl", topology_interval=5), reset_num_timesteps=False)
+    assert model.topology_counters["critic"] == {"updates": 140, "evolutions": 3 + 9}
+
+
+def test_verbose_prints_a_line_per_evolution(capsys):
+    model = TD3(sb3_rlx2.td3.MlpPolicy, "Pendulum-v1", learning_starts=10, policy_kwargs={"net_arch": [32, 32]})
+    model.learn(50, callback=TopologyEvolutionCallback("set", topology_interval=10, verbose=1))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "topology, update" in line]
+    assert [line.split(" topology, ")[0] for line in lines] == ["critic", "actor", "critic", "critic"]
+    assert [line.split(":")[0].split()[-1] for line in lines] == ["10", "10", "20", "30"]
+
+
+def test_a_second_buffer_callback_changes_nothing():
+    sizes = []
+    for callback in (None, DynamicBufferCallback(50, 0.0)):
+        model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+        model.learn(150, callback=callback)
+        sizes.append(model.replay_buffer.size())
+    assert sizes[0] == sizes[1] < 150
+
+
+def test_stock_sb3_with_another_gamma_than_the_buffers_is_refused():
+    model = TD3("MlpPolicy", "Pendulum-v1", gamma=0.9, replay_buffer_class=DynamicReplayBuffer, buffer_size=100)
+    with pytest.raises(ValueError, match=r"\['gamma'\]=0.99 differs from the algorithm's gamma=0.9"):
+        model.learn(10, callback=DynamicBufferCallback())
+
+
+def test_callbacks_refuse_what_they_cannot_work_with():
+    dense = TD3("MlpPolicy", "Pendulum-v1")
+    with pytest.raises(ValueError, match="no sparse layer"):
+        dense.learn(10, callback=TopologyEvolutionCallback())
+    with pytest.raises(ValueError, match="replay_buffer_class=DynamicReplayBuffer, not ReplayBuffer"):
+        dense.learn(10, callback=DynamicBufferCallback())
+    with pytest.raises(ValueError, match="topology_interval=0"):
+        TopologyEvolutionCallback(topology_interval=0)
+    with pytest.raises(ValueError, match="buffer_distance_threshold=-1"):
+        DynamicBufferCallback(buffer_distance_threshold=-1)

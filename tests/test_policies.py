@@ -1,0 +1,115 @@
+"""Sparse policies: what SB3's policies can do, they can."""
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import ALGORITHMS, quick, targets_follow
+from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+from torch import nn
+
+from sb3_rlx2 import RLx2SAC
+from sb3_rlx2.common.policies import SparsePolicyMixin
+from sb3_rlx2.common.topology import network_density
+from sb3_rlx2.sparse import SparseLinear, linear_layers, sparse_layers
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("sparse_extractor", [False, True])
+def test_cnn(algorithm, sparse_extractor):
+    env = FakeImageEnv(screen_height=40, screen_width=40, discrete=False)
+    kwargs = {
+        "features_extractor_kwargs": {"features_dim": 32},
+        "net_arch": [32],
+        "sparse_features_extractor": sparse_extractor,
+    }
+    model = algorithm(
+        "CnnPolicy", env, **quick(buffer_size=200, policy_kwargs=kwargs, topology_interval=5, learning_starts=10)
+    )
+    model.learn(40)
+    assert isinstance(model.actor.features_extractor.cnn[0], nn.Conv2d)
+    assert isinstance(model.actor.features_extractor.linear[0], SparseLinear) == sparse_extractor
+    assert network_density(model.actor) == pytest.approx(1 - model.actor_sparsity, abs=0.01)
+    assert any(isinstance(layer, SparseLinear) for layer in linear_layers(model.critic.qf0).values())
+    assert model.topology_counters["critic"]["evolutions"] > 0
+    assert targets_follow(model)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_shared_extractor(algorithm):
+    env = FakeImageEnv(screen_height=40, screen_width=40, discrete=False)
+    kwargs = {"features_extractor_kwargs": {"features_dim": 32}, "net_arch": [32], "share_features_extractor": True}
+    model = algorithm(
+        "CnnPolicy", env, **quick(buffer_size=200, policy_kwargs=kwargs, topology_interval=5, learning_starts=10)
+    )
+    model.learn(30)
+    assert model.actor.features_extractor is model.critic.features_extractor
+    with pytest.raises(ValueError, match="sparse_features_extractor=True is not allowed with share_features_extractor"):
+        algorithm("CnnPolicy", env, policy_kwargs={**kwargs, "sparse_features_extractor": True}, buffer_size=100)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_dict_observations(algorithm):
+    env = SimpleMultiObsEnv(discrete_actions=False, random_start=False)
+    with pytest.raises(ValueError, match=r"Dict observation spaces: .* Pass n_steps=1, dynamic_buffer=False"):
+        algorithm("MultiInputPolicy", env, buffer_size=100)
+    model = algorithm(
+        "MultiInputPolicy",
+        env,
+        **quick(n_steps=1, dynamic_buffer=False, buffer_size=200, topology_interval=5, learning_starts=10),
+    )
+    model.learn(40)
+    assert model.topology_counters["critic"]["evolutions"] > 0
+    assert model.predict(env.observation_space.sample())[0].shape == env.action_space.shape
+
+
+def test_gsde():
+    model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(use_sde=True, sde_sample_freq=4, use_sde_at_warmup=True))
+    model.learn(120)
+    assert isinstance(model.actor.mu[0], SparseLinear | nn.Linear)
+    assert model.topology_counters["actor"]["evolutions"] > 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_policy_kwargs_keep_their_meaning(algorithm):
+    kwargs = {
+        "net_arch": {"pi": [24], "qf": [40, 30]}, "activation_fn": nn.Tanh, "n_critics": 3,
+        "optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"alpha": 0.9, "momentum": 0.5},
+        "allocation": "uniform", "connections": "random", "weight_scale": "fan_in",
+    }  # fmt: skip
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(policy_kwargs=kwargs))
+    model.learn(120)
+    assert len(model.critic.q_networks) == 3
+    assert [layer.out_features for layer in linear_layers(model.critic.qf2).values()] == [40, 30, 1]
+    assert any(isinstance(module, nn.Tanh) for module in model.critic.qf0)
+    assert isinstance(model.critic.optimizer, th.optim.RMSprop)
+    assert model.topology_counters["critic"]["evolutions"] > 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_stock_and_custom_policy_classes_are_made_sparse(algorithm, tmp_path):
+    stock = algorithm.dense_class.policy_aliases["MlpPolicy"]
+
+    class Custom(stock):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, net_arch=[40, 24], **kwargs)
+
+    for policy_class, widths in ((stock, [256, 256, 1]), (Custom, [40, 24, 1])):
+        model = algorithm(policy_class, "Pendulum-v1", **quick(policy_kwargs={}))
+        assert [layer.out_features for layer in linear_layers(model.critic.qf0).values()] == widths
+        assert isinstance(model.policy, policy_class)
+        assert isinstance(model.policy, SparsePolicyMixin)
+        assert sparse_layers(model.actor)
+        model.save(tmp_path / "model")
+        assert type(algorithm.load(tmp_path / "model").policy) is type(model.policy)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_policy_save_and_load(algorithm, tmp_path):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(actor_sparsity=0.7))
+    model.learn(100)
+    model.policy.save(tmp_path / "policy")
+    policy = type(model.policy).load(tmp_path / "policy")
+    observations = np.stack([model.observation_space.sample() for _ in range(5)])
+    np.testing.assert_array_equal(
+        policy.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0]
+    )
