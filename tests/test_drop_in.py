@@ -22,6 +22,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
@@ -134,6 +135,12 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
     def stranger(parameters):
         parameters["value.optimizer"] = {}
 
+    def out_of_range(parameters):
+        parameters["policy"][f"{layer}.indices"][-1] = 10**6
+
+    def other_moments(parameters):
+        parameters["critic.optimizer"]["state"][0]["exp_avg"] = th.zeros(1)
+
     def short_optimizer(parameters):
         parameters["critic.optimizer"]["param_groups"][0]["params"].pop()
 
@@ -141,7 +148,9 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
         (unsorted, "connection indices are not sorted and unique"),
         (other_target, "has other connections than"),
         (no_optimizer, "actor.optimizer is missing"),
-        (stranger, "value.optimizer is no object of this model"),
+        (stranger, "value.optimizer is unexpected"),
+        (out_of_range, "connection indices out of range"),
+        (other_moments, r"critic.optimizer.exp_avg is \(1,\)"),
         (short_optimizer, "critic.optimizer has parameter groups of sizes"),
     ):
         parameters = copy.deepcopy(before)
@@ -152,6 +161,24 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
         with pytest.raises(CheckpointMismatchError, match=message):
             model.set_parameters(parameters)
         assert equal(model.get_parameters(), before)
+    with pytest.raises(CheckpointMismatchError, match="value is no network or optimizer"):
+        model.set_parameters({"value": {}}, exact_match=False)
+    model.set_parameters({"actor": model.actor.state_dict()}, exact_match=False)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_buffers_of_other_modules_that_are_called_indices_are_left_alone(algorithm, tmp_path):
+    class Columns(FlattenExtractor):
+        def __init__(self, observation_space):
+            super().__init__(observation_space)
+            self.register_buffer("indices", th.tensor([2, 0, 1]))
+
+        def forward(self, observations):
+            return super().forward(observations)[:, self.indices]
+
+    kwargs = {"features_extractor_class": Columns, "net_arch": [32, 32]}
+    algorithm("MlpPolicy", "Pendulum-v1", **quick(policy_kwargs=kwargs)).save(tmp_path / "model")
+    assert algorithm.load(tmp_path / "model").actor.features_extractor.indices.tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -271,9 +271,12 @@ class TestSparsify:
             sparsify(hooked, 0.5)
         assert not sparse_layers(sparsify(hooked, 0.5, exclude=[hooked[0]])).keys() & {"0"}
         normed = self.network()
+        nn.utils.weight_norm(normed[2][0])
         nn.utils.weight_norm(normed[3])
-        with pytest.raises(ValueError, match="layer '3' cannot be sparse"):
+        with pytest.raises(ValueError, match=r"layer '2\.0' cannot be sparse"):
             sparsify(normed, 0.5)
+        sparsify(normed, 0.5, exclude=[normed[2]])  # layer 3 gets all of its connections, and stays as it is
+        assert isinstance(normed[3], nn.Linear)
 
     def test_attention_keeps_its_own_projection(self):
         network = sparsify(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 0.7)

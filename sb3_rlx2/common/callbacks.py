@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 import numpy as np
@@ -54,7 +55,6 @@ class TopologyEvolutionCallback(BaseCallback):
         self.settings.check()
         self._densities: dict[str, float] = {}
         self._printed: dict[str, int] = {}
-        self._attached_here = False
 
     def _init_callback(self) -> None:
         model = _off_policy(self.model, self)
@@ -63,8 +63,15 @@ class TopologyEvolutionCallback(BaseCallback):
                 f"{type(self).__name__}: the policy has no sparse layer. Use a policy of sb3_rlx2.td3 or sb3_rlx2.sac "
                 "with a sparsity above 0"
             )
-        before = attached_evolvers(model)
-        self._attached_here = evolve_topology(model, self.settings) is not before
+        own_settings: TopologySettings | None = getattr(model, "_topology_settings", None)
+        if own_settings is not None and own_settings != self.settings:
+            warnings.warn(
+                f"{type(self).__name__}: {type(model).__name__} brings topology evolution along and goes on with its "
+                f"own {own_settings}; pass topology settings to {type(model).__name__} itself",
+                stacklevel=2,
+            )
+            self.settings = own_settings
+        evolve_topology(model, self.settings)
         self._densities = {name: network_density(module) for name, module in networks(model).items()}
         self._printed = {name: model.topology_counters[name]["evolutions"] for name in self._densities}  # type: ignore[attr-defined]
 
@@ -88,8 +95,8 @@ class TopologyEvolutionCallback(BaseCallback):
                 self._printed[name] = done
 
     def _on_training_end(self) -> None:
-        # RLx2's own algorithms attach evolution themselves; with stock ones it ends with this callback's learn()
-        if self._attached_here:
+        # RLx2's own algorithms bring evolution along; with stock ones it ends with this callback's learn()
+        if not hasattr(self.model, "_topology_settings"):
             detach_topology(_off_policy(self.model, self))
 
 
@@ -136,9 +143,10 @@ class DynamicBufferCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         model = _off_policy(self.model, self)
-        if self.buffer.gamma != model.gamma:
+        if self.buffer.n_steps > 1 and self.buffer.gamma != model.gamma:
             raise ValueError(
-                f"replay_buffer_kwargs['gamma']={self.buffer.gamma} differs from the algorithm's gamma={model.gamma}"
+                f"the replay buffer's gamma={self.buffer.gamma} differs from the algorithm's gamma={model.gamma}: "
+                f"pass replay_buffer_kwargs={{'gamma': {model.gamma}}}"
             )
         # Left over from another learn() or another model
         self.buffer.last_check = -1

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -30,7 +31,7 @@ from sb3_rlx2.common.policies import (
 from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_count, check_sparsity
-from sb3_rlx2.sparse.layers import index_problem
+from sb3_rlx2.sparse.layers import SparseLinear, index_problem
 
 Engine = Literal["auto", "torch"]
 ENGINES = ("auto", "torch")
@@ -128,6 +129,12 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
                 raise ValueError(f"policy_kwargs[{name!r}]: pass {name} to {type(self).__name__} itself")
         if self._needs_dynamic_buffer_class:
             self._check_replay_buffer_class()
+        given = self.replay_buffer_class or ReplayBuffer
+        if self._needs_dynamic_buffer_class or issubclass(given, DynamicReplayBuffer):
+            for name in self._buffer_settings():
+                if name in self.replay_buffer_kwargs:
+                    argument = "buffer_min_size" if name == "min_size" else name
+                    raise ValueError(f"replay_buffer_kwargs[{name!r}]: pass {argument} to {type(self).__name__} itself")
 
     def _check_replay_buffer_class(self) -> None:
         problem = None
@@ -142,10 +149,6 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
                 f"{problem}: not possible with n-step targets or a dynamic buffer "
                 f"(n_steps={self.n_steps}, dynamic_buffer={self.dynamic_buffer}). Pass n_steps=1, dynamic_buffer=False"
             )
-        for name in ("n_steps", "gamma", "n_steps_delay", "min_size"):
-            if name in self.replay_buffer_kwargs:
-                argument = "buffer_min_size" if name == "min_size" else name
-                raise ValueError(f"replay_buffer_kwargs[{name!r}]: pass {argument} to {type(self).__name__} itself")
 
     def _setup_model(self) -> None:
         self._check_arguments()
@@ -350,15 +353,17 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
     def _misfits(self, params: dict[str, Any], exact_match: bool) -> Iterator[str]:
         """What of the given parameters differs from the model's own in names, shapes or connections."""
         names = self._get_torch_save_params()[0]
-        yield from (f"{name} is no object of this model" for name in params if name not in names)
         if exact_match:
             yield from (f"{name} is missing" for name in names if name not in params)
-        for name in names:
-            own = recursive_getattr(self, name)
-            if name in params and isinstance(own, th.optim.Optimizer):
-                yield from _optimizer_misfits(name, own.state_dict(), params[name])
-            elif name in params:
-                yield from _module_misfits(name, own.state_dict(), params[name], exact_match)
+            yield from (f"{name} is unexpected" for name in params if name not in names)
+        for name, given in params.items():
+            own = recursive_getattr(self, name, None)
+            if isinstance(own, th.optim.Optimizer):
+                yield from _optimizer_misfits(name, own, given)
+            elif isinstance(own, th.nn.Module):
+                yield from _module_misfits(name, own, given, exact_match)
+            else:
+                yield f"{name} is no network or optimizer of this model"
 
     def to_dense(self) -> OffPolicyAlgorithm:
         """The stock Stable-Baselines3 algorithm with dense networks that predict the same.
@@ -393,26 +398,37 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         return dense
 
 
-def _module_misfits(name: str, own: dict[str, th.Tensor], given: dict[str, th.Tensor], exact: bool) -> Iterator[str]:
-    for key, tensor in own.items():
-        if key in given and given[key].shape != tensor.shape:
-            yield f"{name}.{key} is {tuple(given[key].shape)}, expected {tuple(tensor.shape)}"
-        elif key in given and key.endswith(".indices"):
-            problem = index_problem(given[key], len(tensor))
-            if problem is not None:
-                yield f"{name}.{key}: {problem}"
+def _module_misfits(name: str, module: th.nn.Module, given: dict[str, th.Tensor], exact: bool) -> Iterator[str]:
+    own: dict[str, th.Tensor] = module.state_dict()
     if exact:
         yield from (f"{name}.{key} is missing" for key in own if key not in given)
         yield from (f"{name}.{key} is unexpected" for key in given if key not in own)
-    for key in own:
-        target = key.replace("actor.", "actor_target.", 1).replace("critic.", "critic_target.", 1)
-        if key.endswith(".indices") and target != key and target in own:
-            pair = [given.get(place, own[place]) for place in (key, target)]
-            if pair[0].shape == pair[1].shape and not th.equal(pair[0].cpu(), pair[1].cpu()):
-                yield f"{name}.{target} has other connections than {name}.{key}"
+    shared = [key for key in own if key in given]
+    for key in shared:
+        if given[key].shape != own[key].shape:
+            yield f"{name}.{key} is {tuple(given[key].shape)}, expected {tuple(own[key].shape)}"
+    for layer_name, layer in module.named_modules(remove_duplicate=False):
+        key = f"{layer_name}.indices"
+        if not isinstance(layer, SparseLinear) or key not in own:
+            continue
+        problem = index_problem(given.get(key, own[key]), layer.nnz, layer.in_features * layer.out_features)
+        if problem is not None:
+            yield f"{name}.{key}: {problem}"
+        network, _, rest = key.partition(".")
+        target = f"{network}_target.{rest}"
+        if target in own and not th.equal(given.get(key, own[key]).cpu(), given.get(target, own[target]).cpu()):
+            yield f"{name}.{target} has other connections than {name}.{key}"
 
 
-def _optimizer_misfits(name: str, own: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
-    sizes = [[len(group["params"]) for group in state["param_groups"]] for state in (given, own)]
+def _optimizer_misfits(name: str, optimizer: th.optim.Optimizer, given: dict[str, Any]) -> Iterator[str]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sizes = [[len(group["params"]) for group in groups] for groups in (given["param_groups"], optimizer.param_groups)]
     if sizes[0] != sizes[1]:
         yield f"{name} has parameter groups of sizes {sizes[0]}, expected {sizes[1]}"
+        return
+    for place, entries in given["state"].items():
+        shape = parameters[place].shape
+        for key, entry in entries.items():
+            # State of vectors (values of sparse layers, biases) has their shape; that of matrices may be factored
+            if th.is_tensor(entry) and entry.dim() == len(shape) == 1 and entry.shape != shape:
+                yield f"{name}.{key} is {tuple(entry.shape)}, expected {tuple(shape)}"

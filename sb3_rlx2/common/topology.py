@@ -129,20 +129,24 @@ def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -
                 "(share_features_extractor=True): it cannot evolve; keep shared layers dense"
             )
 
-    owner = weakref.proxy(model)  # no cycle: the model owns the policy, which owns its evolvers
+    owner = weakref.ref(model)  # no cycle: the model owns the policy, which owns its evolvers
 
     def progress(updates: int) -> float:
+        model = owner()
+        if model is None:  # the policy outlived its model: its topology stays
+            return 1.0
         # In environment steps after the random first ones: for the updates of either network the same fraction
-        end = owner._total_timesteps if settings.end is None else settings.end
+        end = model._total_timesteps if settings.end is None else settings.end
         if end == 0:  # train() before any learn(): the end is not known yet
             return 0.0
-        start = owner.learning_starts
-        return float((owner.num_timesteps - start) / (end - start)) if end > start else 1.0
+        start = model.learning_starts
+        return (model.num_timesteps - start) / (end - start) if end > start else 1.0
 
     def log(evolution: Evolution) -> None:
-        if hasattr(owner, "_logger"):
+        model = owner()
+        if model is not None and hasattr(model, "_logger"):
             for key in ("dropped", "grown", "drop_fraction"):
-                owner.logger.record(f"rlx2/{name}_{key}", getattr(evolution, key))
+                model.logger.record(f"rlx2/{name}_{key}", getattr(evolution, key))
 
     return TopologyEvolver(
         layers,

@@ -66,8 +66,9 @@ def sparsify(
     }
     shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
     counts = allocate(shapes, sparsity, allocation)
-    for name, layer in layers.items():
-        hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks)
+    chosen = {name: layer for name, layer in layers.items() if counts[name] < layer.weight.numel()}
+    for name, layer in chosen.items():
+        hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
         if "weight" not in layer._parameters or any(hooks):
             raise ValueError(
                 f"layer {name!r} cannot be sparse: its hooks or the reparametrization of its weight would be lost; "
@@ -80,8 +81,7 @@ def sparsify(
             raise ValueError(f"layer {name!r} cannot be sparse: another module shares its weight; put it in `exclude`")
     replacements: dict[nn.Module, nn.Module] = {
         layer: SparseLinear.from_dense(layer, counts[name], connections=connections, weight_scale=weight_scale)
-        for name, layer in layers.items()
-        if counts[name] < layer.weight.numel()
+        for name, layer in chosen.items()
     }
     _replace(module, replacements)
     return module
