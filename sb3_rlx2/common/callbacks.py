@@ -21,7 +21,7 @@ from sb3_rlx2.common.topology import (
     network_density,
     networks,
 )
-from sb3_rlx2.sparse import TopologyRule, resolve_rule
+from sb3_rlx2.sparse import Evolution, TopologyRule, resolve_rule
 from sb3_rlx2.sparse.checks import check_count
 
 
@@ -54,7 +54,7 @@ class TopologyEvolutionCallback(BaseCallback):
         self.settings = TopologySettings(topology, topology_interval, topology_end, drop_fraction)
         self.settings.check()
         self._densities: dict[str, float] = {}
-        self._printed: dict[str, int] = {}
+        self._printed: dict[str, Evolution | None] = {}
 
     def _init_callback(self) -> None:
         model = _off_policy(self.model, self)
@@ -71,9 +71,9 @@ class TopologyEvolutionCallback(BaseCallback):
                 stacklevel=2,
             )
             self.settings = own_settings
-        evolve_topology(model, self.settings)
+        evolvers = evolve_topology(model, self.settings)
         self._densities = {name: network_density(module) for name, module in networks(model).items()}
-        self._printed = {name: model.topology_counters[name]["evolutions"] for name in self._densities}  # type: ignore[attr-defined]
+        self._printed = {name: evolver.last_evolution for name, evolver in evolvers.items()}
 
     def _on_step(self) -> bool:
         return True
@@ -86,13 +86,13 @@ class TopologyEvolutionCallback(BaseCallback):
 
     def _print_evolutions(self) -> None:
         for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
-            done, evolution = evolver.counters["evolutions"], evolver.last_evolution
-            if evolution is not None and done != self._printed.get(name):
+            evolution = evolver.last_evolution
+            if evolution is not None and evolution is not self._printed.get(name):
                 print(
                     f"{name} topology, update {evolution.update}: {evolution.grown} connections exchanged "
                     f"(drop fraction {evolution.drop_fraction:.3f})"
                 )
-                self._printed[name] = done
+                self._printed[name] = evolution
 
     def _on_training_end(self) -> None:
         # RLx2's own algorithms bring evolution along; with stock ones it ends with this callback's learn()
