@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
-from sb3_rlx2.sparse import Evolution, TopologyEvolver, TopologyRule, resolve_rule, sparse_layers, summarize
+from sb3_rlx2.sparse import Evolution, TopologyEvolver, TopologyRule, density, resolve_rule, sparse_layers
 from sb3_rlx2.sparse.checks import check_count, check_drop_fraction
 
 NETWORKS = ("actor", "critic")
@@ -31,10 +31,8 @@ def network_density(network: nn.Module) -> float:
 
     :param network: an actor or a critic
     """
-    extractor = "features_extractor."
-    dense_extractor = not any(name.startswith(extractor) for name in sparse_layers(network))
-    layers = [layer for layer in summarize(network) if not (dense_extractor and layer.name.startswith(extractor))]
-    return sum(layer.connections for layer in layers) / sum(layer.dense_connections for layer in layers)
+    extractor = cast(nn.Module, network.features_extractor)
+    return density(network, exclude=() if sparse_layers(extractor) else (extractor,))
 
 
 class TopologySettings(NamedTuple):

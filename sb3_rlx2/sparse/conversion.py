@@ -19,16 +19,20 @@ def sparse_layers(module: nn.Module) -> dict[str, SparseLinear]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, SparseLinear)}
 
 
-def linear_layers(module: nn.Module) -> dict[str, nn.Linear | SparseLinear]:
+def linear_layers(module: nn.Module, exclude: Collection[nn.Module] = ()) -> dict[str, nn.Linear | SparseLinear]:
     """The linear layers of a module by name, dense and sparse, each once, in the order of ``named_modules``.
 
     Subclasses of ``torch.nn.Linear`` are left out: other code reads their ``weight`` (the output projection of
     ``torch.nn.MultiheadAttention`` is one).
+
+    :param module: any network
+    :param exclude: submodules that are left out, with everything below them
     """
+    excluded = {id(below) for top in exclude for below in top.modules()}
     return {
         name: layer
         for name, layer in module.named_modules()
-        if type(layer) is nn.Linear or isinstance(layer, SparseLinear)
+        if (type(layer) is nn.Linear or isinstance(layer, SparseLinear)) and id(layer) not in excluded
     }
 
 
@@ -60,10 +64,7 @@ def sparsify(
     """
     if isinstance(module, nn.Linear):
         raise ValueError("`module` is a single torch.nn.Linear: use SparseLinear.from_dense(linear, nnz)")
-    excluded = {id(below) for top in exclude for below in top.modules()}
-    layers = {
-        name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear and id(layer) not in excluded
-    }
+    layers = {name: layer for name, layer in linear_layers(module, exclude).items() if isinstance(layer, nn.Linear)}
     shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
     counts = allocate(shapes, sparsity, allocation)
     chosen = {name: layer for name, layer in layers.items() if counts[name] < layer.weight.numel()}

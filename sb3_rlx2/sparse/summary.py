@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from torch import nn
@@ -34,10 +35,11 @@ class LayerSummary(NamedTuple):
         return self.connections / self.dense_connections
 
 
-def summarize(module: nn.Module) -> list[LayerSummary]:
+def summarize(module: nn.Module, exclude: Collection[nn.Module] = ()) -> list[LayerSummary]:
     """The linear layers of a network, sparse and dense, in order.
 
     :param module: any network
+    :param exclude: submodules that are left out, with everything below them
     """
     return [
         LayerSummary(
@@ -46,14 +48,15 @@ def summarize(module: nn.Module) -> list[LayerSummary]:
             layer.out_features,
             layer.weight.numel() if isinstance(layer, nn.Linear) else layer.nnz,
         )
-        for name, layer in linear_layers(module).items()
+        for name, layer in linear_layers(module, exclude).items()
     ]
 
 
-def density(module: nn.Module) -> float:
+def density(module: nn.Module, exclude: Collection[nn.Module] = ()) -> float:
     """Fraction of all weights of a network's linear layers that are present.
 
     :param module: any network with at least one linear layer
+    :param exclude: submodules that are left out, with everything below them
     """
-    layers = summarize(module)
+    layers = summarize(module, exclude)
     return sum(layer.connections for layer in layers) / sum(layer.dense_connections for layer in layers)
