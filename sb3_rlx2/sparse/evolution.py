@@ -99,6 +99,36 @@ class TopologyEvolver:
         for layer in self.layers.values():
             layer.release_dense_grad()
 
+    @property
+    def steps_until_due(self) -> int | None:
+        """Optimizer steps up to and including the next one at which the topology may evolve; None: it never does."""
+        if not (self.layers and self.rule.evolves):
+            return None
+        return self.interval - self.counters["updates"] % self.interval
+
+    @property
+    def evolves_next(self) -> bool:
+        """Whether the topology evolves at the next step of the optimizer."""
+        update = self.counters["updates"] + 1
+        return self._is_due(update) and self.progress(update) < 1.0
+
+    def count(self, updates: int) -> None:
+        """Count optimizer steps that were made without ``optimizer.step``, none of them one that evolves.
+
+        :param updates: how many
+        """
+        self.counters["updates"] += updates
+        self._prepare_next()
+
+    def evolve_with(self, gradients: Mapping[SparseLinear, th.Tensor]) -> None:
+        """Evolve at this step, for which the gradients were computed without autograd. It counts as a step.
+
+        :param gradients: the gradient [out_features, in_features] of each layer, present and absent connections alike
+        """
+        for layer in self.layers.values():
+            layer.set_dense_grad(gradients[layer])
+        self._before_step(self.optimizer, (), {})
+
     def _is_due(self, update: int) -> bool:
         return bool(self.layers) and self.rule.evolves and update % self.interval == 0
 

@@ -186,6 +186,16 @@ class SparseLinear(nn.Module):
         if self._dense_gradient is None:
             self._dense_gradient = DenseGradient(self.values)
 
+    def set_dense_grad(self, gradient: th.Tensor) -> None:
+        """Set the gradient of all positions, and with it that of ``values``, for code that computes them itself.
+
+        :param gradient: [out_features, in_features]
+        """
+        self.request_dense_grad()
+        assert self._dense_gradient is not None
+        self.values.grad = gradient.reshape(-1)[self.indices.long()]
+        self._dense_gradient.total = gradient
+
     def release_dense_grad(self) -> None:
         """Stop collecting the dense gradient and free it."""
         if self._dense_gradient is not None:

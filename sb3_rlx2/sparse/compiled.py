@@ -1,0 +1,113 @@
+"""Functions compiled for the user's own CPU, once, and kept on disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numba
+from numba.core import caching
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@functools.cache
+def source_digest() -> str:
+    """Digest of all code that compiled functions are made of, and of what compiles it.
+
+    A compiled function holds the code of those that it calls, so an edit in any file must invalidate all of them.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {platform.machine()}".encode())
+    package = Path(__file__).parents[1]
+    for folder in ("sparse", "engine"):
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """The folder of compiled code: below NUMBA_CACHE_DIR, the user's cache folder or, last, the temporary folder.
+
+    :return: None if none of them can be written; everything is compiled anew then in each process
+    """
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    own_temporary = Path(tempfile.gettempdir()) / f"sb3_rlx2-{getattr(os, 'getuid', lambda: 'user')()}"
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    parents = [chosen] if chosen else [Path(user) / "sb3_rlx2", own_temporary]
+    for parent in map(Path, parents):
+        folder = parent / f"compiled-{source_digest()}"
+        try:
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if parent == own_temporary and not _is_private(parent):
+                continue
+            folder.mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError:
+            continue
+        return folder
+    return None
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody else can put code into a folder that we would run."""
+    status = folder.lstat()
+    own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    return stat.S_ISDIR(status.st_mode) and own and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+class _Locator(caching._CacheLocator):
+    """Where Numba keeps a function of ours; Numba's own locators look at the function's file only."""
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        self._py_file = file
+        self._lineno = function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], file: str) -> _Locator:
+        return cls(function, file)
+
+    def get_cache_path(self) -> str:
+        return str(cache_folder())
+
+    def get_source_stamp(self) -> str:
+        return source_digest()
+
+    def get_disambiguator(self) -> str:
+        return str(self._lineno)
+
+
+class _Implementation(caching.CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+class _Cache(caching.FunctionCache):
+    _impl_class = _Implementation
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function at its first call, or take it from the disk; it runs without the GIL.
+
+    Division by zero and the like give infinity or NaN as in NumPy.
+    """
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    if cache_folder() is not None:
+        cache: Any = _Cache
+        dispatcher._cache = cache(function)
+    return cast(Callable[P, R], dispatcher)
+
+
+def is_on_disk(function: Callable[..., Any]) -> bool:
+    """Whether a compiled function of ours needs no compiling in this process."""
+    folder = cache_folder()
+    name = cast(Any, function).py_func.__qualname__
+    in_memory = bool(cast(Any, function).signatures)
+    return in_memory or (folder is not None and any(folder.glob(f"*.{name}-*.nbi")))

@@ -1,0 +1,232 @@
+"""The three products of a sparse layer with one tile of a batch, compiled for the CPU.
+
+Activations are *feature-major tiles*: ``[features, TILE]`` floats, a feature's TILE samples side by side. Connections
+come row by row (CSR): row ``o`` has those with numbers ``rows[o] .. rows[o + 1]``, and ``columns`` holds for each the
+place of its input *in bytes* from the beginning of the tile. All arrays are passed as addresses: ``rows`` int64,
+``columns`` int32, everything else float32. ``columns`` must be readable up to ``PADDING`` numbers past
+its end, and gradients writable.
+
+A row's accumulators stay in registers while its connections are walked, so that one connection costs TILE / LANES
+multiply-adds and as many loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from sb3_rlx2.sparse.compiled import compiled
+from sb3_rlx2.sparse.vectors import (
+    FLOAT,
+    FLOAT_BYTES,
+    INT32,
+    INT64,
+    LANES,
+    VECTOR_BYTES,
+    Builder,
+    Value,
+    constant,
+    int64,
+    intrinsic,
+    load,
+    load_float,
+    load_int32,
+    load_int64,
+    load_vector,
+    multiply_add,
+    pointer,
+    splat,
+    store_float,
+    store_vector,
+    sum_lanes,
+)
+
+TILE = 64
+"""Samples in a tile. With 64, a tile of 256 features is 64 KiB; 32 and 128 were slower (benchmarks/speed.py)."""
+ROW_BYTES = TILE * FLOAT_BYTES
+PADDING = 8
+_PARTS = TILE // LANES
+_WIDE, _NARROW = 8, 4
+
+
+def _add_row(
+    b: Builder, start: Sequence[Value], span: tuple[Value, Value], values: Value, columns: Value, x: Value
+) -> list[Value]:
+    """Start + sum of values[j] * x[columns[j]] over the span."""
+    accumulators = [cgutils.alloca_once_value(b, part) for part in start]
+    for accumulator, part in zip(accumulators, start, strict=True):
+        b.store(part, accumulator)
+
+    def add(j: Value) -> None:
+        weight = splat(b, load(b, values, FLOAT, j))
+        row = b.add(x, b.zext(load(b, columns, INT32, j), INT64))
+        for i, accumulator in enumerate(accumulators):
+            part = load_vector(b, row, i * VECTOR_BYTES)
+            b.store(multiply_add(b, weight, part, b.load(accumulator)), accumulator)
+
+    first, last = span
+    middle = b.add(first, b.and_(b.sub(last, first), int64(-4)))
+    with cgutils.for_range_slice(b, first, middle, int64(4)) as (j, _):
+        for i in range(4):
+            add(b.add(j, int64(i)))
+    with cgutils.for_range_slice(b, middle, last, int64(1)) as (j, _):
+        add(j)
+    return [b.load(accumulator) for accumulator in accumulators]
+
+
+def _product_row(relu: bool) -> Any:
+    def product_row(
+        b: Builder, first: Value, last: Value, values: Value, columns: Value, bias: Value, x: Value, y: Value
+    ) -> None:
+        zero = constant(0.0)
+        parts = _add_row(b, [splat(b, bias)] * _PARTS, (first, last), values, columns, x)
+        for i, part in enumerate(parts):
+            if relu:  # NaN stays NaN
+                part = b.select(b.fcmp_ordered("<", part, zero), zero, part)
+            store_vector(b, part, y, i * VECTOR_BYTES)
+
+    return intrinsic(None, INT64, INT64, INT64, INT64, FLOAT, INT64, INT64)(product_row)
+
+
+def _transposed_row(add: bool, relu: bool) -> Any:
+    def transposed_row(
+        b: Builder, first: Value, last: Value, values: Value, columns: Value, g: Value, h: Value, dx: Value
+    ) -> None:
+        zero = constant(0.0)
+        start = [load_vector(b, dx, i * VECTOR_BYTES) if add else zero for i in range(_PARTS)]
+        for i, part in enumerate(_add_row(b, start, (first, last), values, columns, g)):
+            if relu:
+                is_on = b.fcmp_ordered(">", load_vector(b, h, i * VECTOR_BYTES), zero)
+                part = b.select(is_on, part, zero)
+            store_vector(b, part, dx, i * VECTOR_BYTES)
+
+    return intrinsic(None, *[INT64] * 7)(transposed_row)
+
+
+@intrinsic(None, *[INT64] * 7)
+def _gradient_row(
+    b: Builder, first: Value, last: Value, columns: Value, g: Value, x: Value, values_out: Value, bias_out: Value
+) -> None:
+    """values_out[j] += <g, x[columns[j]]> for the span, and bias_out[0] += sum of g."""
+    parts = [load_vector(b, g, i * VECTOR_BYTES) for i in range(_PARTS)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = b.fadd(total, part)
+    slot = pointer(b, bias_out, FLOAT)
+    total = b.extract_element(sum_lanes(b, [total]), ir.Constant(INT32, 0))
+    b.store(b.fadd(b.load(slot), total), slot)
+
+    def dot_products(j: Value, width: int) -> Value:
+        products = []
+        for u in range(width):
+            row = b.add(x, b.zext(load(b, columns, INT32, b.add(j, int64(u))), INT64))
+            product = b.fmul(parts[0], load_vector(b, row))
+            for i in range(1, _PARTS):
+                product = multiply_add(b, parts[i], load_vector(b, row, i * VECTOR_BYTES), product)
+            products.append(product)
+        return sum_lanes(b, products)
+
+    def add_to_gradient(j: Value, values: Value) -> None:
+        place = b.bitcast(b.gep(pointer(b, values_out, FLOAT), [j]), values.type.as_pointer())
+        b.store(b.fadd(b.load(place, align=FLOAT_BYTES), values), place, align=FLOAT_BYTES)
+
+    middle = b.add(first, b.and_(b.sub(last, first), int64(-_WIDE)))
+    with cgutils.for_range_slice(b, first, middle, int64(_WIDE)) as (j, _):
+        add_to_gradient(j, dot_products(j, _WIDE))
+    with cgutils.for_range_slice(b, middle, last, int64(_NARROW)) as (j, _):
+        values = dot_products(j, _NARROW)
+        numbers = ir.Constant(ir.VectorType(INT64, _NARROW), list(range(_NARROW)))
+        is_ours = b.icmp_signed("<", numbers, splat(b, b.sub(last, j), _NARROW))
+        add_to_gradient(j, b.select(is_ours, values, ir.Constant(values.type, [0.0] * _NARROW)))
+
+
+_plain_row, _relu_row = _product_row(relu=False), _product_row(relu=True)
+_transposed, _transposed_relu = _transposed_row(add=False, relu=False), _transposed_row(add=False, relu=True)
+_transposed_add, _transposed_add_relu = _transposed_row(add=True, relu=False), _transposed_row(add=True, relu=True)
+
+
+@compiled
+def product(n_out: int, rows: int, columns: int, values: int, bias: int, x: int, y: int, relu: bool) -> None:
+    """Forward: ``y[o] = bias[o] + Σ values[j] x[columns[j]]``, then ReLU if asked for.
+
+    :param n_out: number of rows
+    :param rows: connections of each row, [n_out + 1]
+    :param columns: inputs in bytes, [nnz]
+    :param values: weights, [nnz]
+    :param bias: [n_out]
+    :param x: input tile
+    :param y: output tile, [n_out, TILE]
+    :param relu: whether to set negative outputs to zero
+    """
+    if relu:
+        for o in range(n_out):
+            first, last = load_int64(rows, o), load_int64(rows, o + 1)
+            _relu_row(first, last, values, columns, load_float(bias, o), x, y + o * ROW_BYTES)
+    else:
+        for o in range(n_out):
+            first, last = load_int64(rows, o), load_int64(rows, o + 1)
+            _plain_row(first, last, values, columns, load_float(bias, o), x, y + o * ROW_BYTES)
+
+
+@compiled
+def input_gradient(
+    start: int, stop: int, rows: int, columns: int, values: int, g: int, h: int, dx: int, add: bool
+) -> None:
+    """Gradient with respect to the input: ``dx[i] = Σ values[j] g[columns[j]]``, for some inputs.
+
+    :param start: first input
+    :param stop: end of inputs
+    :param rows: connections of each *input*, [n_in + 1]
+    :param columns: outputs in bytes, [nnz], input by input
+    :param values: weights, [nnz], input by input: reading them out of order would cost a quarter of the speed
+    :param g: gradient with respect to the output, a tile
+    :param h: the input tile, where the input came out of a ReLU: its gradient is zero where h is; 0: it did not
+    :param dx: gradient of the inputs ``start .. stop``, [stop - start, TILE]
+    :param add: whether to add to what stands in ``dx`` (before the ReLU's mask)
+    """
+    for i in range(start, stop):
+        first, last = load_int64(rows, i), load_int64(rows, i + 1)
+        to = dx + (i - start) * ROW_BYTES
+        if h == 0:
+            if add:
+                _transposed_add(first, last, values, columns, g, h, to)
+            else:
+                _transposed(first, last, values, columns, g, h, to)
+        elif add:
+            _transposed_add_relu(first, last, values, columns, g, h + i * ROW_BYTES, to)
+        else:
+            _transposed_relu(first, last, values, columns, g, h + i * ROW_BYTES, to)
+
+
+@compiled
+def weight_gradient(n_out: int, rows: int, columns: int, g: int, x: int, values_out: int, bias_out: int) -> None:
+    """Gradient at the present connections: ``values_out[j] += <g[o], x[columns[j]]>``, ``bias_out[o] += Σ g[o]``.
+
+    :param n_out: number of rows
+    :param rows: connections of each row, [n_out + 1]
+    :param columns: inputs in bytes, [nnz]
+    :param g: gradient with respect to the output, a tile
+    :param x: input tile
+    :param values_out: gradient of the weights, [nnz], added to
+    :param bias_out: gradient of the bias, [n_out], added to
+    """
+    for o in range(n_out):
+        first, last = load_int64(rows, o), load_int64(rows, o + 1)
+        _gradient_row(first, last, columns, g + o * ROW_BYTES, x, values_out, bias_out + o * FLOAT_BYTES)
+
+
+@compiled
+def reorder(start: int, stop: int, sources: int, values: int, ordered: int) -> None:
+    """``ordered[j] = values[sources[j]]`` for j in start .. stop: weights input by input.
+
+    :param start: first connection
+    :param stop: end of connections
+    :param sources: places, [nnz]
+    :param values: [nnz]
+    :param ordered: [nnz]
+    """
+    for j in range(start, stop):
+        store_float(ordered, j, load_float(values, load_int32(sources, j)))

@@ -1,0 +1,65 @@
+"""The connections of a layer in the order in which the kernels walk them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from torch import nn
+
+from sb3_rlx2.sparse.kernels import PADDING, ROW_BYTES
+from sb3_rlx2.sparse.layers import SparseLinear
+
+Array = npt.NDArray[Any]
+
+
+class Structure:
+    """Row-wise and column-wise index arrays of a set of connections, see ``kernels``.
+
+    :param indices: flat positions [nnz], sorted
+    :param n_in: number of inputs
+    :param n_out: number of outputs
+    """
+
+    def __init__(self, indices: Array, n_in: int, n_out: int) -> None:
+        row, column = np.divmod(indices.astype(np.int64), n_in)
+        self.n_in, self.n_out, self.nnz = n_in, n_out, len(indices)
+        self.rows = _starts(row, n_out)
+        self.columns = _in_bytes(column)
+        by_column = np.argsort(column, kind="stable")
+        self.column_starts = _starts(column, n_in)
+        self.outputs = _in_bytes(row[by_column])
+        self.sources = _padded(by_column.astype(np.int32))
+
+    @classmethod
+    def of(cls, layer: SparseLinear | nn.Linear) -> Structure:
+        """Of a sparse layer as it is now, or of all connections of a dense one."""
+        if isinstance(layer, SparseLinear):
+            return cls(layer.indices.numpy(), layer.in_features, layer.out_features)
+        return cls.full(layer.in_features, layer.out_features)
+
+    @classmethod
+    def full(cls, n_in: int, n_out: int) -> Structure:
+        """All connections that a layer can have."""
+        return cls(np.arange(n_in * n_out), n_in, n_out)
+
+
+def values_of(layer: SparseLinear | nn.Linear) -> th.Tensor:
+    """The parameter that holds a layer's weights, row by row."""
+    return layer.values if isinstance(layer, SparseLinear) else layer.weight
+
+
+def _starts(numbers: Array, count: int) -> Array:
+    starts = np.zeros(count + 1, np.int64)
+    np.cumsum(np.bincount(numbers, minlength=count), out=starts[1:])
+    return starts
+
+
+def _in_bytes(numbers: Array) -> Array:
+    return _padded((numbers * ROW_BYTES).astype(np.int32))
+
+
+def _padded(numbers: Array) -> Array:
+    return np.concatenate([numbers, np.zeros(PADDING, np.int32)])

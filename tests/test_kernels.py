@@ -1,0 +1,127 @@
+"""The compiled products against PyTorch's dense ones."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sb3_rlx2.sparse import SparseLinear, kernels
+from sb3_rlx2.sparse.compiled import cache_folder, compiled, is_on_disk, source_digest
+from sb3_rlx2.sparse.kernels import PADDING, TILE
+from sb3_rlx2.sparse.structure import Structure
+from sb3_rlx2.sparse.vectors import exp_floats, log_floats, tanh_floats
+
+
+@compiled
+def apply_exp(source, target, count):
+    exp_floats(source, target, count)
+
+
+@compiled
+def apply_tanh(source, target, count):
+    tanh_floats(source, target, count)
+
+
+@compiled
+def apply_log(source, target, count):
+    log_floats(source, target, count)
+
+
+def applied(function, x):
+    y = np.empty_like(x)
+    function(x.ctypes.data, y.ctypes.data, len(x))
+    return y
+
+
+@pytest.mark.parametrize(
+    ("function", "reference", "low", "high"),
+    [(apply_exp, np.exp, -87, 88), (apply_tanh, np.tanh, -12, 12), (apply_log, np.log, 1e-6, 20)],
+)
+def test_functions_are_exact_to_two_units_in_the_last_place(function, reference, low, high):
+    x = np.linspace(low, high, 160_000, dtype=np.float32)
+    exact = reference(x.astype(np.float64))
+    units = np.abs(applied(function, x) - exact) / np.spacing(np.abs(exact).astype(np.float32))
+    assert units.max() < 2
+    assert np.isnan(applied(function, np.full(16, np.nan, np.float32))).all()
+
+
+@st.composite
+def layers(draw):
+    n_in, n_out = draw(st.integers(1, 70)), draw(st.integers(1, 40))
+    seed = draw(st.integers(0, 2**31))
+    nnz = draw(st.integers(1, n_in * n_out))
+    th.manual_seed(seed)
+    return SparseLinear(n_in, n_out, nnz, connections="random")
+
+
+@given(layer=layers(), relu=st.booleans())
+def test_products_equal_dense_ones(layer, relu):
+    structure, n_in, n_out = Structure.of(layer), layer.in_features, layer.out_features
+    x, g = th.randn(n_in, TILE), th.randn(n_out, TILE)
+    weight, values, bias = layer.weight.clone(), layer.values.detach(), layer.bias.detach()
+    y = th.empty(n_out, TILE)
+    rows, columns = structure.rows.ctypes.data, structure.columns.ctypes.data
+    kernels.product(n_out, rows, columns, values.data_ptr(), bias.data_ptr(), x.data_ptr(), y.data_ptr(), relu)
+    expected = weight @ x + bias[:, None]
+    th.testing.assert_close(y, expected.relu() if relu else expected, rtol=1e-4, atol=1e-4)
+
+    ordered = th.empty(layer.nnz)
+    kernels.reorder(0, layer.nnz, structure.sources.ctypes.data, values.data_ptr(), ordered.data_ptr())
+    starts, outputs = structure.column_starts.ctypes.data, structure.outputs.ctypes.data
+    first = n_in // 3
+    dx = th.ones(n_in - first, TILE)
+    for add in (False, True):
+        h = x.data_ptr() if relu else 0
+        kernels.input_gradient(
+            first, n_in, starts, outputs, ordered.data_ptr(), g.data_ptr(), h, dx.data_ptr(), add
+        )  # fmt: skip
+        expected = (1 + add) * (weight.T @ g)[first:]
+        th.testing.assert_close(dx, expected * (x[first:] > 0) if relu else expected, rtol=1e-4, atol=1e-4)
+
+    d_values, d_bias = th.ones(layer.nnz + PADDING), th.ones(n_out)
+    kernels.weight_gradient(
+        n_out, rows, columns, g.data_ptr(), x.data_ptr(), d_values.data_ptr(), d_bias.data_ptr()
+    )  # fmt: skip
+    expected = (g @ x.T).reshape(-1)[layer.indices.long()]
+    th.testing.assert_close(d_values[: layer.nnz], 1 + expected, rtol=1e-4, atol=1e-4)
+    th.testing.assert_close(d_values[layer.nnz :], th.ones(PADDING))
+    th.testing.assert_close(d_bias, 1 + g.sum(dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_dense_layer_has_all_connections():
+    structure = Structure.of(nn.Linear(5, 3))
+    assert structure.nnz == 15
+    assert structure.rows.tolist() == [0, 5, 10, 15]
+
+
+def test_the_cache_depends_on_every_source_file():
+    folder = cache_folder()
+    assert folder.name.endswith(source_digest())
+    x = np.zeros(16, np.float32)
+    applied(apply_exp, x)
+    assert is_on_disk(apply_exp)
+
+
+@pytest.mark.parametrize("can_write", [True, False])
+def test_compiled_code_without_a_home(can_write, tmp_path):
+    # A read-only package and home: code is kept in a private folder of the temporary one, or not at all
+    blocked = tmp_path / "file"
+    blocked.touch()
+    environment = {**os.environ, "XDG_CACHE_HOME": str(blocked), "TMPDIR": str(tmp_path if can_write else blocked)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    code = (
+        "import tempfile; tempfile.tempdir = __import__('os').environ['TMPDIR']\n"
+        "from sb3_rlx2.sparse.compiled import cache_folder\n"
+        "import numpy as np\n"
+        "from sb3_rlx2.sparse.kernels import reorder\n"
+        "reorder(0, 0, 0, 0, 0)\n"
+        "print(cache_folder())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip().startswith(str(tmp_path / "sb3_rlx2-")) if can_write else "None" in result.stdout
