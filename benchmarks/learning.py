@@ -64,25 +64,39 @@ def make_model(arguments: argparse.Namespace, env: gym.Env) -> OffPolicyAlgorith
     return ALGORITHMS[arguments.algo]("MlpPolicy", env, **kwargs, **arguments.hyperparameters)
 
 
+class Clocks:
+    """Seconds of training on the wall's clock and on the processor's (which others on the machine do not disturb)."""
+
+    def __init__(self) -> None:
+        self.seconds = [0.0, 0.0]
+        self.start()
+
+    def start(self) -> None:
+        """Let both run."""
+        self._started = (time.perf_counter(), time.process_time())
+
+    def stop(self) -> None:
+        """Stop both."""
+        now = (time.perf_counter(), time.process_time())
+        self.seconds = [s + x - y for s, x, y in zip(self.seconds, now, self._started, strict=True)]
+
+
 class Evaluation(BaseCallback):
     """Evaluates every so many steps, appends a row to the CSV and, now and then, saves a checkpoint."""
 
-    def __init__(self, path: Path, checkpoint: Path, arguments: argparse.Namespace, wall_before: float) -> None:
+    def __init__(self, path: Path, checkpoint: Path, arguments: argparse.Namespace, clocks: Clocks) -> None:
         super().__init__()
         self.path, self.checkpoint, self.arguments = path, checkpoint, arguments
         self.env = Monitor(gym.make(arguments.env))
-        self.wall = wall_before
-        self.wall_evaluating = 0.0
-        self.last = 0.0
+        self.clocks = clocks
 
     def _on_training_start(self) -> None:
-        self.last = time.perf_counter()
+        self.clocks.start()
 
     def _on_step(self) -> bool:
         if self.num_timesteps % self.arguments.eval_every:
             return True
-        now = time.perf_counter()
-        self.wall += now - self.last
+        self.clocks.stop()
         # Evaluation episodes depend on seed and step alone, so that a resumed run has the same
         self.env.reset(seed=self.arguments.seed * 1_000_003 + self.num_timesteps)
         returns, _ = evaluate_policy(self.model, self.env, self.arguments.eval_episodes, return_episode_rewards=True)
@@ -93,14 +107,14 @@ class Evaluation(BaseCallback):
                     f"{np.mean(returns):.2f}",
                     f"{np.std(returns):.2f}",
                     self.model._n_updates,
-                    f"{self.wall:.1f}",
+                    *(f"{seconds:.1f}" for seconds in self.clocks.seconds),
                 ]
             )
         if self.num_timesteps % self.arguments.checkpoint_every == 0:
             self.model.save(self.checkpoint / "model.zip")
             self.model.save_replay_buffer(self.checkpoint / "buffer.pkl")
-            (self.checkpoint / "wall.json").write_text(json.dumps(self.wall))
-        self.last = time.perf_counter()
+            (self.checkpoint / "clocks.json").write_text(json.dumps(self.clocks.seconds))
+        self.clocks.start()
         return True
 
 
@@ -113,9 +127,9 @@ def train(arguments: argparse.Namespace) -> None:
     checkpoint.mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     env = Monitor(gym.make(arguments.env))
-    wall = 0.0
-    if (checkpoint / "wall.json").exists():
-        wall = json.loads((checkpoint / "wall.json").read_text())
+    clocks = Clocks()
+    if (checkpoint / "clocks.json").exists():
+        clocks.seconds = json.loads((checkpoint / "clocks.json").read_text())
         model = ALGORITHMS[arguments.algo].load(checkpoint / "model.zip", env=env, device="cpu")
         model.load_replay_buffer(checkpoint / "buffer.pkl")
         rows = list(csv.reader(path.open(newline="")))
@@ -128,8 +142,8 @@ def train(arguments: argparse.Namespace) -> None:
             writer = csv.writer(file)
             writer.writerow([f"# python {shlex.join(sys.argv)}"])
             writer.writerow([f"# {platform.processor() or platform.machine()}, one thread, torch {th.__version__}"])
-            writer.writerow(["step", "mean_return", "std_return", "updates", "wall_seconds"])
-    callback = Evaluation(path, checkpoint, arguments, wall)
+            writer.writerow(["step", "mean_return", "std_return", "updates", "wall_seconds", "cpu_seconds"])
+    callback = Evaluation(path, checkpoint, arguments, clocks)
     model.learn(
         arguments.steps - model.num_timesteps, callback, reset_num_timesteps=False, progress_bar=arguments.progress
     )

@@ -25,7 +25,7 @@ def test_the_parts_with_stock_sb3_make_the_same_run(stock, policy, ours, n_steps
     whole = ours(
         "MlpPolicy", "Pendulum-v1", **sparsities, **common, policy_kwargs={"net_arch": [32, 32]}, action_noise=None,
         topology_interval=20, n_steps=n_steps, n_steps_delay=60,
-        buffer_min_size=40, buffer_check_interval=50, buffer_distance_threshold=0.0,
+        buffer_min_size=40, buffer_check_interval=50, buffer_distance_threshold=0.0, engine="torch",
     )  # fmt: skip
     whole.learn(200)
     parts = stock(

@@ -25,7 +25,7 @@ from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
         ({"buffer_min_size": -1}, "buffer_min_size=-1"),
         ({"buffer_check_interval": 0}, "buffer_check_interval=0"),
         ({"buffer_distance_threshold": -0.2}, "buffer_distance_threshold=-0.2"),
-        ({"engine": "quantum"}, r"engine='quantum' is not available: allowed are \['auto', 'torch'\]"),
+        ({"engine": "quantum"}, r"engine='quantum' is not available: allowed are \['auto', 'compiled', 'torch'\]"),
         ({"optimize_memory_usage": True}, "optimize_memory_usage=True: not possible with n-step"),
         ({"replay_buffer_kwargs": {"n_steps": 5}}, r"replay_buffer_kwargs\['n_steps'\]: pass n_steps to"),
         ({"policy_kwargs": {"sparse_features_extractor": True}}, "sparse_features_extractor=True, .*no linear"),

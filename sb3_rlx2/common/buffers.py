@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_rlx2.engine.updates import Samples
 from sb3_rlx2.sparse.checks import check_count
 
 Array = npt.NDArray[Any]
@@ -183,12 +184,14 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         :param batch_size: number of transitions
         :param env: to normalize observations and rewards
         """
-        # With nothing forgotten, the same numbers give the same rows as in SB3's own buffer
-        first = self._oldest_row if self._forgotten_rows else 0
-        rows = (np.random.randint(0, self._n_rows, size=batch_size) + first) % self.buffer_size
-        samples = self._get_samples(rows, env)
+        samples = self._get_samples(self._draw_rows(batch_size), env)
         self.n_updates += 1
         return samples
+
+    def _draw_rows(self, batch_size: int) -> Array:
+        rows = np.random.randint(0, self._n_rows, size=batch_size)
+        # With nothing forgotten, the same numbers give the same rows as in SB3's own buffer
+        return (rows + self._oldest_row) % self.buffer_size if self._forgotten_rows else rows
 
     def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """n-step targets from the given rows, each with a random environment (RLx2, section 4.2).
@@ -245,6 +248,30 @@ class DynamicReplayBuffer(NStepReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         # The bonus belongs to a model, which sets it anew
         return {**self.__dict__, "state_bonus": None, "_next_noise_free_action": None}
+
+
+def draw(buffer: ReplayBuffer, updates: int, batch_size: int) -> Samples:
+    """Draw the batches of some updates with the very random numbers that ``buffer.sample`` would use.
+
+    :param buffer: a ``ReplayBuffer`` or a ``DynamicReplayBuffer``, which counts the updates
+    :param updates: number of updates
+    :param batch_size: number of transitions in each
+    """
+    rows, environments, n_steps = [], [], 1
+    for _ in range(updates):
+        if isinstance(buffer, DynamicReplayBuffer):
+            n_steps = buffer.n_steps_in_use
+            buffer.n_updates += 1
+            rows.append(buffer._draw_rows(batch_size))
+        else:
+            rows.append(np.random.randint(0, buffer.buffer_size if buffer.full else buffer.pos, size=batch_size))
+        environments.append(np.random.randint(0, buffer.n_envs, size=batch_size))
+    newest = (buffer.pos - 1) % buffer.buffer_size
+    return Samples(_stacked(rows), _stacked(environments), n_steps, newest)
+
+
+def _stacked(arrays: list[Array]) -> Array:
+    return (arrays[0][None] if len(arrays) == 1 else np.stack(arrays)).astype(np.int64, copy=False)
 
 
 def _stored_as(space: spaces.Space[Any], dtype: npt.DTypeLike | None) -> spaces.Space[Any]:

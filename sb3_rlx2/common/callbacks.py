@@ -163,8 +163,12 @@ class DynamicBufferCallback(BaseCallback):
         model = _off_policy(self.model, self)
         before = self.num_timesteps - self.training_env.num_envs
         if not (before < model.learning_starts and not (model.use_sde and model.use_sde_at_warmup)):
-            observation, _ = model.policy.obs_to_tensor(cast(Any, model._last_obs))
-            self.buffer.set_noise_free_action(self._noise_free(observation).cpu().numpy())
+            # RLx2's own algorithms know it from acting
+            action = getattr(model, "_noise_free_action", None)
+            if action is None:
+                observation, _ = model.policy.obs_to_tensor(cast(Any, model._last_obs))
+                action = self._noise_free(observation).cpu().numpy()
+            self.buffer.set_noise_free_action(action)
         is_due = before // self.check_interval < self.num_timesteps // self.check_interval
         if is_due and self.buffer.size() > 0 and self.buffer.last_check != self.num_timesteps:
             self.buffer.last_check = self.num_timesteps  # a second callback of this kind finds it done

@@ -8,34 +8,34 @@ import pathlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.noise import VectorizedActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 
-from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
+from sb3_rlx2.common.compiled_training import LOSSES, RECORDED, DivergenceError, train_compiled
+from sb3_rlx2.common.engine_choice import ENGINES, Engine, EngineChoice
 from sb3_rlx2.common.policies import (
     POLICY_ARGUMENTS,
     SPARSITY_ARGUMENTS,
+    SparsePolicyMixin,
     dense_policy_class,
     sparse_policy_class,
 )
 from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
+from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_count, check_sparsity
 from sb3_rlx2.sparse.layers import SparseLinear, index_problem
-
-Engine = Literal["auto", "torch"]
-ENGINES = ("auto", "torch")
-LOSSES = ("critic_loss", "actor_loss", "ent_coef_loss")
 
 
 class CheckpointMismatchError(ValueError, RuntimeError):
@@ -66,6 +66,8 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
     """
 
     dense_class: ClassVar[type[OffPolicyAlgorithm]]
+    covered_policy_class: ClassVar[type[BasePolicy]]
+    updates_class: ClassVar[type[Updates]]
 
     def __init__(
         self,
@@ -155,6 +157,7 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         with self._as_the_base_algorithm_sees_it():
             super()._setup_model()
         self._evolve_topology()
+        self._choose_engine()
 
     @contextmanager
     def _as_the_base_algorithm_sees_it(self) -> Iterator[None]:
@@ -202,6 +205,10 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._evolve_topology()
         self._warn_of_what_will_not_happen()
+        self.__dict__.pop("_engine_choice", None)  # hooks may have been added since the last learn()
+        reason = self._choose_engine().reason
+        if self.verbose >= 1:
+            print("Engine: compiled" if reason is None else f"Engine: torch ({reason})")
         return result
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -260,6 +267,20 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         """In which fraction of the gradient updates each network takes part."""
         return {"actor": 1.0, "critic": 1.0}
 
+    def _trains(self, network: str, update: int) -> bool:
+        """Whether an update, counted from 1 over the whole training, takes a step of a network's optimizer."""
+        return True
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[Array, Array]:
+        policy = cast(SparsePolicyMixin, self.policy)
+        policy.noise_free_action = None
+        actions = super()._sample_action(learning_starts, action_noise, n_envs)
+        # predict() may be called again before the transition is stored
+        self._noise_free_action = policy.noise_free_action
+        return actions
+
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Make gradient updates, as the base algorithm does.
 
@@ -269,14 +290,30 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         """
         self._prepare_replay_buffer()
         self._evolve_topology()
-        super().train(gradient_steps, batch_size)
-        for name in LOSSES:
-            value = self.logger.name_to_value.get(f"train/{name}", 0.0)
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"{name} is {value} at update {self._n_updates}: training has diverged. "
-                    "Check the rewards and observations, or lower the learning rate"
-                )
+        choice = self._choose_engine()
+        if choice.reason is not None:
+            super().train(gradient_steps, batch_size)
+            for name in LOSSES:
+                value = self.logger.name_to_value.get(f"train/{name}", 0.0)
+                if not math.isfinite(value):
+                    raise DivergenceError(name, value, self._n_updates)
+            return
+        updates = choice.updates
+        self._update_learning_rate(list(updates.optimizers.values()))
+        results = train_compiled(self, updates, gradient_steps, batch_size)
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, column in RECORDED.items():
+            values = [row[column] for row in results.tolist() if not math.isnan(row[column])]
+            if values:
+                self.logger.record(f"train/{name}", sum(values) / len(values))
+
+    def _choose_engine(self) -> EngineChoice:
+        """The engine for the next updates; decided anew when a part of the model was replaced."""
+        choice: EngineChoice | None = self.__dict__.get("_engine_choice")
+        if choice is None or not choice.holds_for(self):
+            self._engine_choice = choice = EngineChoice(self, (RLx2OffPolicyAlgorithm, self.dense_class))
+        return choice
 
     def _prepare_replay_buffer(self) -> None:
         """The model's settings and count of updates hold, wherever the buffer comes from (a load, the user)."""
@@ -303,7 +340,7 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
     # --- saving and loading ---
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_has_warned"]
+        return [*super()._excluded_save_params(), "_has_warned", "_engine_choice", "_noise_free_action"]
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """Load a replay buffer, as in SB3.

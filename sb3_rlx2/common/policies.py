@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import numpy as np
+import numpy.typing as npt
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_rlx2.common.topology import EVOLVERS
+from sb3_rlx2.engine.acting import FastActor
+from sb3_rlx2.engine.coverage import why_not_policy
 from sb3_rlx2.sparse import sparsify
 from sb3_rlx2.sparse.allocation import AllocationName
 from sb3_rlx2.sparse.checks import check_sparsity
@@ -24,6 +28,10 @@ POLICY_ARGUMENTS = (
     "weight_scale",
     "sparse_features_extractor",
 )
+
+FAST_ACTOR = "fast_actor"
+
+Observation = npt.NDArray[Any]
 
 
 class SparsePolicyMixin(BasePolicy):
@@ -50,6 +58,10 @@ class SparsePolicyMixin(BasePolicy):
     default_actor_sparsity: ClassVar[float] = 0.90
     default_critic_sparsity: ClassVar[float] = 0.85
     default_net_arch: ClassVar[Sequence[int] | None] = None
+    is_plain_mlp: ClassVar[bool]
+    """Set in the very classes whose networks are SB3's plain MLPs, which compiled code may compute."""
+    noise_free_action: Observation | None = None
+    """The last action of ``predict`` without noise, scaled to [-1, 1], [n, action_dim]; None: not known."""
 
     def __init__(
         self,
@@ -120,9 +132,56 @@ class SparsePolicyMixin(BasePolicy):
             exclude=exclude,
         )
 
+    def predict(
+        self,
+        observation: Observation | dict[str, Observation],
+        state: tuple[Observation, ...] | None = None,
+        episode_start: Observation | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Observation, tuple[Observation, ...] | None]:
+        """As in Stable-Baselines3; actors that the compiled code covers are computed from their connections alone.
+
+        :param observation: the observation or observations
+        :param state: handed back as it is
+        :param episode_start: not used
+        :param deterministic: whether SAC's actions are to be without noise
+        :return: the actions and ``state``
+        """
+        actor = self._fast_actor()
+        space = self.observation_space
+        is_single = isinstance(observation, np.ndarray) and observation.shape == space.shape
+        if actor is None or not (
+            is_single or (isinstance(observation, np.ndarray) and observation.shape[1:] == space.shape)
+        ):
+            return super().predict(observation, state, episode_start, deterministic)
+        self.set_training_mode(False)
+        count = 1 if is_single else len(observation)
+        flat = np.ascontiguousarray(observation, np.float32).reshape(count, actor.n_obs)
+        scaled, self.noise_free_action = actor(flat, deterministic)
+        action = self.unscale_action(scaled.reshape(count, *cast(tuple[int, ...], self.action_space.shape)))
+        return (action[0] if is_single else action), state
+
+    def _fast_actor(self) -> FastActor | None:
+        """The compiled actor, if it covers this policy; decided anew when the actor was replaced or moved."""
+        cached: tuple[Any, FastActor | None] | None = self.__dict__.get(FAST_ACTOR)
+        actor = cast(nn.Module, self.actor)
+        if cached is None or cached[0] is not actor or not (cached[1] is None or cached[1].is_current):
+            # A class below ours may have another forward pass
+            is_ours = "is_plain_mlp" in vars(type(self))
+            is_covered = is_ours and FastActor.is_worth_it(actor) and why_not_policy(self, type(self)) is None
+            cached = (actor, FastActor(self) if is_covered else None)
+            self.__dict__[FAST_ACTOR] = cached
+        return None if actor._forward_hooks else cached[1]
+
+    def set_training_mode(self, mode: bool) -> None:
+        """As in Stable-Baselines3, but done only where it changes anything: this is called at every step."""
+        networks = (self, cast(nn.Module, self.actor), cast(nn.Module, self.critic))
+        if any(network.training is not mode for network in networks):
+            super().set_training_mode(mode)
+
     def __getstate__(self) -> dict[str, Any]:
         # Evolvers listen to this very policy's optimizers: a copy gets its own from evolve_topology
-        return {name: value for name, value in self.__dict__.items() if name != EVOLVERS}
+        return {name: value for name, value in self.__dict__.items() if name not in (EVOLVERS, FAST_ACTOR)}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {

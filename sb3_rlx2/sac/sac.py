@@ -14,7 +14,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_rlx2.common.off_policy_algorithm import Engine, RLx2OffPolicyAlgorithm
+from sb3_rlx2.common.engine_choice import Engine
+from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
+from sb3_rlx2.engine.sac import SACUpdates
+from sb3_rlx2.engine.updates import Samples, Updates
 from sb3_rlx2.sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_rlx2.sparse import TopologyRule
 
@@ -81,6 +84,8 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
         "MultiInputPolicy": MultiInputPolicy,
     }
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = SAC
+    covered_policy_class: ClassVar[type[BasePolicy]] = MlpPolicy
+    updates_class: ClassVar[type[Updates]] = SACUpdates
 
     def __init__(
         self,
@@ -167,6 +172,12 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
             engine=engine,
             _init_setup_model=_init_setup_model,
         )
+
+    def _prepare_updates(self, updates: SACUpdates, samples: Samples) -> None:
+        """Set constants and draw the noise of some updates."""
+        fixed = 0.0 if self.log_ent_coef is not None else float(self.ent_coef_tensor)
+        target_entropy = float(self.target_entropy)
+        updates.prepare(samples, self.tau, self.target_update_interval, target_entropy, fixed)
 
     def _state_bonus(self) -> Callable[[th.Tensor], th.Tensor]:
         return self._entropy_bonus

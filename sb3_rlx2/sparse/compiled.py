@@ -85,12 +85,11 @@ class _Locator(caching._CacheLocator):
         return str(self._lineno)
 
 
-class _Implementation(caching.CompileResultCacheImpl):
-    _locator_classes = [_Locator]
+_IMPLEMENTATION = type("_Implementation", (caching.CompileResultCacheImpl,), {"_locator_classes": [_Locator]})
 
 
 class _Cache(caching.FunctionCache):
-    _impl_class = _Implementation
+    _impl_class = _IMPLEMENTATION
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:

@@ -14,7 +14,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.td3.policies import TD3Policy
 
-from sb3_rlx2.common.off_policy_algorithm import Engine, RLx2OffPolicyAlgorithm
+from sb3_rlx2.common.engine_choice import Engine
+from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
+from sb3_rlx2.engine.td3 import TD3Updates
+from sb3_rlx2.engine.updates import Samples, Updates
 from sb3_rlx2.sparse import TopologyRule
 from sb3_rlx2.td3.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -78,6 +81,8 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
         "MultiInputPolicy": MultiInputPolicy,
     }
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = TD3
+    covered_policy_class: ClassVar[type[BasePolicy]] = MlpPolicy
+    updates_class: ClassVar[type[Updates]] = TD3Updates
 
     def __init__(
         self,
@@ -169,6 +174,16 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
             shape = cast(tuple[int, ...], self.action_space.shape)
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, 0.1))
         super()._setup_model()
+
+    def _trains(self, network: str, update: int) -> bool:
+        return network == "critic" or update % self.policy_delay == 0
+
+    def _prepare_updates(self, updates: TD3Updates, samples: Samples) -> None:
+        """Set constants and draw the noise of some updates, with the random numbers that SB3's ``train`` would use."""
+        noise = th.empty(*samples.rows.shape, updates.n_act)
+        for of_one_update in noise:
+            of_one_update.normal_(0, self.target_policy_noise)
+        updates.prepare(noise, self.target_noise_clip, self.tau, self.policy_delay)
 
     def _update_shares(self) -> dict[str, float]:
         return {"actor": 1.0 / self.policy_delay, "critic": 1.0}

@@ -1,0 +1,70 @@
+"""Which code computes a model's updates."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.engine.coverage import why_not_updates
+from sb3_rlx2.engine.updates import Updates
+from sb3_rlx2.sparse import resolve_rule
+
+Engine = Literal["auto", "compiled", "torch"]
+ENGINES = ("auto", "compiled", "torch")
+BUFFERS = (ReplayBuffer, DynamicReplayBuffer)
+
+
+class EngineChoice:
+    """The engine that computes a model's updates, by exact rule: the same model always gets the same one.
+
+    :param model: an RLx2 algorithm
+    :param trains: the class whose ``train`` chooses the engine, and the one whose ``train`` is what it stands for
+    :raises ValueError: if the compiled engine was asked for and does not cover the model
+    """
+
+    def __init__(self, model: Any, trains: tuple[type, type]) -> None:
+        self._parts = _parts(model)
+        self._updates_class: type[Updates] = model.updates_class
+        self.reason: str | None
+        """Why it is not the compiled engine; None if it is."""
+        if model.engine == "torch":
+            self.reason = "engine='torch'"
+            return
+        self.reason = _why_not_compiled(model, trains)
+        if model.engine == "compiled" and self.reason is not None:
+            raise ValueError(
+                f"engine='compiled' does not cover this {type(model).__name__}: {self.reason}. "
+                "With engine='auto' SB3's own train() computes what it does not cover"
+            )
+
+    def holds_for(self, model: OffPolicyAlgorithm) -> bool:
+        """Whether the model still has the parts that the choice rests on."""
+        parts = _parts(model)
+        return len(parts) == len(self._parts) and all(x is y for x, y in zip(parts, self._parts, strict=True))
+
+    @cached_property
+    def updates(self) -> Updates:
+        """The compiled updates; made when first needed, since that fills the optimizers' states."""
+        policy, _, _, coefficient_optimizer, *_ = self._parts
+        return self._updates_class.of(policy, coefficient_optimizer)
+
+
+def _parts(model: OffPolicyAlgorithm) -> tuple[Any, ...]:
+    policy: Any = model.policy
+    networks = (policy.actor, policy.critic)
+    optimizers = (policy.actor.optimizer, policy.critic.optimizer, getattr(model, "ent_coef_optimizer", None))
+    settings = (model.engine, model.topology)  # type: ignore[attr-defined]
+    return (policy, *optimizers, *networks, model.replay_buffer, model.get_vec_normalize_env(), *settings)
+
+
+def _why_not_compiled(model: Any, trains: tuple[type, type]) -> str | None:
+    if not resolve_rule(model.topology).sparse:
+        return "topology='dense'"
+    classes = [cls for cls in type(model).__mro__ if "train" in vars(cls)]
+    if (*classes[:2],) != trains:
+        return f"{classes[0].__name__} has a train of its own"
+    return why_not_updates(model, model.covered_policy_class, BUFFERS)

@@ -1,0 +1,1 @@
+"""Whole gradient updates of sparse MLP policies, compiled."""

@@ -1,0 +1,147 @@
+"""Actions of a sparse actor for a few observations, compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+
+from sb3_rlx2.engine import networks as n
+from sb3_rlx2.engine.plan import Layer, NetworkTable, address
+from sb3_rlx2.engine.updates import ACTIVATIONS, linear_layers_of
+from sb3_rlx2.sparse.compiled import compiled
+from sb3_rlx2.sparse.kernels import ROW_BYTES
+from sb3_rlx2.sparse.layers import SparseLinear
+from sb3_rlx2.sparse.vectors import FLOAT_BYTES, load_float, load_int32, load_int64, store_float
+
+Table = Any
+
+ZERO = np.float32(0.0)
+ROW_SHIFT = ROW_BYTES.bit_length() - 1
+Array = npt.NDArray[np.float32]
+
+
+@compiled
+def _activate(activation: int, x: float) -> float:
+    if activation == n.RELU:
+        return 0.0 if x < 0.0 else x
+    if activation == n.TANH:
+        return float(np.tanh(x))
+    return x if x > 0.0 else float(np.expm1(x))
+
+
+@compiled
+def _layer(layers: Table, row: int, x: int, y: int, activation: int) -> None:
+    """One layer for one observation: four sums at a time hide the latency of additions."""
+    rows, columns, values, bias = (
+        layers[row, n.ROWS],
+        layers[row, n.COLUMNS],
+        layers[row, n.VALUES],
+        layers[row, n.BIAS],
+    )
+    for o in range(layers[row, n.N_OUT]):
+        first, last = load_int64(rows, o), load_int64(rows, o + 1)
+        middle = first + (last - first) // 4 * 4
+        s0 = s1 = s2 = s3 = ZERO
+        for j in range(first, middle, 4):
+            s0 += load_float(values, j) * load_float(x, load_int32(columns, j) >> ROW_SHIFT)
+            s1 += load_float(values, j + 1) * load_float(x, load_int32(columns, j + 1) >> ROW_SHIFT)
+            s2 += load_float(values, j + 2) * load_float(x, load_int32(columns, j + 2) >> ROW_SHIFT)
+            s3 += load_float(values, j + 3) * load_float(x, load_int32(columns, j + 3) >> ROW_SHIFT)
+        for j in range(middle, last):
+            s0 += load_float(values, j) * load_float(x, load_int32(columns, j) >> ROW_SHIFT)
+        total = load_float(bias, o) + ((s0 + s1) + (s2 + s3))
+        store_float(y, o, total if activation < 0 else _activate(activation, total))
+
+
+@compiled
+def _outputs(
+    layers: Table, hidden: int, activation: int, x: int, count: int, n_obs: int, memory: int, out: int
+) -> None:
+    """Outputs of all layers after the hidden ones (heads), side by side, for some observations.
+
+    :param layers: table of layers: hidden layers, then heads
+    :param hidden: number of hidden layers
+    :param activation: of hidden layers
+    :param x: [count, n_obs]
+    :param count: number of observations
+    :param n_obs: number of observation dimensions
+    :param memory: room for the outputs of two layers, each of ``widest`` floats
+    :param out: [count, sum of the heads' outputs]
+    """
+    heads = layers.shape[0]
+    widest = 0
+    for row in range(heads):
+        widest = max(widest, layers[row, n.N_OUT])
+    for i in range(count):
+        h = x + i * n_obs * FLOAT_BYTES
+        for row in range(hidden):
+            y = memory + (row % 2) * widest * FLOAT_BYTES
+            _layer(layers, row, h, y, activation)
+            h = y
+        for row in range(hidden, heads):
+            _layer(layers, row, h, out, -1)
+            out += layers[row, n.N_OUT] * FLOAT_BYTES
+
+
+class FastActor:
+    """The actor of a covered policy, computed from its own parameters without PyTorch.
+
+    :param policy: a policy of TD3 or SAC that ``why_not_policy`` has nothing against
+    """
+
+    def __init__(self, policy: Any) -> None:
+        actor = policy.actor
+        layers: list[Layer] = linear_layers_of(actor)
+        self.is_gaussian = hasattr(actor, "log_std")
+        self._hidden = len(layers) - (2 if self.is_gaussian else 1)
+        self._activation = ACTIVATIONS[policy.activation_fn]
+        self._table = NetworkTable([layers], [0])
+        self.n_obs, self.n_act = layers[0].in_features, layers[-1].out_features
+        self._n_out = self.n_act * (2 if self.is_gaussian else 1)
+        self._memory = np.zeros(2 * max(layer.out_features for layer in layers), np.float32)
+        self._memory_address = address(self._memory)
+
+    @staticmethod
+    def is_worth_it(actor: th.nn.Module) -> bool:
+        """Whether there is anything sparse to compute."""
+        return any(isinstance(module, SparseLinear) for module in actor.modules())
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the actor has the connections and the device that it had."""
+        return self._table.is_current
+
+    def __call__(self, observations: Array, deterministic: bool) -> tuple[Array, Array]:
+        """Actions in [-1, 1], and the same without noise.
+
+        :param observations: [count, n_obs] float32, contiguous
+        :param deterministic: whether SAC's actions are to be without noise
+        :return: two arrays [count, n_act]; one and the same where there is no noise
+        """
+        self._table.refresh()
+        count = len(observations)
+        out = np.empty((count, self._n_out), np.float32)
+        _outputs(
+            self._table.rows,
+            self._hidden,
+            self._activation,
+            address(observations),
+            count,
+            observations.shape[1],
+            self._memory_address,
+            address(out),
+        )
+        if not self.is_gaussian:
+            action = np.tanh(out)
+            return action, action
+        mean, log_std = out[:, : self.n_act], out[:, self.n_act :]
+        noise_free = np.tanh(mean)
+        if deterministic:
+            return noise_free, noise_free
+        # The random numbers that torch's Normal would draw
+        noise = th.empty(count, self.n_act).normal_().numpy()
+        return np.tanh(mean + np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)) * noise), noise_free

@@ -1,0 +1,154 @@
+"""The tables that tell compiled updates where a model's networks, optimizer states and working memory are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from torch import nn
+
+from sb3_rlx2.engine import adam as a
+from sb3_rlx2.engine import networks as n
+from sb3_rlx2.sparse.kernels import PADDING, ROW_BYTES
+from sb3_rlx2.sparse.layers import SparseLinear
+from sb3_rlx2.sparse.structure import Structure
+
+Array = npt.NDArray[Any]
+Layer = SparseLinear | nn.Linear
+
+ALIGNMENT = 64
+
+
+def aligned(size: int) -> Array:
+    """Zeroed memory of ``size`` bytes that begins at a cache line."""
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
+
+
+def address(array: Array) -> int:
+    """Where an array's memory begins."""
+    return int(array.ctypes.data)
+
+
+class NetworkTable:
+    """The table of layers (``networks``) and of parameters (``adam``) of some networks.
+
+    :param networks: the layers of each network in order
+    :param mirrors: for each network the one whose connections it has, itself if it has its own
+    """
+
+    def __init__(self, networks: Sequence[Sequence[Layer]], mirrors: Sequence[int]) -> None:
+        self.layers = [layer for network in networks for layer in network]
+        self.firsts = np.cumsum([0, *map(len, networks)])[:-1].tolist()
+        self.rows = np.zeros((len(self.layers), n.LAYER_FIELDS), np.int64)
+        self._sparse = [layer for layer in self.layers if isinstance(layer, SparseLinear)]
+        self.versions = self._versions()
+        # Looking up a module's attribute takes ten times as long
+        self._held: list[tuple[dict[str, Any], str]] = [
+            (layer._parameters, "values" if isinstance(layer, SparseLinear) else "weight") for layer in self.layers
+        ]
+        self.structures: list[Structure] = []
+        self.memory: list[Array] = []
+        for network, mirror in zip(networks, mirrors, strict=True):
+            for i, layer in enumerate(network):
+                own = self.firsts[mirror] + i == len(self.structures)
+                self.structures.append(Structure.of(layer) if own else self.structures[self.firsts[mirror] + i])
+        for row, structure in zip(self.rows, self.structures, strict=True):
+            self._describe(row, structure)
+        for network, first in zip(networks, self.firsts, strict=True):
+            self._place_outputs(first, len(network))
+
+    def _versions(self) -> list[int]:
+        return [layer.topology_version for layer in self._sparse]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no layer has other connections than when the table was made."""
+        return self.versions == self._versions()
+
+    def _describe(self, row: Array, structure: Structure) -> None:
+        ordered = aligned(structure.nnz * 4)
+        self.memory.append(ordered)
+        row[[n.N_IN, n.N_OUT, n.NNZ]] = structure.n_in, structure.n_out, structure.nnz
+        row[[n.ROWS, n.COLUMNS]] = row[[n.GRADIENT_ROWS, n.GRADIENT_COLUMNS]] = [
+            address(structure.rows),
+            address(structure.columns),
+        ]
+        row[[n.STARTS, n.OUTPUTS, n.SOURCES, n.ORDERED]] = [
+            address(structure.column_starts),
+            address(structure.outputs),
+            address(structure.sources),
+            address(ordered),
+        ]
+
+    def _place_outputs(self, first: int, count: int) -> None:
+        widths = self.rows[first : first + count, n.N_OUT] * (ROW_BYTES // 4)
+        self.rows[first : first + count, n.ACTIVATIONS] = np.cumsum(widths) - widths
+
+    def place_gradients(self, networks: Sequence[int], counts: Sequence[int]) -> int:
+        """Lay out the gradients of some networks one after the other.
+
+        :param networks: their numbers
+        :param counts: their numbers of layers
+        :return: number of floats that they take
+        """
+        at = 0
+        for network, count in zip(networks, counts, strict=True):
+            for row in self.rows[self.firsts[network] : self.firsts[network] + count]:
+                # Room for all positions is only taken while a topology evolves
+                positions = row[n.N_IN] * row[n.N_OUT] if row[n.GRADIENT_ROWS] != row[n.ROWS] else row[n.NNZ]
+                row[n.VALUES_GRADIENT], at = at, at + positions + PADDING
+                row[n.BIAS_GRADIENT], at = at, at + row[n.N_OUT] + PADDING
+        return int(at)
+
+    def refresh(self) -> None:
+        """Read the addresses of weights and biases; PyTorch may have moved them since the last call."""
+        self.rows[:, n.VALUES] = [held[name].data_ptr() for held, name in self._held]
+        self.rows[:, n.BIAS] = [held["bias"].data_ptr() for held, _ in self._held]
+
+
+class ParameterTable:
+    """The table of parameters that Adam and Polyak averaging work on.
+
+    :param groups: for each optimizer its parameters, what is to follow each of them (None: nothing), and where in the
+        gradients each of them has its own
+    """
+
+    def __init__(self, groups: Sequence[tuple[th.optim.Optimizer, Sequence[th.Tensor], Sequence[th.Tensor | None]]]):
+        self.groups = groups
+        self.ends = np.cumsum([len(parameters) for _, parameters, _ in groups]).tolist()
+        self.rows = np.zeros((self.ends[-1], a.PARAMETER_FIELDS), np.int64)
+        self.parameters = [parameter for _, parameters, _ in groups for parameter in parameters]
+        self.targets = [target for _, _, targets in groups for target in targets]
+        self.rows[:, a.SIZE] = [parameter.numel() for parameter in self.parameters]
+        self.state_holders = [optimizer.state for optimizer, _, _ in groups]
+        self.states = [_state(optimizer, parameter) for optimizer, parameters, _ in groups for parameter in parameters]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether every optimizer still has the states that the table was made of."""
+        return all(
+            holder is optimizer.state for holder, (optimizer, _, _) in zip(self.state_holders, self.groups, strict=True)
+        )
+
+    def refresh(self) -> None:
+        """Read the addresses of parameters, moments and targets."""
+        self.rows[:, a.PARAMETER] = [parameter.data_ptr() for parameter in self.parameters]
+        self.rows[:, a.MEAN] = [state["exp_avg"].data_ptr() for state in self.states]
+        self.rows[:, a.SQUARE] = [state["exp_avg_sq"].data_ptr() for state in self.states]
+        self.rows[:, a.STEP] = [state["step"].data_ptr() for state in self.states]
+        self.rows[:, a.TARGET] = [0 if target is None else target.data_ptr() for target in self.targets]
+
+
+def _state(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.Tensor]:
+    """Adam's state of a parameter, made as Adam itself makes it at its first step."""
+    state: dict[str, th.Tensor] = optimizer.state[parameter]
+    if not state:
+        state["step"] = th.tensor(0.0, dtype=th.float32)
+        state["exp_avg"] = th.zeros_like(parameter)
+        state["exp_avg_sq"] = th.zeros_like(parameter)
+    return state

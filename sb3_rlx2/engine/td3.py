@@ -1,0 +1,200 @@
+"""One call, many gradient updates: TD3 (Fujimoto et al., 2018) on sparse networks, compiled.
+
+The batch is cut into tiles, and a tile goes through all of a phase before the next one begins, so that its activations
+stay in the cache. Gradients are summed over shards, runs of tiles whose number depends on the batch alone: the result
+is the same with any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch as th
+
+from sb3_rlx2.engine import task as t
+from sb3_rlx2.engine.adam import count_steps, polyak
+from sb3_rlx2.engine.networks import backward, forward, order_values, times_tanh_slope
+from sb3_rlx2.engine.phases import begin_shard, end_shard, first_tile, optimize, total
+from sb3_rlx2.engine.replay import read_tile
+from sb3_rlx2.engine.threads import wait_for_all
+from sb3_rlx2.engine.updates import Updates
+from sb3_rlx2.sparse.compiled import compiled
+from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
+from sb3_rlx2.sparse.vectors import load_float, store_float, tanh_floats
+
+Table = Any
+
+
+@compiled
+def _critic_tile(
+    layers: Table, task: Table, floats: Table, update: int, tile: int, memory: int, gradients: int
+) -> float:
+    """Critics' loss (summed over samples) and gradients of one tile; leaves the batch's inputs for the actor."""
+    n_obs, n_act, batch = task[t.N_OBS], task[t.N_ACT], task[t.BATCH]
+    first, activation = tile * TILE, task[t.ACTIVATION]
+    x = task[t.INPUTS] + tile * (n_obs + n_act) * ROW_BYTES
+    next_x = memory + task[t.NEXT_INPUT]
+    rewards = memory + task[t.ROWS_OF_TILE]
+    factors, targets = rewards + ROW_BYTES, rewards + 2 * ROW_BYTES
+    read_tile(task, floats, update, first, x, next_x, rewards, factors)
+
+    # Target actions with clipped noise
+    outputs = memory + task[t.ACTOR_OUTPUTS]
+    action = forward(layers, task[t.ACTOR_TARGET], task[t.ACTOR_LAYERS], activation, next_x, outputs)
+    tanh_floats(action, action, n_act * TILE)
+    clip = floats[t.TARGET_NOISE_CLIP]
+    count = min(batch - first, TILE)
+    for i in range(n_act):
+        for lane in range(TILE):
+            value = float(load_float(action, i * TILE + lane))
+            if lane < count:
+                noise = float(load_float(task[t.NOISE], ((update * batch) + first + lane) * n_act + i))
+                value += min(max(noise, -clip), clip)
+            store_float(next_x, (n_obs + i) * TILE + lane, min(max(value, -1.0), 1.0))
+
+    outputs = memory + task[t.CRITIC_OUTPUTS]
+    for k in range(task[t.N_CRITICS]):
+        q = forward(
+            layers,
+            task[t.CRITIC_TARGET] + k * task[t.CRITIC_LAYERS],
+            task[t.CRITIC_LAYERS],
+            activation,
+            next_x,
+            outputs,
+        )
+        for lane in range(TILE):
+            value = load_float(q, lane)
+            if k == 0 or value < load_float(targets, lane) or value != value:  # NaN stays NaN
+                store_float(targets, lane, value)
+    for lane in range(TILE):
+        value = load_float(rewards, lane) + load_float(factors, lane) * load_float(targets, lane)
+        store_float(targets, lane, value)
+
+    loss = 0.0
+    g, spare = memory + task[t.OUTPUT_GRADIENT], memory + task[t.SPARE]
+    for k in range(task[t.N_CRITICS]):
+        network = task[t.CRITIC] + k * task[t.CRITIC_LAYERS]
+        q = forward(layers, network, task[t.CRITIC_LAYERS], activation, x, outputs)
+        for lane in range(TILE):
+            error = load_float(q, lane) - load_float(targets, lane) if lane < count else 0.0
+            loss += error * error
+            store_float(g, lane, 2.0 / batch * error)
+        backward(layers, network, task[t.CRITIC_LAYERS], activation, x, outputs, g, spare, gradients, 0, 0, 0, False)
+    return loss
+
+
+@compiled
+def _actor_tile(layers: Table, task: Table, tile: int, memory: int, gradients: int) -> float:
+    """Actor's loss (summed over samples) and gradients of one tile."""
+    n_obs, n_act, batch = task[t.N_OBS], task[t.N_ACT], task[t.BATCH]
+    activation, count = task[t.ACTIVATION], min(batch - tile * TILE, TILE)
+    x = task[t.INPUTS] + tile * (n_obs + n_act) * ROW_BYTES
+    action = x + n_obs * ROW_BYTES
+    actor_outputs, critic_outputs = memory + task[t.ACTOR_OUTPUTS], memory + task[t.CRITIC_OUTPUTS]
+    raw = forward(layers, task[t.ACTOR], task[t.ACTOR_LAYERS], activation, x, actor_outputs)
+    tanh_floats(raw, action, n_act * TILE)
+    q = forward(layers, task[t.CRITIC], task[t.CRITIC_LAYERS], activation, x, critic_outputs)
+    g, spare = memory + task[t.OUTPUT_GRADIENT], memory + task[t.SPARE]
+    loss = 0.0
+    for lane in range(TILE):
+        if lane < count:
+            loss -= load_float(q, lane)
+        store_float(g, lane, -1.0 / batch if lane < count else 0.0)
+    dx = memory + task[t.ACTION_GRADIENT]
+    network, depth, start, stop = task[t.CRITIC], task[t.CRITIC_LAYERS], n_obs, n_obs + n_act
+    backward(layers, network, depth, activation, x, critic_outputs, g, spare, 0, dx, start, stop, False)
+    times_tanh_slope(action, dx, n_act * TILE)
+    network, depth = task[t.ACTOR], task[t.ACTOR_LAYERS]
+    backward(layers, network, depth, activation, x, actor_outputs, dx, spare, gradients, 0, 0, 0, False)
+    return loss
+
+
+@compiled
+def td3_updates(
+    layers: Table, parameters: Table, task: Table, floats: Table, results: Table, thread: int, threads: int
+) -> int:
+    """Gradient updates of TD3; every thread calls this with the same tables.
+
+    :param layers: table of layers, see ``networks``
+    :param parameters: table of parameters, see ``adam``
+    :param task: integers of the task, see ``task``
+    :param floats: floats of the task
+    :param results: [updates, RESULTS], losses of each update; NaN where there is none
+    :param thread: number of this thread
+    :param threads: number of threads
+    :return: number of updates done; fewer than asked for if a loss was not finite, which is in the results
+    """
+    memory = task[t.THREAD_MEMORY] + thread * task[t.THREAD_BYTES]
+    shards, batch, phases = task[t.SHARDS], task[t.BATCH], task[t.PHASES]
+    critic, critics_end = task[t.CRITIC_PARAMETERS], task[t.COEFFICIENT]
+    actor, actor_end = task[t.ACTOR_PARAMETERS], task[t.CRITIC_PARAMETERS]
+    my_shards = range(shards * thread // threads, shards * (thread + 1) // threads)
+    passed = 0
+    for update in range(task[t.UPDATES]):
+        if phases & t.CRITIC_GRADIENT:
+            order_values(layers, task[t.CRITIC], task[t.N_CRITICS] * task[t.CRITIC_LAYERS], thread, threads)
+            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            for shard in my_shards:
+                gradients, loss = begin_shard(task, shard, task[t.CRITIC_GRADIENTS]), 0.0
+                for tile in range(first_tile(task, shard), first_tile(task, shard + 1)):
+                    loss += _critic_tile(layers, task, floats, update, tile, memory, gradients)
+                end_shard(task, shard, 0, loss)
+            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            loss = total(task, 0) / batch
+            if thread == 0:
+                results[update, t.CRITIC_LOSS] = loss
+            if not math.isfinite(loss):
+                return update
+        if phases & t.CRITIC_STEP:
+            optimize(parameters, task, floats, critic, critics_end, t.CRITIC_RATE, thread, threads)
+            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            if thread == 0:
+                count_steps(parameters, critic, critics_end)
+        if (task[t.UPDATES_BEFORE] + update + 1) % task[t.POLICY_DELAY] != 0:
+            continue
+        if phases & t.ACTOR_GRADIENT:
+            order_values(layers, task[t.CRITIC], task[t.CRITIC_LAYERS], thread, threads)
+            order_values(layers, task[t.ACTOR], task[t.ACTOR_LAYERS], thread, threads)
+            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            for shard in my_shards:
+                gradients, loss = begin_shard(task, shard, task[t.ACTOR_GRADIENTS]), 0.0
+                for tile in range(first_tile(task, shard), first_tile(task, shard + 1)):
+                    loss += _actor_tile(layers, task, tile, memory, gradients)
+                end_shard(task, shard, 0, loss)
+            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            loss = total(task, 0) / batch
+            if thread == 0:
+                results[update, t.ACTOR_LOSS] = loss
+            if not math.isfinite(loss):
+                return update
+        if phases & t.ACTOR_STEP:
+            optimize(parameters, task, floats, actor, actor_end, t.ACTOR_RATE, thread, threads)
+            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            if thread == 0:
+                count_steps(parameters, actor, actor_end)
+        if phases & t.TARGETS:
+            polyak(parameters, actor, critics_end, floats[t.TAU], thread, threads)
+            passed = wait_for_all(task[t.BARRIER], passed, threads)
+    return int(task[t.UPDATES])
+
+
+class TD3Updates(Updates):
+    """Compiled updates of TD3.
+
+    :param arguments: as for ``Updates``
+    """
+
+    function = staticmethod(td3_updates)
+
+    def prepare(self, noise: th.Tensor, noise_clip: float, tau: float, policy_delay: int) -> None:
+        """Say what the next run needs.
+
+        :param noise: of the target actions, [updates, batch, n_act] float32, not yet clipped
+        :param noise_clip: its largest magnitude
+        :param tau: Polyak coefficient
+        :param policy_delay: updates of the critics for one of the actor
+        """
+        self._noise = noise
+        self.integers[[t.NOISE, t.POLICY_DELAY]] = noise.data_ptr(), policy_delay
+        self.floats[[t.TARGET_NOISE_CLIP, t.TAU]] = noise_clip, tau

@@ -1,0 +1,123 @@
+"""The compiled actor predicts what the policy's own forward pass does."""
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import ALGORITHMS, quick
+from stable_baselines3.common.env_util import make_vec_env
+from torch import nn
+
+from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.td3 import MlpPolicy
+
+
+def model_for(algorithm, env="HalfCheetah-v5", **kwargs):
+    return algorithm("MlpPolicy", env, **quick(**kwargs))
+
+
+def slow_prediction(model, observations):
+    with th.no_grad():
+        scaled = model.policy(th.as_tensor(observations, dtype=th.float32), deterministic=True).numpy()
+    return model.policy.unscale_action(scaled)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.ELU])
+def test_predicts_as_the_policy_does(algorithm, activation):
+    model = model_for(algorithm, policy_kwargs={"net_arch": [64, 40, 31], "activation_fn": activation})
+    observations = np.random.default_rng(0).standard_normal((9, 17))
+    assert model.policy._fast_actor() is not None
+    several, state = model.predict(observations, deterministic=True)
+    assert state is None
+    np.testing.assert_allclose(several, slow_prediction(model, observations), atol=1e-5)
+    assert several.dtype == np.float32
+    for i, observation in enumerate(observations):
+        single, _ = model.predict(observation, deterministic=True)
+        assert single.shape == (6,)
+        np.testing.assert_array_equal(single, several[i])
+    assert model.predict(observations[:0])[0].shape == (0, 6)
+
+
+def test_sac_samples_the_actions_that_torch_would():
+    model = model_for(RLx2SAC)
+    observations = np.random.default_rng(0).standard_normal((3, 17)).astype(np.float32)
+    for rows in (observations, observations[:1]):
+        th.manual_seed(4)
+        fast, _ = model.predict(rows)
+        th.manual_seed(4)
+        with th.no_grad():
+            slow = model.policy.actor(th.as_tensor(rows)).numpy()
+        np.testing.assert_allclose(fast, model.policy.unscale_action(slow), atol=1e-5)
+        assert not np.allclose(fast, model.predict(rows)[0])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_sees_every_change_of_the_networks(algorithm, tmp_path):
+    model = model_for(algorithm, "Pendulum-v1")
+    observations = np.random.default_rng(1).standard_normal((4, 3))
+
+    def check(which):
+        actions, _ = which.predict(observations, deterministic=True)
+        np.testing.assert_allclose(actions, slow_prediction(which, observations), atol=1e-5)
+
+    before = model.predict(observations, deterministic=True)[0]
+    model.learn(150)
+    assert model.topology_counters["actor"]["evolutions"] > 1
+    check(model)
+    assert not np.allclose(before, model.predict(observations, deterministic=True)[0])
+    with th.no_grad():
+        for parameter in model.actor.parameters():
+            parameter.mul_(1.5)
+    check(model)
+    model.save(tmp_path / "model")
+    other = model_for(algorithm, "Pendulum-v1", seed=8)
+    other.predict(observations)
+    other.set_parameters(tmp_path / "model")
+    check(other)
+    np.testing.assert_array_equal(
+        model.predict(observations, deterministic=True)[0], other.predict(observations, deterministic=True)[0]
+    )
+    check(algorithm.load(tmp_path / "model"))
+    model.policy.double()
+    assert model.policy._fast_actor() is None
+
+
+def test_forward_hooks_and_policies_of_ones_own_are_respected():
+    model = model_for(RLx2TD3, "Pendulum-v1")
+    seen = []
+    observation = np.zeros(3, np.float32)
+    model.predict(observation)
+    handle = model.actor.register_forward_hook(lambda *_: seen.append(1))
+    model.predict(observation)
+    handle.remove()
+    assert seen == [1]
+
+    class Own(MlpPolicy):
+        def _predict(self, observation, deterministic=False):
+            return th.full((len(observation), 1), 0.25)
+
+    assert RLx2TD3(Own, "Pendulum-v1", **quick()).predict(observation)[0] == pytest.approx(0.5)
+
+
+def test_wrong_observations_get_sb3s_errors():
+    model = model_for(RLx2TD3, "Pendulum-v1")
+    with pytest.raises(ValueError, match="Unexpected observation shape"):
+        model.predict(np.zeros(4))
+    with pytest.raises(ValueError, match="mixing Gym API"):
+        model.predict((np.zeros(3), {}))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_buffer_gets_the_noise_free_action_of_acting_itself(algorithm):
+    model = model_for(algorithm, make_vec_env("Pendulum-v1", n_envs=2), learning_starts=20)
+    model.learn(20)
+    model.gradient_steps = 0
+    model.learn(80, reset_num_timesteps=False)
+    buffer = model.replay_buffer
+    rows = slice(12, 48)
+    observations = buffer.observations[rows].reshape(-1, 3)
+    with th.no_grad():
+        expected = model.policy(th.as_tensor(observations), deterministic=True).numpy()
+    np.testing.assert_allclose(buffer.noise_free_actions[rows].reshape(-1, 1), expected, atol=1e-5)
+    assert not np.allclose(buffer.actions[rows], buffer.noise_free_actions[rows])
+    np.testing.assert_array_equal(buffer.actions[:10], buffer.noise_free_actions[:10])

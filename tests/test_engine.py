@@ -1,0 +1,173 @@
+"""The compiled engine gives the results of the torch path, which is SB3's own train()."""
+
+import copy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from helpers import quick
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
+
+ALGORITHMS = [RLx2TD3, RLx2SAC]
+
+
+def trained(algorithm, engine, steps=150, env="Pendulum-v1", **kwargs):
+    """A model after a short run, and the losses on the way."""
+    model = algorithm("MlpPolicy", env() if callable(env) else env, engine=engine, **quick(**copy.deepcopy(kwargs)))
+    losses = []
+
+    def record(locals_, _):
+        values = model.logger.name_to_value
+        losses.append([values.get(f"train/{name}", 0.0) for name in ("critic_loss", "actor_loss", "ent_coef_loss")])
+        return True
+
+    model.learn(steps, callback=record)
+    return model, np.array(losses)
+
+
+def largest_difference(one, other):
+    ours, theirs = one.policy.state_dict(), other.policy.state_dict()
+    return max((ours[name].double() - theirs[name].double()).abs().max().item() for name in ours)
+
+
+def assert_same_run(algorithm, tolerance=2e-6, **kwargs):
+    ours, our_losses = trained(algorithm, "compiled", **kwargs)
+    theirs, their_losses = trained(algorithm, "torch", **kwargs)
+    assert ours._n_updates == theirs._n_updates > 50
+    assert ours.topology_counters == theirs.topology_counters
+    np.testing.assert_allclose(our_losses, their_losses, rtol=1e-3, atol=1e-4)
+    assert largest_difference(ours, theirs) < tolerance
+    for name in ("actor.optimizer", "critic.optimizer"):
+        states = [model.get_parameters()[name]["state"] for model in (ours, theirs)]
+        for key in states[0]:
+            assert states[0][key]["step"] == states[1][key]["step"]
+            for moment in ("exp_avg", "exp_avg_sq"):
+                th.testing.assert_close(states[0][key][moment], states[1][key][moment], rtol=1e-3, atol=1e-4)
+    return ours
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("topology", ["rigl", "set", "static"])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_same_run_as_torch(algorithm, topology, n_steps):
+    model = assert_same_run(algorithm, topology=topology, n_steps=n_steps, n_steps_delay=40, topology_interval=16)
+    assert (model.topology_counters["actor"]["evolutions"] > 1) == (topology != "static")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.ELU])
+@pytest.mark.parametrize("net_arch", [[], [40], [24, 33, 17, 20]])
+def test_same_run_for_any_depth_and_activation(algorithm, activation, net_arch):
+    policy_kwargs = {"net_arch": net_arch, "activation_fn": activation, "n_critics": 3}
+    assert_same_run(algorithm, policy_kwargs=policy_kwargs, topology_interval=30, actor_sparsity=0.5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("batch_size", [1, 63, 200])
+def test_same_run_for_any_batch_size(algorithm, batch_size):
+    assert_same_run(algorithm, batch_size=batch_size, n_steps_delay=0)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_same_run_with_vec_normalize_and_several_environments(algorithm):
+    def env():
+        return VecNormalize(make_vec_env("Pendulum-v1", n_envs=3, seed=1))
+
+    assert_same_run(algorithm, env=env, gradient_steps=-1, n_steps_delay=30, steps=240, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_same_run_where_episodes_end_and_the_buffer_forgets_and_wraps(algorithm):
+    def env():
+        return gym.make("InvertedPendulum-v5", max_episode_steps=7)
+
+    model = assert_same_run(
+        algorithm, env=env, n_steps_delay=0, buffer_size=90, buffer_min_size=20, buffer_check_interval=10,
+        buffer_distance_threshold=0.0, steps=220,
+    )  # fmt: skip
+    assert model.replay_buffer.full
+    assert model.replay_buffer._forgotten_rows > 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("stock", [True, False])
+def test_same_run_with_observations_stored_as_float64(algorithm, stock):
+    # A stock buffer keeps MuJoCo's observations as they are
+    kwargs = {"n_steps": 1, "dynamic_buffer": False} if stock else {"replay_buffer_kwargs": {"observation_dtype": None}}
+    model = assert_same_run(algorithm, env="InvertedPendulum-v5", n_steps_delay=0, **kwargs)
+    assert model.replay_buffer.observations.dtype == np.float64
+    assert isinstance(model.replay_buffer, DynamicReplayBuffer) is not stock
+
+
+@pytest.mark.parametrize("kwargs", [{"ent_coef": 0.2}, {"ent_coef": "auto_0.3"}, {"target_update_interval": 3}])
+def test_same_run_for_all_ways_of_sac(kwargs):
+    assert_same_run(RLx2SAC, n_steps_delay=0, train_freq=4, gradient_steps=4, **kwargs)
+
+
+@pytest.mark.parametrize("kwargs", [{"policy_delay": 3}, {"policy_delay": 1}, {"target_policy_noise": 0.9}])
+def test_same_run_for_all_ways_of_td3(kwargs):
+    assert_same_run(RLx2TD3, train_freq=(1, "episode"), gradient_steps=70, steps=450, topology_interval=9, **kwargs)
+
+
+def with_data(algorithm, engine, **kwargs):
+    """A model with a filled replay buffer that has made no update."""
+    model = algorithm("MlpPolicy", "Pendulum-v1", engine=engine, **quick(learning_starts=400, **kwargs))
+    model.learn(400)
+    model.set_logger(Logger(None, []))
+    model.set_random_seed(5)
+    return model
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_thousand_updates_drift_no_further_apart_than_torch_from_itself(algorithm):
+    kwargs = {"n_steps_delay": 300, "topology": "static"}
+    reference = with_data(algorithm, "torch", **kwargs)
+    reference.train(1000, 64)
+    drifts = []
+    for seed in range(4):
+        perturbed = with_data(algorithm, "torch", **kwargs)
+        generator = th.Generator().manual_seed(seed)
+        with th.no_grad():
+            for parameter in perturbed.policy.parameters():
+                up = th.rand(parameter.shape, generator=generator) < 0.5
+                parameter.copy_(th.where(up, th.nextafter(parameter, parameter + 1.0), parameter))
+        perturbed.train(1000, 64)
+        drifts.append(largest_difference(perturbed, reference))
+    ours = with_data(algorithm, "compiled", **kwargs)
+    ours.train(1000, 64)
+    assert 0 < largest_difference(ours, reference) < 1.5 * max(drifts)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_same_seed_same_run_bit_for_bit_with_any_number_of_threads(algorithm):
+    runs = []
+    for threads in (1, 1, 2):
+        model = with_data(algorithm, "compiled", batch_size=300, n_steps_delay=0)
+        before = th.get_num_threads()
+        th.set_num_threads(threads)
+        try:
+            model.train(40, 300)
+        finally:
+            th.set_num_threads(before)
+        runs.append(model)
+    assert largest_difference(runs[0], runs[1]) == 0.0
+    assert largest_difference(runs[0], runs[2]) == 0.0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_several_updates_in_one_call_are_the_same_as_one_by_one(algorithm):
+    kwargs = {"n_steps_delay": 20, "topology_interval": 15, "topology_end": 10_000}
+    together = with_data(algorithm, "compiled", **kwargs)
+    together.train(50, 64)
+    single = with_data(algorithm, "compiled", **kwargs)
+    for _ in range(50):
+        single.train(1, 64)
+    assert largest_difference(together, single) == 0.0
+    assert together.topology_counters == single.topology_counters
+    assert together.topology_counters["critic"]["evolutions"] == 3
