@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 
 ACTIVATIONS: Mapping[type[nn.Module], int] = {nn.ReLU: n.RELU, nn.Tanh: n.TANH, nn.ELU: n.ELU}
 SHARD_SAMPLES = 128
+CONNECTIONS_PER_THREAD = 3_000_000
+"""Connections times batch from which a further thread pays (benchmarks/speed.py): waking it takes some 50 µs."""
 SPARE_ROWS, HEAD_ROWS = 8, 4
 
 
@@ -146,6 +148,8 @@ class Updates:
         ends = self.parameters.ends
         self.integers[[t.ACTOR_PARAMETERS, t.CRITIC_PARAMETERS]] = 0, ends[0]
         self.integers[[t.COEFFICIENT, t.PARAMETERS_END]] = ends[1], ends[-1]
+        online = [*networks.actor, *(layer for critic in networks.critics for layer in critic)]
+        self._connections = sum(values_of(layer).numel() for layer in online)
         self._place_gradients()
 
     def _further_parameters(self) -> list[tuple[th.optim.Optimizer, list[th.Tensor]]]:
@@ -286,8 +290,9 @@ class Updates:
         return results, completed
 
     def _threads(self) -> int:
-        """Number of threads: as many as help, at most ``torch.get_num_threads()``."""
-        return max(1, min(th.get_num_threads(), int(self.integers[t.SHARDS])))
+        """Number of threads: as many as have enough to do, at most ``torch.get_num_threads()``."""
+        worth = self._batch * self._connections // CONNECTIONS_PER_THREAD
+        return max(1, min(th.get_num_threads(), int(self.integers[t.SHARDS]), worth))
 
     def _read_settings(self, optimizer: th.optim.Optimizer, first: int) -> None:
         group = optimizer.param_groups[0]
