@@ -21,6 +21,7 @@ from sb3_rlx2.engine import networks as n
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.phases import MAX_SHARDS, SLOTS
 from sb3_rlx2.engine.plan import Layer, NetworkTable, ParameterTable, address, aligned
+from sb3_rlx2.sparse.compiled import is_ready
 from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
 from sb3_rlx2.sparse.layers import SparseLinear, values_of
 from sb3_rlx2.sparse.structure import Structure
@@ -103,6 +104,8 @@ class Updates:
         self._helper: ThreadPoolExecutor | None = None
         self._helper_process = -1
         self._build()
+        if not is_ready(type(self).function):
+            print("Compiling the sparse engine for this processor, once; it takes some seconds …", flush=True)
 
     @classmethod
     def of(cls, policy: Any, coefficient_optimizer: th.optim.Optimizer | None) -> Updates:
