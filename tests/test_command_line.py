@@ -164,6 +164,18 @@ def test_folders_that_are_not_there(says, zoo):
     says(["plot-from-file", "-i", "nowhere.pkl"], "nowhere.pkl")
 
 
+def test_no_network(says, monkeypatch):
+    def refused(arguments):
+        try:
+            raise ConnectionRefusedError("nobody listens")
+        except OSError as error:
+            raise RuntimeError("cannot connect") from error
+
+    monkeypatch.setattr(command_line, "refused", refused, raising=False)
+    monkeypatch.setitem(COMMANDS, "refused", Command("fails", "sb3_rlx2.zoo.command_line:refused"))
+    says(["refused"], "rlx2 refused: error: cannot connect")
+
+
 def test_download_that_is_not_allowed(says, zoo, monkeypatch):
     monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
     of = ["--algo", "rlx2_td3", "--env", "Pendulum-v1"]

@@ -83,8 +83,11 @@ def is_bad_input(error: Exception) -> bool:
 
     :param error: an exception that was raised
     """
-    if isinstance(error, (OSError, ModuleNotFoundError, gymnasium.error.Error)):
-        return True  # a missing file or package, no network, an environment that cannot be made
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (OSError, ModuleNotFoundError, gymnasium.error.Error)):
+            return True  # a missing file or package, no network, an environment that cannot be made
+        cause = cause.__cause__
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
