@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made on first use and again only when pyproject.toml changes.
+# Everything runs in .venv, which is made on first use and again only when pyproject.toml or setup.py changes.
 PYTHON ?= python3
 # Installed first, so that no other package brings a build of its own choice
 TORCH ?= torch==2.13.0
@@ -42,13 +42,13 @@ check: lint type contracts test examples sb3-suite
 lower-bounds:
 	test -x .venv-lower/bin/python || $(PYTHON) -m venv .venv-lower
 	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds.txt -e ".[dev,zoo]"
+	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds.txt -e ".[test]"
 	.venv-lower/bin/python -m pytest -n 2 --dist worksteal -q $(TESTS)
 
 clean:
 	rm -rf .venv .venv-lower demo_output
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"

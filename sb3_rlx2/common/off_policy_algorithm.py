@@ -24,6 +24,13 @@ from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.compiled_training import LOSSES, RECORDED, DivergenceError, train_compiled
 from sb3_rlx2.common.engine_choice import ENGINES, Engine, EngineChoice
+from sb3_rlx2.common.model_files import (
+    CHECKPOINT_FORMAT,
+    CheckedLoading,
+    ModelFileError,
+    check_n_envs,
+    reading_replay_buffer,
+)
 from sb3_rlx2.common.policies import (
     POLICY_ARGUMENTS,
     SPARSITY_ARGUMENTS,
@@ -38,11 +45,11 @@ from sb3_rlx2.sparse.checks import check_count, check_sparsity
 from sb3_rlx2.sparse.layers import SparseLinear, index_problem
 
 
-class CheckpointMismatchError(ValueError, RuntimeError):
+class CheckpointMismatchError(ModelFileError, RuntimeError):
     """Parameters that do not fit the model. A RuntimeError too, as what ``torch.nn.Module.load_state_dict`` raises."""
 
 
-class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
+class RLx2OffPolicyAlgorithm(CheckedLoading, OffPolicyAlgorithm):
     """Sparse training (RLx2) on top of an off-policy actor-critic algorithm of Stable-Baselines3.
 
     A subclass names that algorithm as its second base class: ``class RLx2TD3(RLx2OffPolicyAlgorithm, TD3)``. Updates
@@ -89,6 +96,7 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, _init_setup_model=False, **{**kwargs, "n_steps": n_steps})  # type: ignore[call-arg]
+        self.checkpoint_format = CHECKPOINT_FORMAT
         self.topology_counters: dict[str, EvolutionCounters] = {}
         self.actor_sparsity = actor_sparsity
         self.critic_sparsity = critic_sparsity
@@ -153,6 +161,7 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
             )
 
     def _setup_model(self) -> None:
+        self._check_checkpoint_format()
         self._check_arguments()
         with self._as_the_base_algorithm_sees_it():
             super()._setup_model()
@@ -347,11 +356,14 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
 
         :param path: path to the pickled buffer
         :param truncate_last_traj: for ``HerReplayBuffer``, see SB3
-        :raises ValueError: if n-step targets or the dynamic buffer need another class; the model keeps its buffer
+        :raises ValueError: if the file is no replay buffer or not whole, if it is for another number of environments,
+            or if n-step targets or the dynamic buffer need another class; the model keeps its buffer
         """
         own = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
         try:
+            with reading_replay_buffer(path):
+                super().load_replay_buffer(path, truncate_last_traj)
+            check_n_envs(cast(ReplayBuffer, self.replay_buffer), self.n_envs)
             self._prepare_replay_buffer()
         except ValueError:
             self.replay_buffer = own
