@@ -22,12 +22,14 @@ from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, Trai
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
+from sb3_rlx2.common.model_report import ModelReport
 from sb3_rlx2.common.policies import (
     POLICY_ARGUMENTS,
     SPARSITY_ARGUMENTS,
     dense_policy_class,
     sparse_policy_class,
 )
+from sb3_rlx2.common.report import report
 from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_count, check_sparsity
@@ -364,6 +366,19 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
                 yield from _module_misfits(name, own, given, exact_match)
             else:
                 yield f"{name} is no network or optimizer of this model"
+
+    def report(self, *, tau: float = 0.025, samples: int = 1024, seed: int = 0) -> ModelReport:
+        """What the model is made of: connections, bytes, FLOPs, dead and dormant units, inputs by connections.
+
+        ``print(model.report())`` shows tables. Neither the model nor any random generator is changed.
+
+        :param tau: units are dormant whose mean activity is at most this fraction of their layer's average (Sokar et
+            al., 2023), default 0.025
+        :param samples: how many transitions to draw from the replay buffer to find them, default 1024
+        :param seed: of that draw
+        :raises ValueError: if an argument is out of range
+        """
+        return report(self, tau=tau, samples=samples, seed=seed)
 
     def to_dense(self) -> OffPolicyAlgorithm:
         """The stock Stable-Baselines3 algorithm with dense networks that predict the same.

@@ -1,0 +1,1 @@
+"""rl-zoo3 with these algorithms; the command line."""
