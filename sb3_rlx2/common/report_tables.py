@@ -64,7 +64,8 @@ def print_report(report: ModelReport) -> None:
     console = Console()
     console.print(heading(report), style="bold")
     for table in tables(report):
-        drawn = RichTable(title=table.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        console.print(table.title, style="italic")
+        drawn = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for place, column in enumerate(table.columns):
             drawn.add_column(column, justify="left" if place < _text_columns(table) else "right")
         for row in table.rows:
@@ -143,8 +144,8 @@ def _layers(report: ModelReport) -> Table:
         for network in report.networks
         for layer in network.layers
     ]
-    columns = ("network", "layer", "shape", "weights", "density", "KiB", "optimizer", "FLOPs")
-    return Table("Layers (optimizer state in KiB, FLOPs of one sample forward)", columns, rows)
+    columns = ("network", "layer", "shape", "weights", "density", "KiB", "state", "FLOPs")
+    return Table("Layers (weights and optimizer state in KiB, FLOPs of one sample forward)", columns, rows)
 
 
 def _units(report: ModelReport) -> Table:
