@@ -102,7 +102,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.zip")
     parser.add_argument("--algo", choices=ALGORITHMS, help="the model's algorithm (default: found from the file)")
     parser.add_argument(
-        "--replay-buffer", type=Path, metavar="PATH", help="saved buffer on which to find dormant units"
+        "--replay-buffer",
+        type=Path,
+        metavar="PATH",
+        help="saved buffer on which to find dormant units, with observations as they are stored",
     )
     parser.add_argument("--tau", type=float, default=0.025, help="τ of dormant units (default: 0.025)")
     parser.add_argument("--samples", type=int, default=1024, help="transitions to draw from the buffer (default: 1024)")
