@@ -80,6 +80,7 @@ def _draw_at_the_end(axes: Axes, counts: npt.NDArray[np.float64], n_observations
     ):
         if kind.any():
             axes.barh(
-                np.flatnonzero(kind), counts[kind], height=0.8, color=color, hatch=hatch, edgecolor="white", label=label
-            )
+                np.flatnonzero(kind), counts[kind], height=0.8 if len(counts) <= MAX_LABELS else 1.0, color=color,
+                hatch=hatch, edgecolor="white", linewidth=0, label=label,
+            )  # fmt: skip
     axes.margins(y=0.01)

@@ -6,6 +6,7 @@ import argparse
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -53,12 +54,12 @@ def _attributes(path: Path) -> frozenset[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"{path}: the file is damaged at {damaged!r}")
-            data = json.loads(archive.read("data"))
-    except (zipfile.BadZipFile, EOFError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            data = None if damaged else json.loads(archive.read("data"))
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
         # A model that was cut short may look like a whole zip file: those of its parameters are inside of it
         raise ValueError(f"{path}: not a model that Stable-Baselines3 saved, or one that was cut short") from error
+    if damaged is not None:
+        raise ValueError(f"{path}: the file is damaged at {damaged!r}")
     return frozenset(data) if isinstance(data, dict) else frozenset()
 
 
