@@ -42,6 +42,8 @@ COMMANDS = {
     "benchmark": Command("evaluate all trained agents of a folder", "rl_zoo3.benchmark"),
     "push-to-hub": Command("upload an agent to the Hugging Face Hub", "rl_zoo3.push_to_hub"),
     "load-from-hub": Command("download an agent from the Hugging Face Hub", "rl_zoo3.load_from_hub"),
+    "report": Command("what a saved model is made of", "sb3_rlx2.zoo.report:main"),
+    "plot": Command("draw learning curves, topology, buffer and inputs over time", "sb3_rlx2.zoo.plot:main"),
 }
 
 # How each package says that what it was given is wrong, with a raise or assert statement of its own
