@@ -32,6 +32,7 @@ format: $(READY)
 
 examples: $(READY)
 	for example in examples/*.py; do echo "== $$example"; $(BIN)/python $$example --short || exit 1; done
+	for notebook in examples/*.ipynb; do echo "== $$notebook"; $(BIN)/jupyter-execute $$notebook || exit 1; done
 
 sb3-suite: $(READY)
 	$(BIN)/python tests/sb3_suite/run.py
