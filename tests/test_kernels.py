@@ -9,7 +9,6 @@ import pytest
 import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from sb3_rlx2.sparse import SparseLinear, kernels
 from sb3_rlx2.sparse.compiled import cache_folder, compiled, is_on_disk, source_digest
@@ -62,7 +61,7 @@ def layers(draw):
 
 @given(layer=layers(), relu=st.booleans())
 def test_products_equal_dense_ones(layer, relu):
-    structure, n_in, n_out = Structure.of(layer), layer.in_features, layer.out_features
+    structure, n_in, n_out = layer.structure, layer.in_features, layer.out_features
     x, g = th.randn(n_in, TILE), th.randn(n_out, TILE)
     weight, values, bias = layer.weight.clone(), layer.values.detach(), layer.bias.detach()
     y = th.empty(n_out, TILE)
@@ -95,7 +94,7 @@ def test_products_equal_dense_ones(layer, relu):
 
 
 def test_a_dense_layer_has_all_connections():
-    structure = Structure.of(nn.Linear(5, 3))
+    structure = Structure.full(5, 3)
     assert structure.nnz == 15
     assert structure.rows.tolist() == [0, 5, 10, 15]
 

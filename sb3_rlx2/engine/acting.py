@@ -13,48 +13,37 @@ from sb3_rlx2.engine import networks as n
 from sb3_rlx2.engine.plan import Layer, NetworkTable, address
 from sb3_rlx2.engine.updates import ACTIVATIONS, linear_layers_of
 from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.kernels import ROW_BYTES
+from sb3_rlx2.sparse.kernels import product_of_one
 from sb3_rlx2.sparse.layers import SparseLinear
-from sb3_rlx2.sparse.vectors import FLOAT_BYTES, load_float, load_int32, load_int64, store_float
+from sb3_rlx2.sparse.vectors import FLOAT_BYTES, load_float, store_float
 
 Table = Any
-
-ZERO = np.float32(0.0)
-ROW_SHIFT = ROW_BYTES.bit_length() - 1
 Array = npt.NDArray[np.float32]
 
 
 @compiled
-def _activate(activation: int, x: float) -> float:
-    if activation == n.RELU:
-        return 0.0 if x < 0.0 else x
-    if activation == n.TANH:
-        return float(np.tanh(x))
-    return x if x > 0.0 else float(np.expm1(x))
+def _activate(activation: int, x: int, count: int) -> None:
+    for i in range(count):
+        value = load_float(x, i)
+        if activation == n.RELU:
+            store_float(x, i, 0.0 if value < 0.0 else value)
+        elif activation == n.TANH:
+            store_float(x, i, np.tanh(value))
+        elif value < 0.0:
+            store_float(x, i, np.expm1(value))
 
 
 @compiled
-def _layer(layers: Table, row: int, x: int, y: int, activation: int) -> None:
-    """One layer for one observation: four sums at a time hide the latency of additions."""
-    rows, columns, values, bias = (
+def _layer(layers: Table, row: int, x: int, y: int) -> None:
+    product_of_one(
+        layers[row, n.N_OUT],
         layers[row, n.ROWS],
         layers[row, n.COLUMNS],
         layers[row, n.VALUES],
         layers[row, n.BIAS],
+        x,
+        y,
     )
-    for o in range(layers[row, n.N_OUT]):
-        first, last = load_int64(rows, o), load_int64(rows, o + 1)
-        middle = first + (last - first) // 4 * 4
-        s0 = s1 = s2 = s3 = ZERO
-        for j in range(first, middle, 4):
-            s0 += load_float(values, j) * load_float(x, load_int32(columns, j) >> ROW_SHIFT)
-            s1 += load_float(values, j + 1) * load_float(x, load_int32(columns, j + 1) >> ROW_SHIFT)
-            s2 += load_float(values, j + 2) * load_float(x, load_int32(columns, j + 2) >> ROW_SHIFT)
-            s3 += load_float(values, j + 3) * load_float(x, load_int32(columns, j + 3) >> ROW_SHIFT)
-        for j in range(middle, last):
-            s0 += load_float(values, j) * load_float(x, load_int32(columns, j) >> ROW_SHIFT)
-        total = load_float(bias, o) + ((s0 + s1) + (s2 + s3))
-        store_float(y, o, total if activation < 0 else _activate(activation, total))
 
 
 @compiled
@@ -80,10 +69,11 @@ def _outputs(
         h = x + i * n_obs * FLOAT_BYTES
         for row in range(hidden):
             y = memory + (row % 2) * widest * FLOAT_BYTES
-            _layer(layers, row, h, y, activation)
+            _layer(layers, row, h, y)
+            _activate(activation, y, layers[row, n.N_OUT])
             h = y
         for row in range(hidden, heads):
-            _layer(layers, row, h, out, -1)
+            _layer(layers, row, h, out)
             out += layers[row, n.N_OUT] * FLOAT_BYTES
 
 

@@ -19,8 +19,7 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from torch import nn
 
 from sb3_rlx2.engine.updates import ACTIVATIONS
-from sb3_rlx2.sparse.layers import SparseLinear
-from sb3_rlx2.sparse.structure import values_of
+from sb3_rlx2.sparse.layers import SparseLinear, values_of
 
 LINEAR = (SparseLinear, nn.Linear)
 DENSITY_LIMIT = 0.7

@@ -56,7 +56,7 @@ class NetworkTable:
         for network, mirror in zip(networks, mirrors, strict=True):
             for i, layer in enumerate(network):
                 own = self.firsts[mirror] + i == len(self.structures)
-                self.structures.append(Structure.of(layer) if own else self.structures[self.firsts[mirror] + i])
+                self.structures.append(_structure(layer) if own else self.structures[self.firsts[mirror] + i])
         for row, structure in zip(self.rows, self.structures, strict=True):
             self._describe(row, structure)
         for network, first in zip(networks, self.firsts, strict=True):
@@ -152,3 +152,9 @@ def _state(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.
         state["exp_avg"] = th.zeros_like(parameter)
         state["exp_avg_sq"] = th.zeros_like(parameter)
     return state
+
+
+def _structure(layer: Layer) -> Structure:
+    if isinstance(layer, SparseLinear):
+        return layer.structure
+    return Structure.full(layer.in_features, layer.out_features)

@@ -22,8 +22,8 @@ from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.phases import MAX_SHARDS, SLOTS
 from sb3_rlx2.engine.plan import Layer, NetworkTable, ParameterTable, address, aligned
 from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
-from sb3_rlx2.sparse.layers import SparseLinear
-from sb3_rlx2.sparse.structure import Structure, values_of
+from sb3_rlx2.sparse.layers import SparseLinear, values_of
+from sb3_rlx2.sparse.structure import Structure
 
 Array = npt.NDArray[Any]
 

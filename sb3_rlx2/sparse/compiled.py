@@ -85,7 +85,7 @@ class _Locator(caching._CacheLocator):
         return str(self._lineno)
 
 
-_IMPLEMENTATION = type("_Implementation", (caching.CompileResultCacheImpl,), {"_locator_classes": [_Locator]})
+_IMPLEMENTATION: Any = type("_Implementation", (caching.CompileResultCacheImpl,), {"_locator_classes": [_Locator]})
 
 
 class _Cache(caching.FunctionCache):

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
@@ -38,6 +39,7 @@ from sb3_rlx2.sparse.vectors import (
     load_vector,
     multiply_add,
     pointer,
+    shuffle,
     splat,
     store_float,
     store_vector,
@@ -216,6 +218,91 @@ def weight_gradient(n_out: int, rows: int, columns: int, g: int, x: int, values_
     for o in range(n_out):
         first, last = load_int64(rows, o), load_int64(rows, o + 1)
         _gradient_row(first, last, columns, g + o * ROW_BYTES, x, values_out, bias_out + o * FLOAT_BYTES)
+
+
+@intrinsic(None, *[INT64] * 4)
+def _transpose_block(b: Builder, source: Value, source_bytes: Value, target: Value, target_bytes: Value) -> None:
+    """target[j][i] = source[i][j] for LANES rows of LANES floats; rows are so many bytes apart."""
+    rows = [load_vector(b, b.add(source, b.mul(source_bytes, int64(i)))) for i in range(LANES)]
+    step = LANES // 2
+    while step:
+        low = [LANES + j - step if j & step else j for j in range(LANES)]
+        high = [LANES + j if j & step else j + step for j in range(LANES)]
+        for i in range(LANES):
+            if not i & step:
+                pair = (rows[i], rows[i + step])
+                rows[i], rows[i + step] = shuffle(b, *pair, low), shuffle(b, *pair, high)
+        step //= 2
+    for j, row in enumerate(rows):
+        store_vector(b, row, b.add(target, b.mul(target_bytes, int64(j))))
+
+
+@compiled
+def to_tiles(batch: int, features: int, x: int, tiles: int) -> None:
+    """Bring samples into tiles; lanes past the last sample are zero.
+
+    :param batch: number of samples
+    :param features: number of features
+    :param x: [batch, features]
+    :param tiles: [ceil(batch / TILE), features, TILE]
+    """
+    row = features * FLOAT_BYTES
+    for first in range(0, batch, LANES):
+        to = tiles + first // TILE * features * ROW_BYTES + first % TILE * FLOAT_BYTES
+        full = features // LANES * LANES if first + LANES <= batch else 0
+        for j in range(0, full, LANES):
+            _transpose_block(x + first * row + j * FLOAT_BYTES, row, to + j * ROW_BYTES, ROW_BYTES)
+        for j in range(full, features):
+            for i in range(LANES):
+                value = load_float(x + (first + i) * row, j) if first + i < batch else 0.0
+                store_float(to + j * ROW_BYTES, i, value)
+    for first in range((batch + LANES - 1) // LANES * LANES, (batch + TILE - 1) // TILE * TILE, LANES):
+        to = tiles + first // TILE * features * ROW_BYTES + first % TILE * FLOAT_BYTES
+        for j in range(features):
+            for i in range(LANES):
+                store_float(to + j * ROW_BYTES, i, 0.0)
+
+
+@compiled
+def from_tiles(batch: int, features: int, tiles: int, y: int) -> None:
+    """Bring tiles into samples.
+
+    :param batch: number of samples
+    :param features: number of features
+    :param tiles: [ceil(batch / TILE), features, TILE]
+    :param y: [batch, features]
+    """
+    row = features * FLOAT_BYTES
+    for first in range(0, batch, LANES):
+        at = tiles + first // TILE * features * ROW_BYTES + first % TILE * FLOAT_BYTES
+        full = features // LANES * LANES if first + LANES <= batch else 0
+        for j in range(0, full, LANES):
+            _transpose_block(at + j * ROW_BYTES, ROW_BYTES, y + first * row + j * FLOAT_BYTES, row)
+        for j in range(full, features):
+            for i in range(min(LANES, batch - first)):
+                store_float(y + (first + i) * row, j, load_float(at + j * ROW_BYTES, i))
+
+
+_ZERO = np.float32(0.0)
+_COLUMN_SHIFT = ROW_BYTES.bit_length() - 1
+
+
+@compiled
+def product_of_one(n_out: int, rows: int, columns: int, values: int, bias: int, x: int, y: int) -> None:
+    """Forward for one sample: like ``product``, with ``x`` [n_in] and ``y`` [n_out] as plain vectors."""
+    for o in range(n_out):
+        first, last = load_int64(rows, o), load_int64(rows, o + 1)
+        middle = first + (last - first) // 4 * 4
+        # Four sums at a time hide the latency of additions
+        s0 = s1 = s2 = s3 = _ZERO
+        for j in range(first, middle, 4):
+            s0 += load_float(values, j) * load_float(x, load_int32(columns, j) >> _COLUMN_SHIFT)
+            s1 += load_float(values, j + 1) * load_float(x, load_int32(columns, j + 1) >> _COLUMN_SHIFT)
+            s2 += load_float(values, j + 2) * load_float(x, load_int32(columns, j + 2) >> _COLUMN_SHIFT)
+            s3 += load_float(values, j + 3) * load_float(x, load_int32(columns, j + 3) >> _COLUMN_SHIFT)
+        for j in range(middle, last):
+            s0 += load_float(values, j) * load_float(x, load_int32(columns, j) >> _COLUMN_SHIFT)
+        store_float(y, o, load_float(bias, o) + ((s0 + s1) + (s2 + s3)))
 
 
 @compiled

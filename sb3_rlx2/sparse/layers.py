@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_rlx2.sparse import products
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.dense_gradient import DenseGradient
+from sb3_rlx2.sparse.structure import Structure
 
 ConnectionsName = Literal["magnitude", "random"]
 WeightScale = Literal["dense", "fan_in"]
@@ -124,11 +126,20 @@ class SparseLinear(nn.Module):
         self.bias = None if linear.bias is None else _copy(linear.bias)
         self.topology_version = 0
         self._dense_gradient: DenseGradient | None = None
+        self._structure: tuple[int, Structure] | None = None
 
     @property
     def nnz(self) -> int:
         """Number of connections."""
         return self.values.numel()
+
+    @property
+    def structure(self) -> Structure:
+        """The connections as the compiled kernels want them; the layer must be on the CPU."""
+        if self._structure is None or self._structure[0] != self.topology_version:
+            indices = self.indices.numpy()
+            self._structure = self.topology_version, Structure(indices, self.in_features, self.out_features)
+        return self._structure[1]
 
     @property
     def density(self) -> float:
@@ -168,6 +179,10 @@ class SparseLinear(nn.Module):
         :param x: [..., in_features]
         :return: [..., out_features]
         """
+        if self._dense_gradient is None and products.cover(
+            x, self.values, self.bias, self.in_features, self.out_features
+        ):
+            return products.sparse_linear(x, self.values, self.bias, self.structure)
         weight = self._dense_weight()
         if self._dense_gradient is not None and weight.requires_grad:
             self._dense_gradient.watch(weight)
@@ -227,7 +242,7 @@ class SparseLinear(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_dense_gradient": None}
+        return {**self.__dict__, "_dense_gradient": None, "_structure": None}
 
     def _apply(self, *args: Any, **kwargs: Any) -> SparseLinear:
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -267,6 +282,14 @@ def index_problem(indices: th.Tensor, nnz: int, size: int | None = None) -> str 
     if not bool((indices[1:] > indices[:-1]).all()):
         return "connection indices are not sorted and unique"
     return None
+
+
+def values_of(layer: SparseLinear | nn.Linear) -> nn.Parameter:
+    """The parameter that holds a layer's weights, row by row.
+
+    :param layer: a sparse or dense linear layer
+    """
+    return layer.values if isinstance(layer, SparseLinear) else cast(nn.Parameter, layer.weight)
 
 
 def _copy(parameter: nn.Parameter) -> nn.Parameter:

@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch as th
-from torch import nn
 
 from sb3_rlx2.sparse.kernels import PADDING, ROW_BYTES
-from sb3_rlx2.sparse.layers import SparseLinear
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +23,7 @@ class Structure:
     def __init__(self, indices: Array, n_in: int, n_out: int) -> None:
         row, column = np.divmod(indices.astype(np.int64), n_in)
         self.n_in, self.n_out, self.nnz = n_in, n_out, len(indices)
+        self.indices = indices.astype(np.int64)
         self.rows = _starts(row, n_out)
         self.columns = _in_bytes(column)
         by_column = np.argsort(column, kind="stable")
@@ -34,21 +32,9 @@ class Structure:
         self.sources = _padded(by_column.astype(np.int32))
 
     @classmethod
-    def of(cls, layer: SparseLinear | nn.Linear) -> Structure:
-        """Of a sparse layer as it is now, or of all connections of a dense one."""
-        if isinstance(layer, SparseLinear):
-            return cls(layer.indices.numpy(), layer.in_features, layer.out_features)
-        return cls.full(layer.in_features, layer.out_features)
-
-    @classmethod
     def full(cls, n_in: int, n_out: int) -> Structure:
         """All connections that a layer can have."""
         return cls(np.arange(n_in * n_out), n_in, n_out)
-
-
-def values_of(layer: SparseLinear | nn.Linear) -> th.Tensor:
-    """The parameter that holds a layer's weights, row by row."""
-    return layer.values if isinstance(layer, SparseLinear) else layer.weight
 
 
 def _starts(numbers: Array, count: int) -> Array:
