@@ -8,7 +8,7 @@ TESTS ?= tests
 # Two test processes on two cores
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint type contracts format examples sb3-suite check lower-bounds clean
+.PHONY: demo test lint type contracts format examples docs build sb3-suite check lower-bounds clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -34,10 +34,19 @@ examples: $(READY)
 	for example in examples/*.py; do echo "== $$example"; $(BIN)/python $$example --short || exit 1; done
 	for notebook in examples/*.ipynb; do echo "== $$notebook"; $(BIN)/jupyter-execute $$notebook || exit 1; done
 
+# Pages with all links between them checked, then the doctests
+docs: $(READY)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -b doctest docs docs/_build/doctest
+
+# sdist and wheel, in dist/
+build: $(READY)
+	$(BIN)/python -m build
+
 sb3-suite: $(READY)
 	$(BIN)/python tests/sb3_suite/run.py
 
-check: lint type contracts test examples sb3-suite
+check: lint type contracts test examples docs sb3-suite
 
 # The tests with the oldest versions that pyproject.toml admits
 lower-bounds:
@@ -47,7 +56,7 @@ lower-bounds:
 	.venv-lower/bin/python -m pytest -n 2 --dist worksteal -q $(TESTS)
 
 clean:
-	rm -rf .venv .venv-lower demo_output
+	rm -rf .venv .venv-lower demo_output docs/_build build dist
 
 $(READY): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

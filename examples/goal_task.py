@@ -15,12 +15,12 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_rlx2 import RLx2SAC
 
-N_BITS = 6
+N_BITS = 4
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--short", action="store_true", help="a few seconds, to see that it runs")
     arguments = parser.parse_args()
     steps = 600 if arguments.short else arguments.steps
@@ -36,6 +36,8 @@ def main() -> None:
         dynamic_buffer=False,
         buffer_size=50_000,
         learning_rate=1e-3,
+        gamma=0.9,
+        ent_coef=0.05,
         learning_starts=200,
         topology_interval=steps // 20,
         policy_kwargs={"net_arch": [64, 64]},
