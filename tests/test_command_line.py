@@ -1,5 +1,6 @@
 """``rlx2``: bad input is a message on stderr and exit status 2, a bug keeps its traceback."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -218,12 +219,27 @@ def test_a_command_that_is_not_the_zoos(monkeypatch):
     assert given == ["model.zip", "--json"]
 
 
-def test_without_the_zoo(tmp_path):
+def without_the_zoo(arguments, folder):
+    """A finished process of ``rlx2`` where RL Baselines3 Zoo is not installed."""
     code = "import sys; sys.modules['rl_zoo3'] = None; from sb3_rlx2.zoo.command_line import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "train", "--algo", "rlx2_td3"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_train_without_the_zoo(tmp_path):
+    result = without_the_zoo(["train", "--algo", "rlx2_td3"], tmp_path)
     assert result.returncode == 2
     assert result.stderr == "rlx2 train: error: RL Baselines3 Zoo is not installed: pip install 'sb3-rlx2[zoo]'\n"
+
+
+def test_report_and_plot_without_the_zoo(tmp_path):
+    RLx2TD3("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "model.zip")
+    result = without_the_zoo(["report", "model.zip", "--json"], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["algorithm"] == "RLx2TD3"
+    result = without_the_zoo(["plot", "history", "missing"], tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("rlx2 plot: error: missing: there is no such file")
 
 
 def test_status_of_the_process(tmp_path, zoo):
