@@ -46,7 +46,7 @@ build: $(READY)
 sb3-suite: $(READY)
 	$(BIN)/python tests/sb3_suite/run.py
 
-check: lint type contracts test examples docs sb3-suite
+check: lint type contracts test examples docs build sb3-suite
 
 # The tests with the oldest versions that pyproject.toml admits
 lower-bounds:

@@ -242,6 +242,16 @@ def test_report_and_plot_without_the_zoo(tmp_path):
     assert result.stderr.startswith("rlx2 plot: error: missing: there is no such file")
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    RLx2TD3("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "model.zip")
+    command = [sys.executable, "-m", "sb3_rlx2", "report", "model.zip"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert errors == b""
+    assert process.returncode == 1
+
+
 def test_status_of_the_process(tmp_path, zoo):
     process = start(*TRAIN, "--env", "Hoper-v5", cwd=tmp_path)
     _, errors = process.communicate()

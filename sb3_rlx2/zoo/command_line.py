@@ -105,7 +105,13 @@ def _run(target: str, arguments: list[str], prog: str) -> int:
     if ":" not in target:
         programs.run(target, arguments, prog)
         return 0
-    return int(pkgutil.resolve_name(target)(arguments) or 0)
+    try:
+        status = int(pkgutil.resolve_name(target)(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads (head, less) has seen enough; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
