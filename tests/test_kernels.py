@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sb3_rlx2.sparse import SparseLinear, kernels
-from sb3_rlx2.sparse.compiled import cache_folder, compiled, is_on_disk, source_digest
+from sb3_rlx2.sparse.compiled import cache_folder, compiled, is_ready, source_digest
 from sb3_rlx2.sparse.kernels import PADDING, TILE
 from sb3_rlx2.sparse.structure import Structure
 from sb3_rlx2.sparse.vectors import exp_floats, log_floats, tanh_floats
@@ -104,7 +104,7 @@ def test_the_cache_depends_on_every_source_file():
     assert folder.name.endswith(source_digest())
     x = np.zeros(16, np.float32)
     applied(apply_exp, x)
-    assert is_on_disk(apply_exp)
+    assert is_ready(apply_exp)
 
 
 @pytest.mark.parametrize("can_write", [True, False])

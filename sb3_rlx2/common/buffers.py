@@ -270,7 +270,12 @@ def draw(buffer: ReplayBuffer, updates: int, batch_size: int) -> Samples:
             rows.append(buffer._draw_rows(batch_size))
         else:
             rows.append(np.random.randint(0, buffer.buffer_size if buffer.full else buffer.pos, size=batch_size))
-        environments.append(np.random.randint(0, buffer.n_envs, size=batch_size))
+        # With one environment there is nothing to draw, and NumPy's generator stays as it is
+        environments.append(
+            np.zeros(batch_size, np.int64)
+            if buffer.n_envs == 1
+            else np.random.randint(0, buffer.n_envs, size=batch_size)
+        )
     newest = (buffer.pos - 1) % buffer.buffer_size
     return Samples(_stacked(rows), _stacked(environments), n_steps, newest)
 

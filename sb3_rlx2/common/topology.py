@@ -18,7 +18,8 @@ EVOLVERS = "topology_evolvers"
 
 def networks(model: OffPolicyAlgorithm) -> dict[str, nn.Module]:
     """The online networks of a model's policy, by name."""
-    return {name: getattr(model.policy, name) for name in NETWORKS if hasattr(model.policy, name)}
+    modules = _uncompiled_policy(model)._modules
+    return {name: network for name in NETWORKS if (network := modules.get(name)) is not None}
 
 
 def has_sparse_layers(model: OffPolicyAlgorithm) -> bool:
@@ -99,7 +100,8 @@ def attached_evolvers(model: OffPolicyAlgorithm) -> dict[str, TopologyEvolver]:
 
 
 def _uncompiled_policy(model: OffPolicyAlgorithm) -> nn.Module:
-    return cast(nn.Module, getattr(model.policy, "_orig_mod", model.policy))
+    # Asking a module for an attribute that it lacks takes long
+    return cast(nn.Module, model.policy._modules.get("_orig_mod", model.policy))
 
 
 class _Attached(NamedTuple):

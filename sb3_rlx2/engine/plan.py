@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -114,8 +115,7 @@ class NetworkTable:
 class ParameterTable:
     """The table of parameters that Adam and Polyak averaging work on.
 
-    :param groups: for each optimizer its parameters, what is to follow each of them (None: nothing), and where in the
-        gradients each of them has its own
+    :param groups: each optimizer with its parameters and, for each of these, what is to follow it (None: nothing)
     """
 
     def __init__(self, groups: Sequence[tuple[th.optim.Optimizer, Sequence[th.Tensor], Sequence[th.Tensor | None]]]):
@@ -123,25 +123,32 @@ class ParameterTable:
         self.ends = np.cumsum([len(parameters) for _, parameters, _ in groups]).tolist()
         self.rows = np.zeros((self.ends[-1], a.PARAMETER_FIELDS), np.int64)
         self.parameters = [parameter for _, parameters, _ in groups for parameter in parameters]
-        self.targets = [target for _, _, targets in groups for target in targets]
+        targets = [target for _, _, targets in groups for target in targets]
+        self._followed = [i for i, target in enumerate(targets) if target is not None]
+        self._targets = [target for target in targets if target is not None]
         self.rows[:, a.SIZE] = [parameter.numel() for parameter in self.parameters]
         self.state_holders = [optimizer.state for optimizer, _, _ in groups]
         self.states = [_state(optimizer, parameter) for optimizer, parameters, _ in groups for parameter in parameters]
+        self._moments = self._current_moments()
+        for column, moments in zip((a.MEAN, a.SQUARE, a.STEP), self._moments, strict=True):
+            self.rows[:, column] = [moment.data_ptr() for moment in moments]
+
+    def _current_moments(self) -> list[list[th.Tensor]]:
+        return [[state[name] for state in self.states] for name in ("exp_avg", "exp_avg_sq", "step")]
 
     @property
     def is_current(self) -> bool:
-        """Whether every optimizer still has the states that the table was made of."""
-        return all(
-            holder is optimizer.state for holder, (optimizer, _, _) in zip(self.state_holders, self.groups, strict=True)
+        """Whether every optimizer still has the very moments that the table was made of."""
+        holders = zip(self.state_holders, self.groups, strict=True)
+        return all(holder is optimizer.state for holder, (optimizer, _, _) in holders) and all(
+            all(map(is_, moments, current))
+            for moments, current in zip(self._moments, self._current_moments(), strict=True)
         )
 
     def refresh(self) -> None:
-        """Read the addresses of parameters, moments and targets."""
+        """Read the addresses of parameters and targets; PyTorch may have moved them since the last call."""
         self.rows[:, a.PARAMETER] = [parameter.data_ptr() for parameter in self.parameters]
-        self.rows[:, a.MEAN] = [state["exp_avg"].data_ptr() for state in self.states]
-        self.rows[:, a.SQUARE] = [state["exp_avg_sq"].data_ptr() for state in self.states]
-        self.rows[:, a.STEP] = [state["step"].data_ptr() for state in self.states]
-        self.rows[:, a.TARGET] = [0 if target is None else target.data_ptr() for target in self.targets]
+        self.rows[self._followed, a.TARGET] = [target.data_ptr() for target in self._targets]
 
 
 def _state(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.Tensor]:

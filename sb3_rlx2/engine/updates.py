@@ -21,6 +21,7 @@ from sb3_rlx2.engine import networks as n
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.phases import MAX_SHARDS, SLOTS
 from sb3_rlx2.engine.plan import Layer, NetworkTable, ParameterTable, address, aligned
+from sb3_rlx2.sparse.compiled import is_ready
 from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
 from sb3_rlx2.sparse.layers import SparseLinear, values_of
 from sb3_rlx2.sparse.structure import Structure
@@ -29,6 +30,8 @@ Array = npt.NDArray[Any]
 
 ACTIVATIONS: Mapping[type[nn.Module], int] = {nn.ReLU: n.RELU, nn.Tanh: n.TANH, nn.ELU: n.ELU}
 SHARD_SAMPLES = 128
+CONNECTIONS_PER_THREAD = 3_000_000
+"""Connections times batch from which a further thread pays (benchmarks/speed.py): waking it takes some 50 µs."""
 SPARE_ROWS, HEAD_ROWS = 8, 4
 
 
@@ -101,6 +104,8 @@ class Updates:
         self._helper: ThreadPoolExecutor | None = None
         self._helper_process = -1
         self._build()
+        if not is_ready(type(self).function):
+            print("Compiling the sparse engine for this processor, once; it takes some seconds …", flush=True)
 
     @classmethod
     def of(cls, policy: Any, coefficient_optimizer: th.optim.Optimizer | None) -> Updates:
@@ -146,6 +151,8 @@ class Updates:
         ends = self.parameters.ends
         self.integers[[t.ACTOR_PARAMETERS, t.CRITIC_PARAMETERS]] = 0, ends[0]
         self.integers[[t.COEFFICIENT, t.PARAMETERS_END]] = ends[1], ends[-1]
+        online = [*networks.actor, *(layer for critic in networks.critics for layer in critic)]
+        self._connections = sum(values_of(layer).numel() for layer in online)
         self._place_gradients()
 
     def _further_parameters(self) -> list[tuple[th.optim.Optimizer, list[th.Tensor]]]:
@@ -286,8 +293,9 @@ class Updates:
         return results, completed
 
     def _threads(self) -> int:
-        """Number of threads: as many as help, at most ``torch.get_num_threads()``."""
-        return max(1, min(th.get_num_threads(), int(self.integers[t.SHARDS])))
+        """Number of threads: as many as have enough to do, at most ``torch.get_num_threads()``."""
+        worth = self._batch * self._connections // CONNECTIONS_PER_THREAD
+        return max(1, min(th.get_num_threads(), int(self.integers[t.SHARDS]), worth))
 
     def _read_settings(self, optimizer: th.optim.Optimizer, first: int) -> None:
         group = optimizer.param_groups[0]

@@ -104,8 +104,8 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], dispatcher)
 
 
-def is_on_disk(function: Callable[..., Any]) -> bool:
-    """Whether a compiled function of ours needs no compiling in this process."""
+def is_ready(function: Callable[..., Any]) -> bool:
+    """Whether a function need not be compiled in this process: it has been, or it is on the disk."""
     folder = cache_folder()
     name = cast(Any, function).py_func.__qualname__
     in_memory = bool(cast(Any, function).signatures)

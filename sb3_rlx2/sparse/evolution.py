@@ -90,6 +90,7 @@ class TopologyEvolver:
         self.on_evolution = on_evolution
         self.last_evolution: Evolution | None = None
         self._checked_versions = -1
+        self._holders = [*self.layers.values(), *(mirror for mirrors in self.mirrors.values() for mirror in mirrors)]
         self._prepare_next()
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
@@ -175,8 +176,7 @@ class TopologyEvolver:
 
         Loading parameters into one network alone does that; averaging the two would mix up their connections.
         """
-        holders = [*self.layers.values(), *(mirror for mirrors in self.mirrors.values() for mirror in mirrors)]
-        versions = sum(layer.topology_version for layer in holders)
+        versions = sum([layer.topology_version for layer in self._holders])
         if versions == self._checked_versions:
             return
         for name, layer in self.layers.items():

@@ -138,11 +138,20 @@ def _gradient_row(
     middle = b.add(first, b.and_(b.sub(last, first), int64(-_WIDE)))
     with cgutils.for_range_slice(b, first, middle, int64(_WIDE)) as (j, _):
         add_to_gradient(j, dot_products(j, _WIDE))
-    with cgutils.for_range_slice(b, middle, last, int64(_NARROW)) as (j, _):
-        values = dot_products(j, _NARROW)
-        numbers = ir.Constant(ir.VectorType(INT64, _NARROW), list(range(_NARROW)))
-        is_ours = b.icmp_signed("<", numbers, splat(b, b.sub(last, j), _NARROW))
-        add_to_gradient(j, b.select(is_ours, values, ir.Constant(values.type, [0.0] * _NARROW)))
+    rest = b.sub(last, middle)
+
+    def add_rest(width: int) -> None:
+        values = dot_products(middle, width)
+        numbers = ir.Constant(ir.VectorType(INT64, width), list(range(width)))
+        is_ours = b.icmp_signed("<", numbers, splat(b, rest, width))
+        add_to_gradient(middle, b.select(is_ours, values, ir.Constant(values.type, [0.0] * width)))
+
+    is_many = b.icmp_signed(">", rest, int64(_NARROW))
+    with b.if_then(b.icmp_signed(">", rest, int64(0))), b.if_else(is_many) as (many, few):
+        with many:
+            add_rest(_WIDE)
+        with few:
+            add_rest(_NARROW)
 
 
 _plain_row, _relu_row = _product_row(relu=False), _product_row(relu=True)
