@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made on first use and again only when pyproject.toml changes.
+# Everything runs in .venv, which is made on first use and again only when pyproject.toml or setup.py changes.
 PYTHON ?= python3
 # Installed first, so that no other package brings a build of its own choice
 TORCH ?= torch==2.13.0
@@ -8,7 +8,7 @@ TESTS ?= tests
 # Two test processes on two cores
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint type contracts format examples sb3-suite check lower-bounds clean
+.PHONY: demo test lint type contracts format examples docs build sb3-suite check lower-bounds clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -32,23 +32,33 @@ format: $(READY)
 
 examples: $(READY)
 	for example in examples/*.py; do echo "== $$example"; $(BIN)/python $$example --short || exit 1; done
+	for notebook in examples/*.ipynb; do echo "== $$notebook"; $(BIN)/jupyter-execute $$notebook || exit 1; done
+
+# Pages with all links between them checked, then the doctests
+docs: $(READY)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -b doctest docs docs/_build/doctest
+
+# sdist and wheel, in dist/
+build: $(READY)
+	$(BIN)/python -m build
 
 sb3-suite: $(READY)
 	$(BIN)/python tests/sb3_suite/run.py
 
-check: lint type contracts test examples sb3-suite
+check: lint type contracts test examples docs build sb3-suite
 
 # The tests with the oldest versions that pyproject.toml admits
 lower-bounds:
 	test -x .venv-lower/bin/python || $(PYTHON) -m venv .venv-lower
 	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds.txt -e ".[dev,zoo]"
+	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds.txt -e ".[test]"
 	.venv-lower/bin/python -m pytest -n 2 --dist worksteal -q $(TESTS)
 
 clean:
-	rm -rf .venv .venv-lower demo_output
+	rm -rf .venv .venv-lower demo_output docs/_build build dist
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"

@@ -2,6 +2,8 @@
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback
+from sb3_rlx2.common.history import TopologyHistoryCallback
+from sb3_rlx2.common.topology_history import TopologyHistory
 from sb3_rlx2.sac import RLx2SAC
 from sb3_rlx2.td3 import RLx2TD3
 from sb3_rlx2.version import __version__
@@ -12,5 +14,7 @@ __all__ = [
     "RLx2SAC",
     "RLx2TD3",
     "TopologyEvolutionCallback",
+    "TopologyHistory",
+    "TopologyHistoryCallback",
     "__version__",
 ]

@@ -113,6 +113,7 @@ def test_compiled_code_without_a_home(can_write, tmp_path):
     blocked = tmp_path / "file"
     blocked.touch()
     environment = {**os.environ, "XDG_CACHE_HOME": str(blocked), "TMPDIR": str(tmp_path if can_write else blocked)}
+    environment["MPLCONFIGDIR"] = str(tmp_path)  # older Matplotlib insists on a folder
     environment.pop("NUMBA_CACHE_DIR", None)
     code = (
         "import tempfile; tempfile.tempdir = __import__('os').environ['TMPDIR']\n"

@@ -87,6 +87,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         self._next_noise_free_action: Array | None = None
         self._forgotten_rows = 0
         self.last_check = -1
+        self.last_distance = math.nan
         self.state_bonus: Callable[[th.Tensor], th.Tensor] | None = None
 
     # --- how much it holds ---
@@ -99,6 +100,10 @@ class DynamicReplayBuffer(NStepReplayBuffer):
     @property
     def _oldest_row(self) -> int:
         return ((self.pos if self.full else 0) + self._forgotten_rows) % self.buffer_size
+
+    def rows_held(self) -> Array:
+        """Rows of the arrays that hold transitions now, oldest first, [rows]."""
+        return (self._oldest_row + np.arange(self._n_rows)) % self.buffer_size
 
     def size(self) -> int:
         """Number of transitions that it holds."""
@@ -237,7 +242,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         :param env: to normalize observations
         :return: observations [count, ...] and noise-free actions [count, action_dim], scaled to [-1, 1]
         """
-        rows = (self._oldest_row + np.arange(min(math.ceil(count / self.n_envs), self._n_rows))) % self.buffer_size
+        rows = self.rows_held()[: math.ceil(count / self.n_envs)]
         observations = self.observations[rows].reshape(-1, *self.obs_shape)[:count]
         actions = self.noise_free_actions[rows].reshape(-1, self.action_dim)[:count]
         return self._observations(observations, env), self.to_torch(actions)

@@ -185,6 +185,7 @@ class DynamicBufferCallback(BaseCallback):
         observations, actions = buffer.oldest(self.N_OLDEST, self.model.get_vec_normalize_env())
         now = th.cat([self._noise_free(chunk) for chunk in observations.split(self.N_OLDEST // 8)])
         distance = 0.5 * (now - actions).square().mean().item()
+        buffer.last_distance = distance
         self.logger.record("rlx2/policy_distance", distance)
         if distance > threshold:
             forgotten = buffer.shrink(self.FORGET_FRACTION)

@@ -17,13 +17,21 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, recursive_setattr
+from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
+from sb3_rlx2.common.checked_parameters import CheckedParameters
 from sb3_rlx2.common.compiled_training import LOSSES, RECORDED, DivergenceError, train_compiled
 from sb3_rlx2.common.engine_choice import ENGINES, Engine, EngineChoice
+from sb3_rlx2.common.model_files import (
+    CHECKPOINT_FORMAT,
+    CheckedLoading,
+    check_n_envs,
+    reading_replay_buffer,
+)
+from sb3_rlx2.common.model_report import ModelReport
 from sb3_rlx2.common.policies import (
     POLICY_ARGUMENTS,
     SPARSITY_ARGUMENTS,
@@ -31,18 +39,14 @@ from sb3_rlx2.common.policies import (
     dense_policy_class,
     sparse_policy_class,
 )
+from sb3_rlx2.common.report import report
 from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_count, check_sparsity
-from sb3_rlx2.sparse.layers import SparseLinear, index_problem
 
 
-class CheckpointMismatchError(ValueError, RuntimeError):
-    """Parameters that do not fit the model. A RuntimeError too, as what ``torch.nn.Module.load_state_dict`` raises."""
-
-
-class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
+class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorithm):
     """Sparse training (RLx2) on top of an off-policy actor-critic algorithm of Stable-Baselines3.
 
     A subclass names that algorithm as its second base class: ``class RLx2TD3(RLx2OffPolicyAlgorithm, TD3)``. Updates
@@ -89,6 +93,7 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, _init_setup_model=False, **{**kwargs, "n_steps": n_steps})  # type: ignore[call-arg]
+        self.checkpoint_format = CHECKPOINT_FORMAT
         self.topology_counters: dict[str, EvolutionCounters] = {}
         self.actor_sparsity = actor_sparsity
         self.critic_sparsity = critic_sparsity
@@ -153,6 +158,7 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
             )
 
     def _setup_model(self) -> None:
+        self._check_checkpoint_format()
         self._check_arguments()
         with self._as_the_base_algorithm_sees_it():
             super()._setup_model()
@@ -347,60 +353,31 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
 
         :param path: path to the pickled buffer
         :param truncate_last_traj: for ``HerReplayBuffer``, see SB3
-        :raises ValueError: if n-step targets or the dynamic buffer need another class; the model keeps its buffer
+        :raises ValueError: if the file is no replay buffer or not whole, if it is for another number of environments,
+            or if n-step targets or the dynamic buffer need another class; the model keeps its buffer
         """
         own = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
         try:
+            with reading_replay_buffer(path):
+                super().load_replay_buffer(path, truncate_last_traj)
+            check_n_envs(cast(ReplayBuffer, self.replay_buffer), self.n_envs)
             self._prepare_replay_buffer()
         except ValueError:
             self.replay_buffer = own
             raise
 
-    def set_parameters(
-        self,
-        load_path_or_dict: str | dict[str, Any],
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """Load parameters in place, as in SB3, but only if all of them fit.
+    def report(self, *, tau: float = 0.025, samples: int = 1024, seed: int = 0) -> ModelReport:
+        """What the model is made of: connections, bytes, FLOPs, dead and dormant units, inputs by connections.
 
-        :param load_path_or_dict: path of a saved model, or parameters as ``get_parameters`` returns them
-        :param exact_match: whether every parameter must be given
-        :param device: where to load to
-        :raises CheckpointMismatchError: if they do not fit this model's networks; nothing is changed then
+        ``print(model.report())`` shows tables. Neither the model nor any random generator is changed.
+
+        :param tau: units are dormant whose mean activity is at most this fraction of their layer's average (Sokar et
+            al., 2023), default 0.025
+        :param samples: how many transitions to draw from the replay buffer to find them, default 1024
+        :param seed: of that draw
+        :raises ValueError: if an argument is out of range
         """
-        params = load_path_or_dict
-        if not isinstance(params, dict):
-            params = cast(dict[str, Any], load_from_zip_file(params, device=device, load_data=False)[1])
-        problems = list(self._misfits(params, exact_match))
-        if problems:
-            raise CheckpointMismatchError(
-                f"the parameters do not fit this {type(self).__name__} (another net_arch, sparsity, topology or "
-                f"environment?): {'; '.join(problems[:3])}{' …' if len(problems) > 3 else ''}"
-            )
-        super().set_parameters(params, exact_match, device)
-        for name in params:
-            # Optimizer.load_state_dict shares the tensors that it is given
-            optimizer = recursive_getattr(self, name)
-            if isinstance(optimizer, th.optim.Optimizer):
-                for state in optimizer.state.values():
-                    state.update({key: entry.clone() for key, entry in state.items() if th.is_tensor(entry)})
-
-    def _misfits(self, params: dict[str, Any], exact_match: bool) -> Iterator[str]:
-        """What of the given parameters differs from the model's own in names, shapes or connections."""
-        names = self._get_torch_save_params()[0]
-        if exact_match:
-            yield from (f"{name} is missing" for name in names if name not in params)
-            yield from (f"{name} is unexpected" for name in params if name not in names)
-        for name, given in params.items():
-            own = recursive_getattr(self, name, None)
-            if isinstance(own, th.optim.Optimizer):
-                yield from _optimizer_misfits(name, own, given)
-            elif isinstance(own, th.nn.Module):
-                yield from _module_misfits(name, own, given, exact_match)
-            else:
-                yield f"{name} is no network or optimizer of this model"
+        return report(self, tau=tau, samples=samples, seed=seed)
 
     def to_dense(self) -> OffPolicyAlgorithm:
         """The stock Stable-Baselines3 algorithm with dense networks that predict the same.
@@ -433,39 +410,3 @@ class RLx2OffPolicyAlgorithm(OffPolicyAlgorithm):
         for name in self._get_torch_save_params()[1]:
             recursive_setattr(dense, f"{name}.data", recursive_getattr(self, name).data.clone())
         return dense
-
-
-def _module_misfits(name: str, module: th.nn.Module, given: dict[str, th.Tensor], exact: bool) -> Iterator[str]:
-    own: dict[str, th.Tensor] = module.state_dict()
-    if exact:
-        yield from (f"{name}.{key} is missing" for key in own if key not in given)
-        yield from (f"{name}.{key} is unexpected" for key in given if key not in own)
-    shared = [key for key in own if key in given]
-    for key in shared:
-        if given[key].shape != own[key].shape:
-            yield f"{name}.{key} is {tuple(given[key].shape)}, expected {tuple(own[key].shape)}"
-    for layer_name, layer in module.named_modules(remove_duplicate=False):
-        key = f"{layer_name}.indices"
-        if not isinstance(layer, SparseLinear) or key not in own:
-            continue
-        problem = index_problem(given.get(key, own[key]), layer.nnz, layer.in_features * layer.out_features)
-        if problem is not None:
-            yield f"{name}.{key}: {problem}"
-        network, _, rest = key.partition(".")
-        target = f"{network}_target.{rest}"
-        if target in own and not th.equal(given.get(key, own[key]).cpu(), given.get(target, own[target]).cpu()):
-            yield f"{name}.{target} has other connections than {name}.{key}"
-
-
-def _optimizer_misfits(name: str, optimizer: th.optim.Optimizer, given: dict[str, Any]) -> Iterator[str]:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    sizes = [[len(group["params"]) for group in groups] for groups in (given["param_groups"], optimizer.param_groups)]
-    if sizes[0] != sizes[1]:
-        yield f"{name} has parameter groups of sizes {sizes[0]}, expected {sizes[1]}"
-        return
-    for place, entries in given["state"].items():
-        shape = parameters[place].shape
-        for key, entry in entries.items():
-            # State of vectors (values of sparse layers, biases) has their shape; that of matrices may be factored
-            if th.is_tensor(entry) and entry.dim() == len(shape) == 1 and entry.shape != shape:
-                yield f"{name}.{key} is {tuple(entry.shape)}, expected {tuple(shape)}"

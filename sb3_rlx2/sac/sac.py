@@ -73,7 +73,8 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
     :param buffer_min_size: number of transitions below which nothing is forgotten, default 200,000
     :param buffer_check_interval: environment steps between two comparisons of policies, default 10,000
     :param buffer_distance_threshold: policy distance above which the oldest 10% are forgotten, default 0.2
-    :param engine: which code computes the updates: ``"auto"`` (default) or ``"torch"`` (SB3's own ``train``)
+    :param engine: which code computes the updates: ``"auto"`` (default: the compiled engine where it covers the model),
+        ``"compiled"`` (an error where it does not) or ``"torch"`` (SB3's own ``train``)
     :param _init_setup_model: whether to build the networks at once
     :raises ValueError: if an argument is out of range; the message names it
     """

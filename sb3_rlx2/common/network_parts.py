@@ -1,0 +1,130 @@
+"""The networks of an actor-critic policy, part by part."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import torch as th
+from gymnasium import spaces
+from gymnasium.vector.utils import create_empty_array
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from torch import nn
+
+from sb3_rlx2.sparse import linear_layers
+from sb3_rlx2.sparse.units import LinearLayer
+
+OWNERS = ("actor", "critic", "actor_target", "critic_target")
+ParametricLayer = LinearLayer | nn.Conv2d
+
+
+class Part(NamedTuple):
+    """A part of a network.
+
+    :param name: such as ``"actor"``, ``"critic.qf0"`` or ``"critic_target.features_extractor"``
+    :param owner: the attribute of the policy that holds it
+    :param layers: its linear and convolutional layers, by their name in the owner
+    :param stages: names of its linear layers in the order in which data pass them, those of one stage reading the same
+        inputs; empty for a features extractor
+    """
+
+    name: str
+    owner: str
+    layers: dict[str, ParametricLayer]
+    stages: tuple[tuple[str, ...], ...]
+
+    def stage(self, place: int) -> list[LinearLayer]:
+        """The layers of a stage."""
+        return [cast(LinearLayer, self.layers[name]) for name in self.stages[place]]
+
+
+def network_parts(policy: nn.Module) -> list[Part]:
+    """The parts of a policy's actor, critics and target networks.
+
+    :param policy: a policy of TD3 or SAC, sparse or dense
+    """
+    parts: list[Part] = []
+    for owner in OWNERS:
+        network: Any = getattr(policy, owner, None)
+        if network is None:
+            continue
+        if owner.startswith("critic"):
+            for place, q_network in enumerate(network.q_networks):
+                parts.append(_chain(f"{owner}.qf{place}", owner, f"qf{place}", q_network))
+        else:
+            parts.append(_actor(owner, network))
+        layers = _parametric(network.features_extractor, "features_extractor.")
+        if layers:
+            parts.append(Part(f"{owner}.features_extractor", owner, layers, ()))
+    return parts
+
+
+def _chain(name: str, owner: str, prefix: str, module: nn.Module) -> Part:
+    layers = {f"{prefix}.{key}": layer for key, layer in linear_layers(module).items()}
+    return Part(name, owner, dict(layers), tuple((key,) for key in layers))
+
+
+def _actor(owner: str, network: Any) -> Part:
+    chain = [name for name in ("latent_pi", "mu") if isinstance(getattr(network, name, None), nn.Module)]
+    heads = ["log_std"] if isinstance(getattr(network, "log_std", None), nn.Module) else []
+    layers = {
+        f"{name}.{key}".rstrip("."): layer
+        for name in (*chain, *heads)
+        for key, layer in linear_layers(getattr(network, name)).items()
+    }
+    stages: list[tuple[str, ...]] = [(name,) for name in layers if name not in heads]
+    # SAC's two heads read the same units
+    stages[-1] = (*stages[-1], *heads)
+    return Part(owner, owner, dict(layers), tuple(stages))
+
+
+def _parametric(module: nn.Module, prefix: str) -> dict[str, ParametricLayer]:
+    convolutions = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
+    return {f"{prefix}{name}": layer for name, layer in (*convolutions.items(), *linear_layers(module).items())}
+
+
+def input_names(network: Any) -> list[str] | None:
+    """Names of the observation dimensions that a network's first layer reads, in order.
+
+    :param network: an actor or a critic
+    :return: such as ``"3"``, or ``"achieved_goal[1]"`` for Dict observations; None where a features extractor stands
+        between observations and first layer
+    """
+    extractor, space = network.features_extractor, network.observation_space
+    if isinstance(extractor, FlattenExtractor):
+        return [str(place) for place in range(extractor.features_dim)]
+    if isinstance(extractor, CombinedExtractor) and isinstance(space, spaces.Dict):
+        if not all(isinstance(module, nn.Flatten) for module in extractor.extractors.values()):
+            return None
+        return [f"{key}[{place}]" for key in extractor.extractors for place in range(get_flattened_obs_dim(space[key]))]
+    return None
+
+
+@th.no_grad()
+def convolution_positions(model: OffPolicyAlgorithm, part: Part) -> dict[str, int]:
+    """At how many output positions each convolution of a features extractor is applied.
+
+    :param model: to which the part belongs
+    :param part: a part whose layers may be convolutions
+    """
+    convolutions = {name: layer for name, layer in part.layers.items() if isinstance(layer, nn.Conv2d)}
+    if not convolutions:
+        return {}
+    positions: dict[str, int] = {}
+    network: Any = getattr(model.policy, part.owner)
+
+    def listen(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: th.Tensor) -> None:
+            positions[name] = output.shape[-2] * output.shape[-1]
+
+        return hook
+
+    handles = [layer.register_forward_hook(listen(name)) for name, layer in convolutions.items()]
+    try:
+        observation, _ = model.policy.obs_to_tensor(cast(Any, create_empty_array(model.observation_space, n=1)))
+        network.extract_features(observation, network.features_extractor)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return positions

@@ -1,0 +1,246 @@
+"""What a trained model is made of: connections, bytes, FLOPs, and what its units are still good for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch as th
+from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch import nn
+
+from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.flops import UpdateRecipe, of_network, update_flops
+from sb3_rlx2.common.model_report import FlopsReport, InputReport, LayerReport, ModelReport, NetworkReport
+from sb3_rlx2.common.network_parts import ParametricLayer, Part, convolution_positions, input_names, network_parts
+from sb3_rlx2.common.topology import TopologySettings
+from sb3_rlx2.sparse import SparseLinear, resolve_rule
+from sb3_rlx2.sparse.checks import check_count
+from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, dormant_units, mean_activity
+
+
+def report(
+    model: OffPolicyAlgorithm,
+    *,
+    tau: float = 0.025,
+    samples: int = 1024,
+    seed: int = 0,
+    checkpoint_bytes: int | None = None,
+) -> ModelReport:
+    """Report what a model is made of. Neither the model nor any global random generator is changed.
+
+    :param model: ``RLx2TD3``, ``RLx2SAC``, or stock ``TD3`` or ``SAC`` with sparse or dense policies
+    :param tau: τ of dormant units, default 0.025 (Sokar et al., 2023)
+    :param samples: how many transitions to draw from the replay buffer to find dormant units, default 1024
+    :param seed: of that draw
+    :param checkpoint_bytes: size of the saved model; None (default): it is saved to memory to find out
+    :raises ValueError: for another algorithm, or an argument out of range
+    """
+    if not isinstance(model, (TD3, SAC)):
+        raise ValueError(f"a report is possible for TD3 and SAC and their subclasses, not for {type(model).__name__}")
+    if not tau >= 0.0:
+        raise ValueError(f"tau={tau!r} is not allowed: it must be a number >= 0")
+    check_count(samples, "samples", 1)
+    parts = network_parts(model.policy)
+    batch = _batch(model, samples, np.random.default_rng(seed))
+    networks = tuple(
+        NetworkReport(part.name, tuple(_layer_reports(model, part, _dormant(model, part, batch, tau))))
+        for part in parts
+    )
+    return ModelReport(
+        algorithm=type(model).__name__,
+        timesteps=model.num_timesteps,
+        networks=networks,
+        flops=_flops(model, networks),
+        checkpoint_bytes=_saved_size(model) if checkpoint_bytes is None else checkpoint_bytes,
+        inputs=tuple(_inputs(model, parts)),
+        tau=tau,
+        samples=0 if batch is None else len(batch[1]),
+    )
+
+
+def _saved_size(model: OffPolicyAlgorithm) -> int:
+    file = io.BytesIO()
+    model.save(file)
+    return file.getbuffer().nbytes
+
+
+# --- layers ---
+
+
+def _layer_reports(model: OffPolicyAlgorithm, part: Part, dormant: dict[str, int]) -> list[LayerReport]:
+    positions = convolution_positions(model, part)
+    optimizer: Any = getattr(getattr(model.policy, part.owner), "optimizer", None)
+    without_outputs = _units_without_outputs(part)
+    reports = []
+    for name, layer in part.layers.items():
+        kernel = layer.weight.numel() if not isinstance(layer, SparseLinear) else layer.in_features * layer.out_features
+        connections = layer.nnz if isinstance(layer, SparseLinear) else kernel
+        passes = 2.0 * positions.get(name, 1)
+        weight_bytes, dense_weight_bytes = _weight_bytes(layer, kernel)
+        optimizer_bytes, dense_optimizer_bytes = _optimizer_bytes(layer, kernel, optimizer)
+        no_inputs = None
+        if not isinstance(layer, nn.Conv2d):
+            no_inputs = int((connections_per_unit(layer) == 0).sum())
+        reports.append(
+            LayerReport(
+                name=name,
+                shape=_shape(layer),
+                connections=connections,
+                dense_connections=kernel,
+                weight_bytes=weight_bytes,
+                dense_weight_bytes=dense_weight_bytes,
+                optimizer_bytes=optimizer_bytes,
+                dense_optimizer_bytes=dense_optimizer_bytes,
+                flops=passes * connections,
+                dense_flops=passes * kernel,
+                units_without_inputs=no_inputs,
+                units_without_outputs=without_outputs.get(name),
+                dormant_units=dormant.get(name),
+            )
+        )
+    return reports
+
+
+def _shape(layer: ParametricLayer) -> tuple[int, ...]:
+    return tuple(layer.weight.shape) if isinstance(layer, nn.Conv2d) else (layer.out_features, layer.in_features)
+
+
+def _weight_bytes(layer: ParametricLayer, kernel: int) -> tuple[int, int]:
+    tensors = list(layer.state_dict().values())
+    weight = layer.values if isinstance(layer, SparseLinear) else layer.weight
+    bias = 0 if layer.bias is None else layer.bias.nbytes
+    return sum(tensor.nbytes for tensor in tensors), kernel * weight.element_size() + bias
+
+
+def _optimizer_bytes(layer: ParametricLayer, kernel: int, optimizer: th.optim.Optimizer | None) -> tuple[int, int]:
+    own, dense = 0, 0
+    for parameter in layer.parameters() if optimizer is not None else ():
+        is_weight = parameter is not layer.bias
+        for entry in cast(th.optim.Optimizer, optimizer).state.get(parameter, {}).values():
+            if th.is_tensor(entry):
+                own += entry.nbytes
+                aligned = is_weight and entry.shape == parameter.shape
+                dense += kernel * entry.element_size() if aligned else entry.nbytes
+    return own, dense
+
+
+def _units_without_outputs(part: Part) -> dict[str, int]:
+    return {
+        name: int((connections_per_input(part.stage(place + 1)) == 0).sum())
+        for place in range(len(part.stages) - 1)
+        for name in part.stages[place]
+    }
+
+
+# --- dormant units ---
+
+Batch = tuple[Any, th.Tensor]
+
+
+def _batch(model: OffPolicyAlgorithm, samples: int, rng: np.random.Generator) -> Batch | None:
+    """Observations and actions drawn from the replay buffer, with a generator of their own."""
+    buffer = model.replay_buffer
+    if not isinstance(buffer, ReplayBuffer) or buffer.size() == 0:
+        return None
+    rows = np.arange(buffer.buffer_size if buffer.full else buffer.pos)
+    if isinstance(buffer, DynamicReplayBuffer):
+        rows = buffer.rows_held()
+    chosen = rng.choice(rows, size=samples)
+    envs = rng.integers(buffer.n_envs, size=samples)
+    stored: Any = buffer.observations
+    if isinstance(stored, dict):
+        drawn: Any = {key: entry[chosen, envs] for key, entry in stored.items()}
+    else:
+        drawn = stored[chosen, envs]
+    normalized: Any = buffer._normalize_obs(drawn, model.get_vec_normalize_env())
+    if isinstance(normalized, dict):
+        observations: Any = {key: th.as_tensor(entry, device=model.device) for key, entry in normalized.items()}
+    else:
+        observations = th.as_tensor(normalized, device=model.device)
+    return observations, th.as_tensor(buffer.actions[chosen, envs], device=model.device)
+
+
+def _dormant(model: OffPolicyAlgorithm, part: Part, batch: Batch | None, tau: float) -> dict[str, int]:
+    """Number of dormant units of each hidden layer of a part."""
+    if batch is None or len(part.stages) < 2:
+        return {}
+    network: Any = getattr(model.policy, part.owner)
+    observations, actions = batch
+    was_training = network.training
+    network.train(False)
+    try:
+        activity = mean_activity(
+            [part.stage(place) for place in range(len(part.stages))],
+            lambda: (
+                network(observations, actions.to(th.float32))
+                if part.owner.startswith("critic")
+                else network._predict(observations, deterministic=True)
+            ),
+        )
+    finally:
+        network.train(was_training)
+    return {
+        name: int(dormant_units(magnitudes, tau).sum())
+        for names, magnitudes in zip(part.stages, activity, strict=False)
+        for name in names
+    }
+
+
+# --- FLOPs ---
+
+
+def update_recipe(model: OffPolicyAlgorithm) -> UpdateRecipe:
+    """What one update of a model consists of, n-step targets included once their delay is over.
+
+    :param model: TD3 or SAC or a subclass
+    """
+    settings: TopologySettings | None = getattr(model, "_topology_settings", None)
+    intervals: dict[str, int] = {}
+    if settings is not None:
+        rule = resolve_rule(settings.topology)
+        if rule.evolves and rule.needs_dense_grad:
+            intervals = {"actor": settings.interval, "critic": settings.interval}
+    if isinstance(model, SAC):
+        # RLx2SAC's n-step target has an entropy term at each of its states
+        has_bonus = getattr(model, "_state_bonus", lambda: None)() is not None
+        target_actions = getattr(model, "n_steps", 1) if has_bonus else 1
+        n_critics = len(model.critic.q_networks)
+        return UpdateRecipe(model.batch_size, 1, "actor", target_actions, n_critics, intervals)
+    return UpdateRecipe(model.batch_size, cast(TD3, model).policy_delay, "actor_target", 1, 1, intervals)
+
+
+def _flops(model: OffPolicyAlgorithm, networks: Sequence[NetworkReport]) -> FlopsReport:
+    own = {network.name: float(network.total("flops")) for network in networks}
+    dense = {network.name: float(network.total("dense_flops")) for network in networks}
+    recipe = update_recipe(model)
+    return FlopsReport(
+        action=of_network(own, "actor"),
+        dense_action=of_network(dense, "actor"),
+        batch_size=model.batch_size,
+        update=update_flops(own, dense, recipe),
+        dense_update=update_flops(dense, dense, recipe._replace(target_actions=1, evolution_intervals={})),
+    )
+
+
+# --- inputs ---
+
+
+def _inputs(model: OffPolicyAlgorithm, parts: Sequence[Part]) -> list[InputReport]:
+    """Connections of each observation dimension in the online networks, and of each action dimension in the critics."""
+    counts: dict[str, dict[str, int]] = {}
+    for part in parts:
+        if part.owner not in ("actor", "critic") or not part.stages:
+            continue
+        names = input_names(getattr(model.policy, part.owner))
+        if names is None:
+            continue
+        connections = connections_per_input(part.stage(0)).tolist()
+        names = [*names, *(f"action {place}" for place in range(len(connections) - len(names)))]
+        for name, count in zip(names, connections, strict=True):
+            counts.setdefault(name, {})[part.name] = count
+    return [InputReport(name, by_network) for name, by_network in counts.items()]

@@ -1,0 +1,1 @@
+"""Pictures of trainings. They need the extra ``plot`` (matplotlib, rliable)."""

@@ -1,0 +1,82 @@
+"""What the units of a network are connected to, and which of them do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_rlx2.sparse.layers import SparseLinear
+
+LinearLayer = nn.Linear | SparseLinear
+Stages = Sequence[Sequence[LinearLayer]]
+"""Layers in the order in which data pass them; those of one stage read the same inputs."""
+
+
+def connection_mask(layer: LinearLayer) -> th.Tensor:
+    """Which connections a linear layer has: bool [out_features, in_features], all True for a dense one.
+
+    :param layer: sparse or dense
+    """
+    if isinstance(layer, SparseLinear):
+        return layer.mask
+    return th.ones(layer.out_features, layer.in_features, dtype=th.bool, device=layer.weight.device)
+
+
+def connections_per_input(layers: Sequence[LinearLayer]) -> th.Tensor:
+    """How many connections lead away from each input.
+
+    :param layers: layers that read the same inputs
+    :return: [in_features], int64
+    """
+    counts: th.Tensor = th.stack([connection_mask(layer).sum(dim=0) for layer in layers]).sum(dim=0)
+    return counts
+
+
+def connections_per_unit(layer: LinearLayer) -> th.Tensor:
+    """How many connections lead to each unit of a layer.
+
+    :param layer: sparse or dense
+    :return: [out_features], int64
+    """
+    return connection_mask(layer).sum(dim=1)
+
+
+@th.no_grad()
+def mean_activity(stages: Stages, forward: Callable[[], Any]) -> list[th.Tensor]:
+    """Mean magnitude of each hidden unit's activation.
+
+    :param stages: the network's layers; what a stage reads are the activations of the one before it
+    :param forward: runs the network once on a batch
+    :return: [out_features] for each stage but the last
+    """
+    found: dict[int, th.Tensor] = {}
+
+    def listen(place: int) -> Callable[[nn.Module, tuple[th.Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
+            found[place] = inputs[0].abs().reshape(-1, inputs[0].shape[-1]).mean(dim=0)
+
+        return hook
+
+    handles = [layers[0].register_forward_pre_hook(listen(place)) for place, layers in enumerate(stages) if place > 0]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [found[place] for place in range(1, len(stages))]
+
+
+def dormant_units(activity: th.Tensor, tau: float = 0.025) -> th.Tensor:
+    """Which units are τ-dormant: their mean activity is at most τ times their layer's average.
+
+    Sokar, Agarwal, Castro, Evci, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML 2023,
+    definition 3.1. In a layer where nothing is active all units are dormant.
+
+    :param activity: mean magnitude of each unit's activation, [units]
+    :param tau: τ, default 0.025
+    :return: bool [units]
+    """
+    return activity <= tau * activity.mean()

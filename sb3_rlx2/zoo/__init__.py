@@ -1,0 +1,5 @@
+"""RL Baselines3 Zoo with this package's algorithms, and the command line."""
+
+from sb3_rlx2.zoo.registration import ALGORITHMS, register
+
+__all__ = ["ALGORITHMS", "register"]

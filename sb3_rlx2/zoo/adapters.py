@@ -1,0 +1,176 @@
+"""Small changes to the zoo's surroundings while one of its programs runs, so that nothing of it has to be copied."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_rlx2.common.model_files import check_model_file
+from sb3_rlx2.zoo.registration import ALGORITHMS
+
+# Programs that load a model to act with it
+ACT = {"enjoy", "record_video", "push_to_hub"}
+
+
+@contextmanager
+def adapted(name: str) -> Iterator[None]:
+    """Let a program work with algorithms that are not the zoo's own, and say what is wrong with a file or value.
+
+    :param name: name of the program's module, without its package
+    """
+    import huggingface_hub.repocard
+    import huggingface_sb3
+    from rl_zoo3 import utils
+
+    uploads = importlib.import_module("huggingface_sb3.push_to_hub")  # the package has a function of this name
+    with ExitStack() as stack:
+        for owner, attribute, wrapper in (
+            (utils, "get_model_path", _checking_the_file),
+            (utils.StoreDict, "__call__", _naming_the_value),
+            (subprocess, "call", _starting_our_programs),
+            (huggingface_sb3, "load_from_hub", _with_the_expected_error),
+            (huggingface_hub.repocard, "metadata_save", _with_our_commands),
+        ):
+            stack.enter_context(replaced(owner, attribute, wrapper(getattr(owner, attribute))))
+        if not hasattr(uploads, "generate_metadata"):
+            stack.enter_context(_renamed(uploads))
+        if name in ACT:
+            stack.enter_context(_acting(utils.ALGOS))
+        yield
+
+
+@contextmanager
+def _acting(algorithms: dict[str, Any]) -> Iterator[None]:
+    algorithms.update({name: ActingAlgorithm(algorithm) for name, algorithm in ALGORITHMS.items()})
+    try:
+        yield
+    finally:
+        algorithms.update(ALGORITHMS)
+
+
+class ActingAlgorithm:
+    """Stands for an algorithm where a model is loaded for acting: makes no room for transitions.
+
+    The zoo does this for the algorithms that it has a list of.
+
+    :param algorithm: the algorithm
+    """
+
+    def __init__(self, algorithm: type[BaseAlgorithm]) -> None:
+        self.algorithm = algorithm
+        self.__name__ = algorithm.__name__
+
+    def load(self, *args: Any, **kwargs: Any) -> Any:
+        """Load a model, as the algorithm does.
+
+        :param args: as for the algorithm's ``load``
+        :param kwargs: as for the algorithm's ``load``
+        """
+        return self.algorithm.load(*args, **{"buffer_size": 1, "optimize_memory_usage": False, **kwargs})
+
+
+def _checking_the_file(get_model_path: Callable[..., tuple[str, str, str]]) -> Callable[..., tuple[str, str, str]]:
+    @functools.wraps(get_model_path)
+    def wrapper(*args: Any, **kwargs: Any) -> tuple[str, str, str]:
+        found = get_model_path(*args, **kwargs)
+        check_model_file(found[1])
+        return found
+
+    return wrapper
+
+
+def _naming_the_value(store: Callable[..., None]) -> Callable[..., None]:
+    """``-params name:value`` evaluates the value as Python."""
+
+    @functools.wraps(store)
+    def wrapper(action: argparse.Action, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        try:
+            store(action, parser, *args, **kwargs)
+        except Exception as error:
+            parser.error(
+                f"argument {'/'.join(action.option_strings)}: name:value with a value in Python is expected "
+                f"(text needs quotes twice: topology:\"'set'\"): {error}"
+            )
+
+    return wrapper
+
+
+def _starting_our_programs(call: Callable[..., int]) -> Callable[..., int]:
+    """Some of the zoo's programs start others, which are to know the algorithms too."""
+
+    @functools.wraps(call)
+    def wrapper(command: Sequence[str], *args: Any, **kwargs: Any) -> int:
+        program = list(command)
+        if program[:2] == ["python", "enjoy.py"]:
+            program[:2] = [sys.executable, "-m", "sb3_rlx2", "enjoy"]
+        elif program[:2] == ["python", "-m"] and program[2].startswith("rl_zoo3."):
+            program[:3] = [sys.executable, "-m", "sb3_rlx2", program[2].rpartition(".")[2].replace("_", "-")]
+        return call(program, *args, **kwargs)
+
+    return wrapper
+
+
+def _with_the_expected_error(load_from_hub: Callable[..., str]) -> Callable[..., str]:
+    """The zoo expects the exception that older versions of huggingface_hub raised for a missing file."""
+    from huggingface_hub.errors import EntryNotFoundError
+    from requests.exceptions import HTTPError
+
+    @functools.wraps(load_from_hub)
+    def wrapper(*args: Any, **kwargs: Any) -> str:
+        try:
+            return load_from_hub(*args, **kwargs)
+        except EntryNotFoundError as error:
+            raise HTTPError(str(error)) from error
+
+    return wrapper
+
+
+@contextmanager
+def _renamed(uploads: Any) -> Iterator[None]:
+    """The zoo expects a function that newer versions of huggingface_sb3 call otherwise, and a dictionary from it."""
+    uploads.generate_metadata = lambda *args: uploads._generate_metadata(*args).to_dict()
+    try:
+        yield
+    finally:
+        del uploads.generate_metadata
+
+
+def _with_our_commands(metadata_save: Callable[..., None]) -> Callable[..., None]:
+    """A model card tells how to run the agent: the zoo alone does not know our algorithms."""
+
+    @functools.wraps(metadata_save)
+    def wrapper(path: str | Path, *args: Any, **kwargs: Any) -> None:
+        metadata_save(path, *args, **kwargs)
+        card = Path(path).read_text(encoding="utf-8")
+        if any(f"--algo {name} " in card for name in ALGORITHMS):
+            card = card.replace("pip install rl_zoo3", "pip install 'sb3-rlx2[zoo]'")
+            card = re.sub(r"python -m rl_zoo3\.(\w+)", lambda m: f"python -m sb3_rlx2 {m[1].replace('_', '-')}", card)
+            Path(path).write_text(card, encoding="utf-8")
+
+    return wrapper
+
+
+@contextmanager
+def replaced(owner: Any, attribute: str, value: object) -> Iterator[None]:
+    """Give an attribute another value for a while.
+
+    :param owner: a module or class
+    :param attribute: its attribute
+    :param value: what the attribute is meanwhile
+    """
+    original = getattr(owner, attribute)
+    setattr(owner, attribute, value)
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, original)

@@ -1,0 +1,127 @@
+"""``rlx2``: one command for training, watching and looking into sparse agents."""
+
+from __future__ import annotations
+
+import argparse
+import dis
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gymnasium
+
+from sb3_rlx2.version import __version__
+from sb3_rlx2.zoo import programs
+
+TRACEBACK = "RLX2_TRACEBACK"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of ``rlx2``.
+
+    :param summary: what it does, in a line
+    :param target: a module of the zoo, run as a program; or ``"module:function"``, called with the arguments
+        (a list of strings), which returns the exit status
+    """
+
+    summary: str
+    target: str
+
+
+COMMANDS = {
+    "train": Command("train an agent, or search for hyperparameters", "rl_zoo3.train"),
+    "enjoy": Command("watch a trained agent", "rl_zoo3.enjoy"),
+    "plot-train": Command("plot rewards while training", "rl_zoo3.plots.plot_train"),
+    "all-plots": Command("plot evaluations, make a table of results", "rl_zoo3.plots.all_plots"),
+    "plot-from-file": Command("plot what all-plots has saved", "rl_zoo3.plots.plot_from_file"),
+    "record-video": Command("make a video of an agent", "rl_zoo3.record_video"),
+    "record-training": Command("make a video of an agent's checkpoints", "rl_zoo3.record_training"),
+    "benchmark": Command("evaluate all trained agents of a folder", "rl_zoo3.benchmark"),
+    "push-to-hub": Command("upload an agent to the Hugging Face Hub", "rl_zoo3.push_to_hub"),
+    "load-from-hub": Command("download an agent from the Hugging Face Hub", "rl_zoo3.load_from_hub"),
+    "report": Command("what a saved model is made of", "sb3_rlx2.zoo.report:main"),
+    "plot": Command("draw learning curves, topology, buffer and inputs over time", "sb3_rlx2.zoo.plot:main"),
+}
+
+# How each package says that what it was given is wrong, with a raise or assert statement of its own
+SAID_ON_PURPOSE: dict[str, tuple[type[Exception], ...]] = {
+    "sb3_rlx2": (ValueError, ImportError),
+    "rl_zoo3": (ValueError, ImportError, AssertionError),
+    "stable_baselines3": (ValueError, ImportError, AssertionError),
+    "sb3_contrib": (ValueError, ImportError, AssertionError),
+    "huggingface_sb3": (ValueError,),
+    "gymnasium": (TypeError,),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Bad input (an unknown environment, a file that is no model, a misspelt hyperparameter) is told on stderr, with
+    exit status 2. Set the environment variable RLX2_TRACEBACK to see where it was found.
+
+    :param arguments: the command and what follows it; None: those of the process
+    :return: exit status
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = _parser().parse_args(arguments[:1]).command
+    try:
+        return _run(COMMANDS[name].target, arguments[1:], f"rlx2 {name}")
+    except Exception as error:
+        if os.environ.get(TRACEBACK) or not is_bad_input(error):
+            raise
+        hint = (
+            " (pip install 'sb3-rlx2[zoo]' brings what the zoo needs)" if isinstance(error, ModuleNotFoundError) else ""
+        )
+        print(f"rlx2 {name}: error: {error}{hint}", file=sys.stderr)
+        return 2
+
+
+def is_bad_input(error: Exception) -> bool:
+    """Whether an exception tells the user about what was given, not the developer about a bug.
+
+    :param error: an exception that was raised
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (OSError, ModuleNotFoundError, gymnasium.error.Error)):
+            return True  # a missing file or package, no network, an environment that cannot be made
+        cause = cause.__cause__
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None or not str(error):
+        return False
+    frame = place.tb_frame
+    package = str(frame.f_globals.get("__package__")).partition(".")[0]
+    statement = dis.opname[frame.f_code.co_code[place.tb_lasti]]
+    return statement == "RAISE_VARARGS" and isinstance(error, SAID_ON_PURPOSE.get(package, ()))
+
+
+def _run(target: str, arguments: list[str], prog: str) -> int:
+    if ":" not in target:
+        programs.run(target, arguments, prog)
+        return 0
+    try:
+        status = int(pkgutil.resolve_name(target)(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads (head, less) has seen enough; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = [f"  {name:<18}{command.summary}" for name, command in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="rlx2",
+        description="Sparse deep reinforcement learning: RL Baselines3 Zoo with rlx2_td3 and rlx2_sac.",
+        epilog="\n".join(["commands:", *lines, "", "rlx2 COMMAND --help tells about one of them."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sb3-rlx2 {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    return parser

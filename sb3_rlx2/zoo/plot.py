@@ -1,0 +1,120 @@
+"""``rlx2 plot``: pictures of trainings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sb3_rlx2.common.history import FILE_NAME
+from sb3_rlx2.common.topology_history import TopologyHistory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NETWORKS = ("actor", "critic")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw pictures and print where they are.
+
+    :param argv: command line; None: ``sys.argv``
+    :return: exit status
+    :raises SystemExit: with code 2 and a message, for input that cannot be read or drawn
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        import matplotlib
+        import rliable
+    except ImportError as error:
+        parser.exit(2, f"rlx2 plot: error: {error}: pip install 'sb3-rlx2[plot]'\n")
+    _ = matplotlib, rliable
+    from sb3_rlx2.plots.style import save
+
+    try:
+        figures, stem = (_learning if arguments.kind == "learning" else _history)(arguments)
+        for name, figure in figures.items():
+            own = stem.with_name(f"{stem.name}_{name}") if name else stem
+            for path in save(figure, own, arguments.format, arguments.dpi):
+                print(path)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"rlx2 plot: error: {error}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rlx2 plot", description="Pictures of trainings, as PNG and SVG.")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", type=Path, metavar="STEM", help="where to write, without suffix")
+    common.add_argument("--format", nargs="+", choices=("png", "svg", "pdf"), default=["png", "svg"])
+    common.add_argument("--dpi", type=int, default=200, help="dots per inch of PNG (default: 200)")
+    learning = kinds.add_parser("learning", parents=[common], help="learning curves over seeds")
+    learning.add_argument(
+        "runs", nargs="+", metavar="[NAME=]PATH",
+        help="evaluations.npz, learning_*.csv, or folders with such files; NAME is the algorithm's in the picture",
+    )  # fmt: skip
+    learning.add_argument("--reference", metavar="NAME", help="also all tasks together, in percent of this algorithm")
+    learning.add_argument("--confidence", type=float, default=0.95, help="size of the intervals (default: 0.95)")
+    learning.add_argument("--reps", type=int, default=2000, help="bootstrap samples (default: 2000)")
+    learning.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    descriptions = {
+        "buffer": "replay-buffer capacity and policy distance",
+        "topology": "connectivity matrices, survival of connections, growth per layer",
+        "inputs": "connections of each observation dimension",
+        "history": "all of buffer, topology and inputs",
+    }
+    for kind, description in descriptions.items():
+        command = kinds.add_parser(kind, parents=[common], help=description)
+        command.add_argument(
+            "history", type=Path, metavar="HISTORY", help="file of a TopologyHistoryCallback, or the folder it is in"
+        )
+        if kind in ("topology", "history"):
+            command.add_argument("--network", choices=NETWORKS, help="connectivity of this one only")
+            command.add_argument("--steps", type=int, nargs="+", help="connectivity at these steps (default: four)")
+    return parser
+
+
+def _learning(arguments: argparse.Namespace) -> tuple[dict[str, Figure], Path]:
+    from sb3_rlx2.plots.learning import draw_learning_curves
+    from sb3_rlx2.plots.runs import Run, read_runs
+
+    if not 0.0 < arguments.confidence < 1.0:
+        raise ValueError(f"--confidence {arguments.confidence} is not allowed: it must lie between 0 and 1")
+    if arguments.reps < 1:
+        raise ValueError(f"--reps {arguments.reps} is not allowed: it must be at least 1")
+    runs: list[Run] = []
+    for given in arguments.runs:
+        name, separator, path = given.partition("=")
+        runs += read_runs(Path(path), name) if separator else read_runs(Path(given))
+    figure = draw_learning_curves(
+        runs,
+        reference=arguments.reference,
+        confidence=arguments.confidence,
+        reps=arguments.reps,
+        seed=arguments.seed,
+    )
+    return {"": figure}, arguments.out or Path("learning")
+
+
+def _history(arguments: argparse.Namespace) -> tuple[dict[str, Figure], Path]:
+    from sb3_rlx2.plots.buffer import draw_buffer
+    from sb3_rlx2.plots.inputs import draw_inputs
+    from sb3_rlx2.plots.topology import draw_connectivity, draw_growth, draw_survival, sparse_layer_names
+
+    path = arguments.history / FILE_NAME if arguments.history.is_dir() else arguments.history
+    history = TopologyHistory.load(path)
+    figures: dict[str, Figure] = {}
+    everything = arguments.kind == "history"
+    sparse = [name for name, record in history.networks.items() if sparse_layer_names(record)]
+    if arguments.kind == "buffer" or (everything and history.buffer.rows):
+        figures["buffer"] = draw_buffer(history)
+    if arguments.kind == "topology" or (everything and sparse):
+        figures["survival"], figures["growth"] = draw_survival(history), draw_growth(history)
+        for name in [arguments.network] if arguments.network else sparse:
+            figures[f"connectivity_{name}"] = draw_connectivity(history, name, arguments.steps)
+    if arguments.kind == "inputs" or (everything and history.first_layers):
+        figures["inputs"] = draw_inputs(history)
+    return figures, arguments.out or path.with_suffix("")

@@ -1,0 +1,136 @@
+"""``rlx2 report``: what a saved model is made of."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.common.report import report
+
+ALGORITHMS: Mapping[str, type[OffPolicyAlgorithm]] = {
+    "rlx2_td3": RLx2TD3,
+    "rlx2_sac": RLx2SAC,
+    "td3": TD3,
+    "sac": SAC,
+}
+# What only the named algorithm keeps; TQC, CrossQ and others share some of SAC's and TD3's
+MARKS: Mapping[str, frozenset[str]] = {
+    "td3": frozenset({"policy_delay", "target_policy_noise", "target_noise_clip"}),
+    "sac": frozenset({"ent_coef", "target_entropy", "target_update_interval"}),
+}
+MARKS_OF_OTHERS = frozenset({"top_quantiles_to_drop_per_net"})
+RLX2_MARKS = frozenset({"actor_sparsity", "critic_sparsity", "topology"})
+
+
+def algorithm_of(path: Path) -> str:
+    """Which algorithm saved a model.
+
+    :param path: a file that ``model.save`` wrote
+    :return: a key of ``ALGORITHMS``
+    :raises ValueError: if it is no saved model, was cut short, or is of an algorithm that is not known here
+    """
+    attributes = _attributes(path)
+    if not MARKS_OF_OTHERS & attributes:
+        for name, marks in MARKS.items():
+            if marks <= attributes:
+                return f"rlx2_{name}" if attributes >= RLX2_MARKS else name
+    raise ValueError(f"{path}: not a model of {', '.join(ALGORITHMS)}; if it is one, say which with --algo")
+
+
+def _attributes(path: Path) -> frozenset[str]:
+    """Names of the attributes of a saved model."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            data = None if damaged else json.loads(archive.read("data"))
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
+        # A model that was cut short may look like a whole zip file: those of its parameters are inside of it
+        raise ValueError(f"{path}: not a model that Stable-Baselines3 saved, or one that was cut short") from error
+    if damaged is not None:
+        raise ValueError(f"{path}: the file is damaged at {damaged!r}")
+    return frozenset(data) if isinstance(data, dict) else frozenset()
+
+
+def load_model(path: Path, algo: str | None = None, replay_buffer: Path | None = None) -> OffPolicyAlgorithm:
+    """Load a model to look at it, on the CPU and without an environment.
+
+    :param path: a file that ``model.save`` wrote
+    :param algo: key of ``ALGORITHMS``; None (default): found from the file
+    :param replay_buffer: a file that ``model.save_replay_buffer`` wrote; None: none
+    :raises ValueError: if a file cannot be loaded; the message names it
+    """
+    _attributes(path)
+    algorithm = ALGORITHMS[algo or algorithm_of(path)]
+    # Its own replay buffer would be allocated in full, only to stay empty
+    buffer: dict[str, Any] = {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = cast(OffPolicyAlgorithm, cast(Any, algorithm).load(path, device="cpu", **buffer))
+    except Exception as error:  # whatever unpickling and rebuilding a foreign file may raise
+        raise ValueError(f"{path}: cannot be loaded as {algorithm.__name__}: {_first_line(error)}") from error
+    if replay_buffer is not None:
+        try:
+            model.load_replay_buffer(replay_buffer)
+        except Exception as error:  # as above
+            raise ValueError(f"{replay_buffer}: cannot be loaded as a replay buffer: {_first_line(error)}") from error
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print what a saved model is made of.
+
+    :param argv: command line; None: ``sys.argv``
+    :return: exit status
+    :raises SystemExit: with code 2 and a message, for a file that cannot be loaded or an argument out of range
+    """
+    parser = argparse.ArgumentParser(prog="rlx2 report", description="What a saved model is made of.")
+    parser.add_argument("model", type=Path, metavar="MODEL.zip")
+    parser.add_argument("--algo", choices=ALGORITHMS, help="the model's algorithm (default: found from the file)")
+    parser.add_argument(
+        "--replay-buffer",
+        type=Path,
+        metavar="PATH",
+        help="saved buffer on which to find dormant units, with observations as they are stored",
+    )
+    parser.add_argument("--tau", type=float, default=0.025, help="τ of dormant units (default: 0.025)")
+    parser.add_argument("--samples", type=int, default=1024, help="transitions to draw from the buffer (default: 1024)")
+    parser.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--markdown", action="store_true", help="as Markdown, for a model card")
+    arguments = parser.parse_args(argv)
+    try:
+        model = load_model(arguments.model, arguments.algo, arguments.replay_buffer)
+        found = report(
+            model,
+            tau=arguments.tau,
+            samples=arguments.samples,
+            seed=arguments.seed,
+            checkpoint_bytes=arguments.model.stat().st_size,
+        )
+    except ValueError as error:
+        parser.exit(2, f"rlx2 report: error: {error}\n")
+    if arguments.json:
+        print(found.to_json())
+    elif arguments.markdown:
+        print(found.to_markdown())
+    else:
+        found.print()
+    return 0

@@ -1,0 +1,54 @@
+"""The pages of docs/ name everything that there is, with its default; `make docs` checks links and runs doctests."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import sb3_rlx2
+import sb3_rlx2.sparse
+from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.common.policies import SPARSITY_ARGUMENTS, SparsePolicyMixin
+
+DOCS = Path(__file__).parents[1] / "docs"
+NO_VALUE = ("policy", "env")
+
+
+def parameter_tables():
+    """Rows of docs/parameters.md: for each parameter its cells by the table's head."""
+    rows, head = {}, []
+    for line in (DOCS / "parameters.md").read_text("utf-8").splitlines():
+        cells = [cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells and cells[0] == "parameter":
+            head = cells
+        elif cells and not set(cells[0]) <= set("-"):
+            rows[cells[0]] = dict(zip(head, cells, strict=True))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("function", "column"),
+    [(RLx2TD3.__init__, "TD3"), (RLx2SAC.__init__, "SAC"), (SparsePolicyMixin.__init__, "default")],
+)
+def test_every_parameter_is_documented_with_its_default(function, column):
+    tables = parameter_tables()
+    skipped = ("self", "args", "kwargs", "_init_setup_model", *(SPARSITY_ARGUMENTS if column == "default" else ()))
+    parameters = {
+        name: parameter for name, parameter in inspect.signature(function).parameters.items() if name not in skipped
+    }
+    assert {name for name, row in tables.items() if column in row} == set(parameters)
+    for name, parameter in parameters.items():
+        if name not in NO_VALUE:
+            assert ast.literal_eval(tables[name][column]) == parameter.default, name
+        else:
+            assert parameter.default is inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("module", [sb3_rlx2, sb3_rlx2.sparse], ids=lambda module: module.__name__)
+def test_every_public_name_is_in_the_reference(module):
+    pages = "".join(page.read_text("utf-8") for page in (DOCS / "api").glob("*.md"))
+    for name in module.__all__:
+        if not name.startswith("__"):
+            assert re.search(rf":: {module.__name__}\.{name}$", pages, re.MULTILINE), name

@@ -1,0 +1,201 @@
+"""Packaged hyperparameters: the zoo reads every entry, and says what is wrong with one of yours."""
+
+import argparse
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import pytest
+from helpers import ALGORITHMS
+
+from sb3_rlx2.sparse.summary import summarize
+from sb3_rlx2.zoo import ALGORITHMS as ZOO_ALGORITHMS
+from sb3_rlx2.zoo import register
+from sb3_rlx2.zoo.hyperparameters import ZOO_KEYS, check_entry, check_file, hyperparameter_file, hyperparameter_folder
+
+rl_zoo3 = pytest.importorskip("rl_zoo3")
+yaml = pytest.importorskip("yaml")
+
+ROOT = Path(__file__).parents[1]
+BASELINES = ["rigl", "set", "ss", "tiny"]
+PAPER = {
+    ("rlx2_td3", "HalfCheetah-v5"): (0.90, 0.85),
+    ("rlx2_td3", "Hopper-v5"): (0.98, 0.95),
+    ("rlx2_td3", "Walker2d-v5"): (0.97, 0.95),
+    ("rlx2_td3", "Ant-v5"): (0.96, 0.88),
+    ("rlx2_sac", "HalfCheetah-v5"): (0.90, 0.80),
+    ("rlx2_sac", "Hopper-v5"): (0.98, 0.95),
+    ("rlx2_sac", "Walker2d-v5"): (0.90, 0.90),
+    ("rlx2_sac", "Ant-v5"): (0.90, 0.75),
+}
+ENVIRONMENTS = {
+    *("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5", "HumanoidStandup-v5", "Swimmer-v5"),
+    *("InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Reacher-v5", "Pusher-v5"),
+    *("Pendulum-v1", "BipedalWalker-v3", "LunarLanderContinuous-v3"),
+}
+
+
+def entries(algo, baseline=None):
+    return yaml.safe_load(Path(hyperparameter_file(algo, baseline)).read_text())
+
+
+def every_entry():
+    for algo in ZOO_ALGORITHMS:
+        for baseline in (None, *BASELINES):
+            for name in entries(algo, baseline):
+                yield pytest.param(algo, baseline, name, id=f"{algo}-{baseline or 'rlx2'}-{name}")
+
+
+def experiment(algo, baseline, env_id, folder, hyperparams):
+    """The zoo's experiment, ready to learn, with these changes to the hyperparameters."""
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    register()
+    manager = ExperimentManager(
+        argparse.Namespace(),
+        algo,
+        env_id,
+        str(folder),
+        n_timesteps=hyperparams.pop("n_timesteps"),
+        eval_freq=-1,
+        hyperparams=hyperparams,
+        log_interval=-1,
+        verbose=0,
+        device="cpu",
+        config=baseline,
+    )
+    return manager, manager.setup_experiment()[0]
+
+
+@pytest.mark.parametrize(("algo", "baseline", "name"), [*every_entry()])
+def test_every_entry_loads_and_steps(algo, baseline, name, tmp_path, recwarn):
+    env_id = "MountainCarContinuous-v0" if name == "default" else name
+    few_steps = {"n_timesteps": 6, "learning_starts": 3, "batch_size": 2, "buffer_size": 10}
+    manager, model = experiment(algo, baseline, env_id, tmp_path, few_steps)
+    manager.learn(model)
+    assert type(model) is ZOO_ALGORITHMS[algo]
+    assert (model.num_timesteps, model._n_updates) == (6, 3)
+
+
+@pytest.mark.parametrize("algo", ZOO_ALGORITHMS)
+@pytest.mark.parametrize("baseline", [None, *BASELINES])
+def test_environments(algo, baseline):
+    assert entries(algo, baseline).keys() == ENVIRONMENTS | {"default"}
+
+
+@pytest.mark.parametrize(("algo", "env_id"), PAPER)
+def test_values_of_the_paper(algo, env_id):
+    entry = entries(algo)[env_id]
+    assert (entry["actor_sparsity"], entry["critic_sparsity"]) == PAPER[algo, env_id]
+    assert entry["n_timesteps"] == 3_000_000
+    # Everything but sparsities is as in the paper for all four, which is the algorithm's default
+    defaults = {name: value.default for name, value in inspect.signature(ZOO_ALGORITHMS[algo]).parameters.items()}
+    others = entry.keys() - ZOO_KEYS - {"policy", "actor_sparsity", "critic_sparsity"}
+    assert {key: entry[key] for key in others} == {key: defaults[key] for key in others}
+
+
+@pytest.mark.parametrize("algo", ZOO_ALGORITHMS)
+def test_schedules_fit_into_the_training(algo):
+    for name, entry in entries(algo).items():
+        if name == "default":
+            continue
+        updates = entry["n_timesteps"] - entry["learning_starts"]
+        assert entry["n_steps_delay"] < updates / 5, name
+        assert entry["topology_interval"] < updates / 2 / 10, f"{name}: at least ten evolutions of TD3's actor"
+        assert entry["learning_starts"] < entry["buffer_min_size"] < min(entry["buffer_size"], updates), name
+
+
+def test_baselines_follow_from_rlx2():
+    command = [sys.executable, str(ROOT / "benchmarks" / "baselines.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "Ant-v5", "Pendulum-v1"])
+def test_tiny_has_as_many_weights(algorithm, env_id):
+    algo = f"rlx2_{algorithm.__name__.removeprefix('RLx2').lower()}"
+    sparse, tiny = entries(algo)[env_id], entries(algo, "tiny")[env_id]
+    models = [
+        algorithm(
+            "MlpPolicy",
+            gymnasium.make(env_id),
+            buffer_size=10,
+            **{key: entry[key] for key in entry.keys() & {"actor_sparsity", "critic_sparsity", "topology"}},
+            policy_kwargs=entry.get("policy_kwargs"),
+        )
+        for entry in (sparse, tiny)
+    ]
+    for network in ("actor", "critic"):
+        counts = [sum(layer.connections for layer in summarize(getattr(model, network))) for model in models]
+        assert counts[1] == pytest.approx(counts[0], rel=0.03), network
+
+
+def test_file_that_is_meant():
+    folder = hyperparameter_folder()
+    assert Path(hyperparameter_file("rlx2_td3")) == folder / "rlx2_td3.yml"
+    assert Path(hyperparameter_file("rlx2_sac", "rigl")) == folder / "baselines" / "rigl_sac.yml"
+    assert hyperparameter_file("rlx2_td3", "mine.yml") == "mine.yml"
+    assert hyperparameter_file("rlx2_td3", "json") == "json", "a Python module"
+    with pytest.raises(
+        ValueError, match=r"--conf-file rigel: .*no baseline \(rigl, set, ss, tiny\)\. Did you mean 'rigl'"
+    ):
+        hyperparameter_file("rlx2_td3", "rigel")
+
+
+def test_the_zoos_own_files_pass():
+    register()
+    for path in sorted((Path(rl_zoo3.__file__).parent / "hyperparams").glob("*.yml")):
+        if path.stem in rl_zoo3.ALGOS:
+            check_file(str(path), "HalfCheetah-v5")
+            for name, entry in yaml.safe_load(path.read_text()).items():
+                check_entry(path.stem, entry, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Hoper-v5: {n_timesteps: 10, policy: MlpPolicy}", "'Hoper-v5' is no environment. Did you mean 'Hopper-v5'?"),
+        ("Hopper-v5: {n_timesteps: 10, policy: MlpPolicy", "is no valid YAML: .*line 1"),
+        ("- Hopper-v5", "holds no environments"),
+        ("Hopper-v5:", "Hopper-v5: hyperparameters are expected below it, not None"),
+    ],
+)
+def test_typo_in_a_file(text, message, tmp_path):
+    path = tmp_path / "mine.yml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"(?s)mine.yml.*{message}"):
+        check_file(str(path), "Hopper-v5")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"actor_sparsty": 0.9}, "'actor_sparsty' is unknown. Did you mean 'actor_sparsity'?"),
+        ({"n_timestep": 1}, "'n_timestep' is unknown. Did you mean 'n_timesteps'?"),
+        ({"qwertz": 1}, "'qwertz' is unknown$"),
+        ({"device": "cpu"}, "'device' is unknown"),
+        ({"policy_kwargs": "dict(net_arhc=[32])"}, "policy_kwargs: 'net_arhc' is unknown. Did you mean 'net_arch'?"),
+        ({"policy_kwargs": {"conections": "random"}}, "'conections' is unknown. Did you mean 'connections'?"),
+        ({"policy_kwargs": "dict(net_arch=[32]"}, r"policy_kwargs: dict\(net_arch=\[32\] is not valid Python"),
+        ({"learning_rate": "1e-3"}, "learning_rate: 1e-3 is text to YAML. Write it as !!float 1e-3"),
+        ({"buffer_size": 1e6}, "buffer_size: 1000000.0 is of type float, allowed is int"),
+        ({"dynamic_buffer": "no"}, "dynamic_buffer: 'no' is of type str, allowed is bool"),
+        ({"tau": True}, "tau: True is of type bool, allowed is int or float"),
+    ],
+)
+@pytest.mark.parametrize("algo", ZOO_ALGORITHMS)
+def test_typo_in_an_entry(algo, change, message):
+    register()
+    with pytest.raises(ValueError, match=f"^here.*{message}"):
+        check_entry(algo, {"n_timesteps": 10, "policy": "MlpPolicy", **change}, "here")
+
+
+@pytest.mark.parametrize("missing", ["n_timesteps", "policy"])
+def test_missing_key(missing):
+    register()
+    entry = {key: value for key, value in {"n_timesteps": 10, "policy": "MlpPolicy"}.items() if key != missing}
+    with pytest.raises(ValueError, match=f"here: {missing} is missing"):
+        check_entry("rlx2_td3", entry, "here")

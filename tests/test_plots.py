@@ -1,0 +1,354 @@
+"""Pictures: what the axes hold, and that files are written."""
+
+import shutil
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import quick
+from matplotlib.colors import to_hex
+from PIL import Image
+from rliable import metrics
+
+from sb3_rlx2 import RLx2TD3, TopologyHistory, TopologyHistoryCallback
+from sb3_rlx2.plots.buffer import draw_buffer
+from sb3_rlx2.plots.inputs import draw_inputs
+from sb3_rlx2.plots.learning import draw_learning_curves
+from sb3_rlx2.plots.runs import Run, average, average_over_tasks, final_score, iqm, read_runs
+from sb3_rlx2.plots.style import COLORS, look
+from sb3_rlx2.plots.topology import (
+    connection_kinds,
+    draw_connectivity,
+    draw_growth,
+    draw_survival,
+    nearest_records,
+    sparse_layer_names,
+    survival,
+)
+from sb3_rlx2.zoo import plot as command
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+STEPS = np.arange(1.0, 6.0) * 1000
+
+
+def run(environment, algorithm, name, returns, steps=STEPS):
+    return Run(environment, algorithm, str(name), np.asarray(steps), np.asarray(returns, dtype=float))
+
+
+def runs_of(n_runs=4, tasks=("A-v1", "B-v1"), algorithms=("ours", "dense")):
+    generator = np.random.default_rng(0)
+    return [
+        run(task, algorithm, seed, 100 * (place + 1) + generator.normal(0, 5, 5) + np.arange(5))
+        for task in tasks
+        for place, algorithm in enumerate(algorithms)
+        for seed in range(n_runs)
+    ]
+
+
+@pytest.fixture(scope="module")
+def history_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "topology_history.npz"
+    model = RLx2TD3(
+        "MlpPolicy", "Pendulum-v1", **quick(buffer_distance_threshold=0.05, buffer_min_size=100, buffer_size=300)
+    )
+    model.learn(500, callback=TopologyHistoryCallback(path, buffer_freq=20))
+    return path
+
+
+@pytest.fixture(scope="module")
+def history(history_path):
+    return TopologyHistory.load(history_path)
+
+
+# --- reading ---
+
+
+def test_evaluations_of_the_zoo_are_read(tmp_path):
+    for seed in (1, 2):
+        folder = tmp_path / "rlx2_td3" / f"Walker2d-v5_{seed}"
+        folder.mkdir(parents=True)
+        results = np.arange(10).reshape(5, 2) + seed
+        np.savez(folder / "evaluations.npz", timesteps=STEPS.astype(int), results=results, ep_lengths=results)
+    first, second = read_runs(tmp_path)
+    assert first[:3] == ("Walker2d-v5", "rlx2_td3", "1")
+    assert second[:3] == ("Walker2d-v5", "rlx2_td3", "2")
+    assert list(first.steps) == list(STEPS)
+    assert list(first.returns) == [1.5, 3.5, 5.5, 7.5, 9.5]
+    (named,) = read_runs(tmp_path / "rlx2_td3" / "Walker2d-v5_1" / "evaluations.npz", "mine")
+    assert named.algorithm == "mine"
+
+
+def test_csvs_of_the_benchmarks_are_read():
+    (found,) = read_runs(RESULTS / "learning_HalfCheetah-v5_rlx2_td3_seed1.csv")
+    assert found[:3] == ("HalfCheetah-v5", "rlx2_td3", "1")
+    assert found.steps[0] == 5000
+    assert len(found.steps) == len(found.returns) == 30
+    assert {(one.algorithm, one.name) for one in read_runs(RESULTS)} >= {("td3", "0"), ("rlx2_td3", "0")}
+
+
+# --- averages ---
+
+
+def test_iqm_is_rliables():
+    scores = np.random.default_rng(0).normal(size=(5, 3, 7))
+    expected = [metrics.aggregate_iqm(scores[..., place]) for place in range(7)]
+    np.testing.assert_allclose(iqm(scores), expected)
+
+
+def test_average_and_interval():
+    own = runs_of(n_runs=8, tasks=("A-v1",), algorithms=("ours",))
+    state = np.random.get_state()[1].copy()
+    curve, again = average(own, seed=1), average(own, seed=1)
+    assert np.array_equal(np.random.get_state()[1], state)
+    returns = np.stack([one.returns for one in own])
+    np.testing.assert_allclose(curve.iqm, np.sort(returns, axis=0)[2:6].mean(axis=0))
+    assert (returns.min(axis=0) < curve.low).all()
+    assert (curve.low < curve.iqm).all()
+    assert (curve.iqm < curve.high).all()
+    assert (curve.high < returns.max(axis=0)).all()
+    assert curve.n_runs == 8
+    np.testing.assert_array_equal(curve.low, again.low)
+    narrow = average(own, confidence=0.5, seed=1)
+    assert (narrow.high - narrow.low < curve.high - curve.low).all()
+
+
+def test_runs_are_averaged_at_the_steps_that_all_have():
+    curve = average([run("A-v1", "x", 0, [1, 2, 3, 4, 5]), run("A-v1", "x", 1, [5, 6], [2000, 4000])], reps=20)
+    assert list(curve.steps) == [2000, 4000]
+    assert list(curve.iqm) == [3.5, 5.0]
+    with pytest.raises(ValueError, match="x on A-v1: runs 0, 1 have no step in common"):
+        average([run("A-v1", "x", 0, [1], [10]), run("A-v1", "x", 1, [1], [20])])
+
+
+def test_tasks_are_resampled_each_for_itself():
+    # One task scatters, the other does not: with strata the interval cannot leave the range of the mixtures
+    still = [run("A-v1", "x", seed, np.full(5, 50.0)) for seed in range(4)]
+    loud = [run("B-v1", "x", seed, np.full(5, 1000.0 * seed)) for seed in range(6)]
+    curve = average_over_tasks({"A-v1": still, "B-v1": loud}, {"A-v1": 100.0, "B-v1": 1000.0}, reps=200)
+    assert curve.n_runs == 4
+    percents = np.array([50, 50, 50, 50, 0, 100, 200, 300])
+    np.testing.assert_allclose(curve.iqm, np.sort(percents)[2:6].mean())
+    assert (curve.low >= 25).all()
+    assert (curve.high <= 175).all()
+
+
+def test_the_final_score_is_that_of_the_last_evaluations():
+    steps = np.arange(100.0)
+    assert final_score([run("A-v1", "x", 0, steps, steps), run("A-v1", "x", 1, steps + 2, steps)]) == 85.5
+
+
+# --- learning curves ---
+
+
+def test_learning_curves_hold_the_averages():
+    runs = runs_of()
+    figure = draw_learning_curves(runs, reps=50)
+    assert [axes.get_title() for axes in figure.axes] == ["A-v1", "B-v1"]
+    curve = average([one for one in runs if one.environment == "B-v1" and one.algorithm == "dense"], reps=50)
+    dashed = [line for line in figure.axes[1].lines if line.get_linestyle() == "--"]
+    np.testing.assert_allclose(dashed[0].get_ydata(), curve.iqm)
+    assert to_hex(dashed[0].get_color()) == COLORS[1].lower()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours (4 runs)", "dense (4 runs)"]
+
+
+def test_all_tasks_together_in_percent_of_a_reference():
+    figure = draw_learning_curves(runs_of(), reference="dense", reps=50)
+    assert [axes.get_title() for axes in figure.axes] == ["A-v1", "B-v1", "all 2 tasks"]
+    ours = figure.axes[2].lines[2]
+    assert ours.get_ydata() == pytest.approx(50, abs=4)
+    assert "% of dense" in figure.axes[2].get_ylabel()
+    with pytest.raises(ValueError, match="reference='sac' has no runs on A-v1, B-v1"):
+        draw_learning_curves(runs_of(), reference="sac")
+
+
+def test_an_algorithm_with_different_numbers_of_runs():
+    runs = runs_of(n_runs=2, algorithms=("ours",))
+    figure = draw_learning_curves(runs[:-1], reps=10)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours (1 to 2 runs)"]
+
+
+def test_lines_differ_in_more_than_colour():
+    looks = [look(place) for place in range(6)]
+    assert len({one.color for one in looks}) == len({str(one.linestyle) for one in looks}) == 6
+    assert len({one.marker for one in looks}) == 6
+
+
+# --- buffer ---
+
+
+def test_buffer_with_policy_distance(history):
+    figure = draw_buffer(history)
+    top, bottom = figure.axes
+    lines = {line.get_label(): line for line in (*top.lines, *bottom.lines)}
+    np.testing.assert_array_equal(lines["capacity"].get_ydata(), history.buffer["capacity"])
+    np.testing.assert_array_equal(lines["size"].get_ydata(), history.buffer["size"])
+    np.testing.assert_array_equal(lines["policy distance"].get_ydata(), history.distances["distance"])
+    assert list(lines["threshold 0.05"].get_ydata()) == [0.05, 0.05]
+    assert history.buffer["capacity"].min() < 300
+    assert [text.get_text() for text in top.texts] == ["n = 3"]
+
+
+def test_a_plain_buffer_has_one_panel(tmp_path):
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(n_steps=1, dynamic_buffer=False))
+    model.learn(60, callback=TopologyHistoryCallback(tmp_path / "h.npz", buffer_freq=10))
+    assert len(draw_buffer(TopologyHistory.load(tmp_path / "h.npz")).axes) == 1
+
+
+# --- topology ---
+
+
+def test_connectivity_matrices(history):
+    record = history.networks["actor"]
+    places = nearest_records(record, [0, 200, 10**6])
+    assert places[0] == 0
+    assert places[-1] == len(record) - 1
+    assert abs(record.steps[places[1]] - 200) == min(abs(step - 200) for step in record.steps)
+    figure = draw_connectivity(history, "actor", [0, 200, 10**6])
+    layers = sparse_layer_names(record)
+    assert len(figure.axes) == len(layers) * 3
+    image = figure.axes[3 * 1 + 2].images[0].get_array()
+    np.testing.assert_array_equal(image, connection_kinds(record, layers[1], places[2]))
+    assert [axes.get_title() for axes in figure.axes[:3]] == [f"step {record.steps[place]:,}" for place in places]
+
+
+def test_kinds_of_connections(history):
+    record = history.networks["critic"]
+    kinds = connection_kinds(record, "qf0.2", -1 + len(record))
+    np.testing.assert_array_equal(kinds > 0, record.mask("qf0.2", -1))
+    alive = record.generations("qf0.2")[-1]
+    assert (kinds == 1).sum() == alive[0]
+    assert (kinds == 2).sum() == alive[1:].sum()
+
+
+def test_survival_of_generations(history):
+    record = history.networks["critic"]
+    shares = survival(record)
+    assert "qf0.4" not in sparse_layer_names(record)
+    alive = sum(record.generations(layer) for layer in sparse_layer_names(record))
+    for generation in range(len(record)):
+        column = shares[generation:, generation]
+        assert np.isnan(shares[:generation, generation]).all()
+        if alive[generation, generation]:
+            assert column[0] == 1.0
+            assert (np.diff(column) <= 0).all()
+            np.testing.assert_allclose(column, alive[generation:, generation] / alive[generation, generation])
+    figure = draw_survival(history)
+    assert [axes.get_title() for axes in figure.axes] == ["actor", "critic"]
+    np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), shares[:, 0])
+
+
+def test_growth_per_layer(history):
+    figure = draw_growth(history)
+    record = history.networks["actor"]
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert sorted(lines) == sorted(sparse_layer_names(record))
+    shares = record.grown("mu.2")[1:] / record.connections("mu.2")[1:]
+    np.testing.assert_array_equal(lines["mu.2"].get_ydata(), shares)
+    assert 0 < shares.max() <= 0.5
+
+
+# --- inputs ---
+
+
+def test_inputs_over_time_and_at_the_end(history):
+    figure = draw_inputs(history)
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    actor = panels["actor: connections over time"]
+    counts = history.connections_per_input("actor")
+    np.testing.assert_array_equal(np.asarray(actor.collections[0].get_array()).reshape(counts.T.shape), counts.T)
+    critic = panels["critic (mean of 2): connections over time"]
+    assert [label.get_text() for label in critic.get_yticklabels()] == ["0", "1", "2", "action 0"]
+    bars = [bar for container in figure.axes[3].containers for bar in container]
+    mean = (history.connections_per_input("critic.qf0")[-1] + history.connections_per_input("critic.qf1")[-1]) / 2
+    assert [bar.get_width() for bar in bars] == list(mean)
+    assert bars[-1].get_hatch()
+    assert not bars[0].get_hatch()
+
+
+# --- the command ---
+
+
+def is_picture(path):
+    if path.suffix == ".svg":
+        return ElementTree.parse(path).getroot().tag.endswith("svg")
+    with Image.open(path) as image:
+        return len(image.getcolors(maxcolors=10**6)) > 10
+
+
+def test_the_command_draws_a_history(history_path, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(history_path.parent, folder)
+    command.main(["history", str(folder), "--dpi", "60"])
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    kinds = ["buffer", "survival", "growth", "connectivity_actor", "connectivity_critic", "inputs"]
+    assert sorted(paths) == sorted(
+        folder / f"topology_history_{kind}.{suffix}" for kind in kinds for suffix in ("png", "svg")
+    )
+    assert all(is_picture(path) for path in paths)
+
+
+def test_the_command_draws_what_is_asked_for(history_path, tmp_path, capsys):
+    arguments = ["--network", "actor", "--steps", "0", "300", "--format", "png", "--dpi", "60"]
+    command.main(["topology", str(history_path), *arguments, "--out", str(tmp_path / "new" / "mine")])
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "mine_connectivity_actor.png", "mine_growth.png", "mine_survival.png",
+    ]  # fmt: skip
+    for kind in ("buffer", "inputs"):
+        command.main([kind, str(history_path), "--format", "svg", "--out", str(tmp_path / kind)])
+        assert is_picture(tmp_path / f"{kind}_{kind}.svg")
+    assert capsys.readouterr().out.count("\n") == 5
+
+
+def test_the_command_draws_learning_curves(tmp_path, capsys):
+    out = tmp_path / "curves"
+    name = "learning_HalfCheetah-v5_{}_seed0.csv"
+    arguments = [f"sparse={RESULTS / name.format('rlx2_td3')}", str(RESULTS / name.format("td3"))]
+    command.main(["learning", *arguments, "--reference", "td3", "--reps", "20", "--dpi", "60", "--out", str(out)])
+    assert capsys.readouterr().out == f"{out}.png\n{out}.svg\n"
+    assert is_picture(tmp_path / "curves.png")
+    assert is_picture(tmp_path / "curves.svg")
+
+
+def test_the_same_data_give_the_same_files(history_path, tmp_path):
+    for name in ("one", "two"):
+        command.main(["inputs", str(history_path), "--dpi", "60", "--out", str(tmp_path / name)])
+    for suffix in ("png", "svg"):
+        assert (tmp_path / f"one_inputs.{suffix}").read_bytes() == (tmp_path / f"two_inputs.{suffix}").read_bytes()
+
+
+def refused(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        command.main([str(argument) for argument in argv])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_command_refuses_what_it_cannot_draw(history_path, tmp_path, capsys):
+    assert "there is no such file" in refused(capsys, "buffer", tmp_path)
+    assert "there is no such file" in refused(capsys, "learning", tmp_path / "evaluations.npz")
+    assert "no evaluations.npz and no learning_*.csv below" in refused(capsys, "learning", tmp_path)
+    assert "no evaluations can be read" in refused(capsys, "learning", history_path)
+    (tmp_path / "learning_x.csv").write_text("step,mean_return\n")
+    assert "it has no rows" in refused(capsys, "learning", tmp_path / "learning_x.csv")
+    csv = RESULTS / "learning_HalfCheetah-v5_td3_seed0.csv"
+    assert "not a topology history" in refused(capsys, "topology", csv)
+    assert "reference='x' has no runs" in refused(capsys, "learning", csv, "--reference", "x")
+    assert "--confidence 2.0 is not allowed" in refused(capsys, "learning", csv, "--confidence", 2)
+    assert "--reps 0 is not allowed" in refused(capsys, "learning", csv, "--reps", 0)
+    assert "invalid choice" in refused(capsys, "nothing")
+    assert "File exists" in refused(capsys, "buffer", history_path, "--out", csv / "below")
+
+
+def test_the_command_says_what_to_install(history_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    assert "pip install 'sb3-rlx2[plot]'" in refused(capsys, "buffer", history_path)
+
+
+def test_a_dense_model_has_no_topology_to_draw(tmp_path, capsys):
+    settings = quick(topology="dense", n_steps=1, dynamic_buffer=False)
+    RLx2TD3("MlpPolicy", "Pendulum-v1", **settings).learn(60, callback=TopologyHistoryCallback(tmp_path / "h.npz"))
+    assert "nothing in this history is sparse" in refused(capsys, "topology", tmp_path / "h.npz")
+    command.main(["history", str(tmp_path / "h.npz"), "--format", "png", "--dpi", "60"])
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"h_{kind}.png") for kind in ("buffer", "inputs")]

@@ -1,0 +1,128 @@
+"""Searches for hyperparameters: the space, in memory, on a database that processes share, and trials that diverge."""
+
+import pickle
+
+import pytest
+from zoo_helpers import start, train
+
+from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.zoo import ALGORITHMS, register
+from sb3_rlx2.zoo.storage import prepare_storage
+
+optuna = pytest.importorskip("optuna")
+pytest.importorskip("rl_zoo3")
+
+SEARCH = ["-optimize", "--n-startup-trials", "1", "--n-evaluations", "1", "--eval-episodes", "1", "--no-optim-plots"]
+OWN = {
+    *("actor_density", "critic_density", "topology_interval", "drop_fraction"),
+    *("n_steps", "n_steps_delay", "buffer_distance_threshold"),
+}
+NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
+
+
+def sampled(algo, seed=0, **file):
+    """Arguments for the algorithm and parameters of a trial, where the file of hyperparameters says this."""
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+
+    register()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    for name, value in file.items():
+        study.set_user_attr(name, str(value))
+    trial = study.ask()
+    return HYPERPARAMS_SAMPLER[algo](trial, 1, 1, NO_HER), trial.params
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("seed", range(10))
+def test_every_sample_makes_a_model(algo, seed):
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+
+    arguments, params = sampled(algo, seed)
+    # --trial-id makes hyperparameters of the stored parameters
+    noise = {"action_noise", "noise_type", "noise_std"}
+    converted = {key: value for key, value in HYPERPARAMS_CONVERTER[algo](params).items() if key not in noise}
+    assert converted == {key: value for key, value in arguments.items() if key not in noise}
+    model = ALGORITHMS[algo]("MlpPolicy", "Pendulum-v1", buffer_size=10, **arguments)
+    assert params.keys() >= OWN | {"learning_rate", "net_arch", "tau"}
+    assert model.actor_sparsity == pytest.approx(1 - params["actor_density"])
+    assert model.topology_interval == params["topology_interval"]
+    assert 1 <= model.n_steps <= 5
+
+
+def test_no_noise_is_no_noise():
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
+
+    samples = [sampled("rlx2_td3", seed) for seed in range(20)]
+    without = [(arguments, params) for arguments, params in samples if params["noise_type"] is None]
+    assert 0 < len(without) < len(samples)
+    for arguments, params in without:
+        assert arguments["action_noise"] is None
+        converted = HYPERPARAMS_CONVERTER["rlx2_td3"](params)
+        assert converted["action_noise"] is None
+        assert not converted.keys() & {"noise_type", "noise_std"}
+    assert all(arguments["action_noise"] is not None for arguments, params in samples if params["noise_type"])
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("file", "left_out"),
+    [
+        ({"n_steps": 3, "dynamic_buffer": True, "topology": "rigl"}, set()),
+        ({"n_steps": 1, "topology": "rigl"}, {"n_steps", "n_steps_delay"}),
+        ({"dynamic_buffer": False}, {"buffer_distance_threshold"}),
+        ({"topology": "static"}, {"topology_interval", "drop_fraction"}),
+        ({"topology": "dense"}, {"topology_interval", "drop_fraction", "actor_density", "critic_density"}),
+    ],
+)
+def test_what_a_baseline_turns_off_stays_off(algo, file, left_out):
+    assert OWN - sampled(algo, **file)[1].keys() == left_out
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_in_memory(algo, tmp_path):
+    assert train(tmp_path, *SEARCH, "--n-trials", "2", algo=algo, steps=40) == 0
+    study = pickle.loads(next((tmp_path / algo).glob("report_*.pkl")).read_bytes())
+    assert len(study.trials) == 2
+    assert study.best_trial.params.keys() >= OWN
+
+
+def test_diverging_trials_are_pruned(tmp_path, monkeypatch, capsys):
+    learn = RLx2TD3.learn
+
+    def diverging(model, *args, **kwargs):
+        learning_rate = kwargs["callback"][0].trial.number
+        model.lr_schedule = lambda _: float("nan") if learning_rate == 0 else 1e-3
+        return learn(model, *args, **kwargs)
+
+    monkeypatch.setattr(RLx2TD3, "learn", diverging)
+    assert train(tmp_path, *SEARCH, "--n-trials", "2", steps=60) == 0
+    study = pickle.loads(next((tmp_path / "rlx2_td3").glob("report_*.pkl")).read_bytes())
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE"]
+    assert "training has diverged" in capsys.readouterr().out
+
+
+def test_processes_share_a_database(tmp_path):
+    storage = f"sqlite:///{tmp_path}/study.db"
+    arguments = ["--algo", "rlx2_sac", "--env", "Pendulum-v1", "-n", "30", "-f", tmp_path, "--storage", storage]
+    flags = [*SEARCH, "--study-name", "shared", "--n-trials", "1", "-params", "learning_starts:20", "buffer_size:100"]
+    processes = [start("train", *arguments, "--seed", seed, *flags, cwd=tmp_path) for seed in (1, 2)]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    study = optuna.load_study(storage=storage, study_name="shared")
+    assert len(study.trials) == 2
+    assert {trial.state.name for trial in study.trials} <= {"COMPLETE", "PRUNED"}
+
+    # A trial's hyperparameters, from the database
+    number = 1  # the zoo takes no 0
+    trial = ["--storage", storage, "--study-name", "shared", "--trial-id", str(number)]
+    assert train(tmp_path, *trial, algo="rlx2_sac", steps=30) == 0
+    model = RLx2SAC.load(tmp_path / "rlx2_sac" / "Pendulum-v1_3" / "Pendulum-v1.zip")
+    assert model.drop_fraction == study.trials[number].params["drop_fraction"]
+
+
+def test_storage_that_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("sb3_rlx2.zoo.storage.PAUSE", 0.0)
+    for url in ("nothing", f"sqlite:///{tmp_path}/no/such/folder/study.db"):
+        with pytest.raises(ValueError, match=f"--storage {url} cannot be used"):
+            prepare_storage(url)
