@@ -43,7 +43,6 @@ LABELS = {
     "td3": "SB3 TD3 (dense)",
     "sac": "SB3 SAC (dense)",
 }
-N_LAST = 6
 # The paper's protocol, which is RLx2's default, spelled out for the dense algorithms
 DENSE_AS_IN_THE_PAPER = {
     "learning_rate": 3e-4,
@@ -177,8 +176,9 @@ def plot(arguments: argparse.Namespace) -> None:
             )
         else:
             axes.plot(steps, returns.T, color=COLORS[algorithm], alpha=0.35, lw=0.8)
-        last = returns[:, -N_LAST:].mean()
-        print(f"{LABELS[algorithm]}: {last:.0f}, the mean of the last {N_LAST} evaluations over {len(runs)} run(s)")
+        scores = returns[:, -arguments.last :].mean(axis=1)
+        each = ", ".join(f"{score:.0f}" for score in scores)
+        print(f"{LABELS[algorithm]}: {scores.mean():.0f} ({each}), the mean of the last {arguments.last} evaluations")
         label = f"{LABELS[algorithm]}, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
         axes.plot(steps, returns.mean(axis=0), color=COLORS[algorithm], lw=2, label=label)
     axes.set(xlabel="environment steps", ylabel="evaluation return (10 episodes)", title=arguments.env)
@@ -198,6 +198,8 @@ def main() -> None:
         command.set_defaults(function=function)
         command.add_argument("--env", required=True)
         command.add_argument("--out", type=Path, default=RESULTS)
+        if function is plot:
+            command.add_argument("--last", type=int, default=6, help="number of last evaluations that make a score")
         if function is train:
             command.add_argument("--algo", choices=ALGORITHMS, required=True)
             command.add_argument("--steps", type=int, required=True)

@@ -6,6 +6,7 @@
     python benchmarks/speed.py kernels     single products: GFLOP/s of useful work beside dense, CSR and SparseProp
     python benchmarks/speed.py layers      SparseLinear with kernels beside its dense path, and what the rule takes
     python benchmarks/speed.py memory      peak memory of a wide agent beside dense
+    python benchmarks/speed.py threads     one training alone and two side by side, each on one thread and on two
     python benchmarks/speed.py plot        the picture of all of it
 
 Each writes benchmarks/results/speed_NAME.csv; SBX and SparseProp are measured if the extra ``bench`` is installed.
@@ -51,6 +52,7 @@ TASKS = {
 }  # fmt: skip
 OURS, DENSE = {"td3": RLx2TD3, "sac": RLx2SAC}, {"td3": TD3, "sac": SAC}
 N_DATA = 5000
+_STARTED = time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def processor() -> str:
@@ -387,6 +389,32 @@ def memory(arguments: argparse.Namespace) -> None:
     write("memory", rows)
 
 
+def threads(arguments: argparse.Namespace) -> None:
+    """Milliseconds of a TD3 update on HalfCheetah, alone and beside a second training, each with so many threads."""
+    rows = []
+    for trainings, count in ((1, 1), (1, 2), (2, 1), (2, 2)):
+        command = [sys.executable, __file__, "train_for", "--count", str(count), "--seconds", "10"]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(trainings)]
+        each = [process.communicate()[0].splitlines()[-1] for process in processes]
+        rows.append({"trainings": trainings, "threads each": count, "ms an update": " and ".join(each)})
+    write("threads", rows)
+
+
+def train_for(arguments: argparse.Namespace) -> None:
+    """One training for ``threads``."""
+    th.set_num_threads(1)
+    model = sparse_model("td3", "HalfCheetah-v5", TASKS["td3"]["HalfCheetah-v5"])
+    th.set_num_threads(arguments.count)
+    model.train(100, 256)
+    time.sleep(max(0.0, 15.0 - time.clock_gettime(time.CLOCK_MONOTONIC) + _STARTED))  # until all are ready
+    start, updates_done = time.perf_counter(), 0
+    while time.perf_counter() < start + arguments.seconds:
+        for _ in range(20):
+            model.train(1, 256)
+        updates_done += 20
+    print(f"{1e3 * (time.perf_counter() - start) / updates_done:.2f}")
+
+
 def peak(arguments: argparse.Namespace) -> None:
     """One agent for ``memory``."""
     th.set_num_threads(1)
@@ -458,13 +486,16 @@ def plot(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for function in (updates, steps, scaling, kernels, layers, memory, peak, plot):
+    for function in (updates, steps, scaling, kernels, layers, memory, peak, threads, train_for, plot):
         command = commands.add_parser(function.__name__)
         command.set_defaults(function=function)
         command.add_argument("--rounds", type=int, default=7, help="rounds in which all take turns")
         if function is updates:
             command.add_argument("--threads", type=int, nargs="+", default=[1, 2])
             command.add_argument("--algos", nargs="+", default=list(TASKS), choices=TASKS)
+        if function is train_for:
+            command.add_argument("--count", type=int, default=1)
+            command.add_argument("--seconds", type=float, default=10.0)
         if function is peak:
             command.add_argument("--sparsity", type=float)
     arguments = parser.parse_args()

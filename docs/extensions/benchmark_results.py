@@ -43,7 +43,8 @@ class LearningDirective(BenchmarkDirective):
 
     def run(self) -> list[nodes.Node]:
         """Commands, machine, table."""
-        paths = sorted(RESULTS.glob(f"learning_{self.arguments[0]}_*.csv"))
+        place = RESULTS / self.arguments[0]
+        paths = sorted(place.parent.glob(f"learning_{place.name}_*.csv"))
         if not paths:
             raise self.error(f"there are no results for {self.arguments[0]}")
         table = [["algorithm", "seed", "steps", f"mean return of the last {N_LAST} evaluations"]]
