@@ -45,6 +45,10 @@ def with_frozen_bias(model):
     model.actor.mu[0].bias.requires_grad_(False)
 
 
+def with_another_activation(model):
+    model.critic.qf1[1] = nn.Tanh()
+
+
 def with_patched_sample(model):
     model.replay_buffer.sample = model.replay_buffer.sample
 
@@ -66,6 +70,7 @@ NOT_COVERED = [
     (OwnTrain, {}, None, "OwnTrain has a train of its own"),
     (RLx2TD3, {}, hooked, "the critic has hooks"),
     (RLx2TD3, {}, with_frozen_bias, "the actor has parameters that are not trained"),
+    (RLx2TD3, {}, with_another_activation, "the critic has layers other than SB3's own"),
     (RLx2TD3, {}, with_patched_sample, "the replay buffer has methods of its own"),
     (RLx2SAC, {"env": lambda: OwnNormalize(make_vec_env("Pendulum-v1"))}, None, "normalized by a OwnNormalize"),
 ]

@@ -61,15 +61,45 @@ def _policy_problems(policy: nn.Module, policy_class: type) -> Iterator[str]:
     for name in ("actor", "actor_target", "critic", "critic_target"):
         network = getattr(policy, name, None)
         if network is not None:
-            yield from _network_problems(name, network, ACTORS if "actor" in name else (ContinuousCritic,))
+            yield from _network_problems(
+                name, network, ACTORS if "actor" in name else (ContinuousCritic,), known.activation_fn
+            )
 
 
-def _network_problems(name: str, network: nn.Module, classes: tuple[type, ...]) -> Iterator[str]:
+def _sequences(network: Any) -> list[nn.Sequential]:
+    if hasattr(network, "q_networks"):
+        return list(network.q_networks)
+    if hasattr(network, "log_std"):
+        return [nn.Sequential(*network.latent_pi, network.mu), nn.Sequential(*network.latent_pi, network.log_std)]
+    return [network.mu]
+
+
+def _is_mlp(sequence: nn.Sequential, activation: type[nn.Module], ends_in_tanh: bool) -> bool:
+    """Whether linear layers and activations alternate as SB3's ``create_mlp`` has them."""
+    modules = list(sequence)
+    if ends_in_tanh and (not modules or type(modules.pop()) is not nn.Tanh):
+        return False
+    hidden, output = modules[:-1], modules[-1:]
+    linear, activations = [*hidden[::2], *output], hidden[1::2]
+    return (
+        len(modules) % 2 == 1
+        and all(type(module) in LINEAR for module in linear)
+        and all(type(module) is activation for module in activations)
+    )
+
+
+def _network_problems(
+    name: str, network: nn.Module, classes: tuple[type, ...], activation: type[nn.Module]
+) -> Iterator[str]:
     if type(network) not in classes:
         yield f"the {name} is a {type(network).__name__}"
         return
     if getattr(network, "use_sde", False):
         yield "use_sde=True"
+        return
+    for sequence in _sequences(network):
+        if not _is_mlp(sequence, activation, ends_in_tanh=hasattr(network, "mu") and not hasattr(network, "log_std")):
+            yield f"the {name} has layers other than SB3's own: {sequence}"
     allowed = (*classes, nn.ModuleList, FlattenExtractor, nn.Flatten, nn.Sequential, *LINEAR, *ACTIVATIONS)
     for module in network.modules():
         if type(module) not in allowed:

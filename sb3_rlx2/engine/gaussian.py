@@ -9,6 +9,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.networks import ACTIVATIONS, N_IN, backward, forward, layer_input_gradient, layer_weight_gradient
+from sb3_rlx2.engine.replay import clip
 from sb3_rlx2.sparse.compiled import compiled
 from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
 from sb3_rlx2.sparse.vectors import FLOAT_BYTES, exp_floats, load_float, log_floats, store_float, tanh_floats
@@ -44,7 +45,7 @@ def sample_actions(
     block = n_act * ROW_BYTES
     std, eps, action, room = heads, heads + NOISE * block, heads + ACTION * block, heads + ROOM * block
     for j in range(n_act * TILE):
-        store_float(std, j, min(max(load_float(log_std, j), LOG_STD_MIN), LOG_STD_MAX))
+        store_float(std, j, clip(load_float(log_std, j), LOG_STD_MIN, LOG_STD_MAX))
     for lane in range(TILE):
         store_float(log_prob, lane, 0.0)
     for i in range(n_act):

@@ -17,6 +17,19 @@ LINE_BYTES = 64
 
 
 @compiled
+def clip(value: float, low: float, high: float) -> float:
+    """``value`` within low and high; NaN stays NaN.
+
+    :param value: a number
+    :param low: smallest allowed
+    :param high: largest allowed
+    """
+    if value < low:
+        return low
+    return high if value > high else value
+
+
+@compiled
 def read_observation(task: Table, floats: Table, array: int, place: int, x: int, lane: int) -> None:
     """Write one stored observation into a lane of a tile, normalized if the environment is.
 
@@ -30,11 +43,11 @@ def read_observation(task: Table, floats: Table, array: int, place: int, x: int,
     n_obs = task[t.N_OBS]
     at = place * n_obs
     if task[t.OBS_MEAN] != 0:
-        clip = floats[t.CLIP_OBS]
+        limit = floats[t.CLIP_OBS]
         for i in range(n_obs):
             value = load_double(array, at + i) if task[t.IS_DOUBLE] else float(load_float(array, at + i))
             value = (value - load_double(task[t.OBS_MEAN], i)) / load_double(task[t.OBS_STD], i)
-            store_float(x, i * TILE + lane, min(max(value, -clip), clip))
+            store_float(x, i * TILE + lane, clip(value, -limit, limit))
     elif task[t.IS_DOUBLE]:
         for i in range(n_obs):
             store_float(x, i * TILE + lane, load_double(array, at + i))
@@ -105,7 +118,7 @@ def read_tile(
     begin = update * batch + first
     for lane in range(min(AHEAD, count)):
         _fetch(task, begin + lane)
-    clip, std = floats[t.CLIP_REWARD], floats[t.REWARD_STD]
+    limit, std = floats[t.CLIP_REWARD], floats[t.REWARD_STD]
     for lane in range(count):
         if lane + AHEAD < count:
             _fetch(task, begin + lane + AHEAD)
@@ -118,7 +131,7 @@ def read_tile(
             last = ((row + k) % task[t.N_ROWS]) * task[t.N_ENVS] + env
             reward = float(load_float(task[t.REWARDS], last))
             if std != 0.0:
-                reward = min(max(reward / std, -clip), clip)
+                reward = clip(reward / std, -limit, limit)
             total += reward * load_float(task[t.POWERS], k)
         alive = 1.0 - load_float(task[t.DONES], last) * (1.0 - load_float(task[t.TIMEOUTS], last))
         store_float(rewards, lane, total)

@@ -16,7 +16,7 @@ from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.adam import count_steps, polyak
 from sb3_rlx2.engine.networks import backward, forward, order_values, times_tanh_slope
 from sb3_rlx2.engine.phases import begin_shard, end_shard, first_tile, optimize, total
-from sb3_rlx2.engine.replay import read_tile
+from sb3_rlx2.engine.replay import clip, read_tile
 from sb3_rlx2.engine.threads import wait_for_all
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sparse.compiled import compiled
@@ -43,15 +43,15 @@ def _critic_tile(
     outputs = memory + task[t.ACTOR_OUTPUTS]
     action = forward(layers, task[t.ACTOR_TARGET], task[t.ACTOR_LAYERS], activation, next_x, outputs)
     tanh_floats(action, action, n_act * TILE)
-    clip = floats[t.TARGET_NOISE_CLIP]
+    limit = floats[t.TARGET_NOISE_CLIP]
     count = min(batch - first, TILE)
     for i in range(n_act):
         for lane in range(TILE):
             value = float(load_float(action, i * TILE + lane))
             if lane < count:
                 noise = float(load_float(task[t.NOISE], ((update * batch) + first + lane) * n_act + i))
-                value += min(max(noise, -clip), clip)
-            store_float(next_x, (n_obs + i) * TILE + lane, min(max(value, -1.0), 1.0))
+                value += clip(noise, -limit, limit)
+            store_float(next_x, (n_obs + i) * TILE + lane, clip(value, -1.0, 1.0))
 
     outputs = memory + task[t.CRITIC_OUTPUTS]
     for k in range(task[t.N_CRITICS]):
