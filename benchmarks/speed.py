@@ -318,7 +318,7 @@ def kernels_at(sparsity: float, rounds: int) -> dict[str, Any]:
     if importlib.util.find_spec("sparseprop") is not None:
         from sparseprop.modules import SparseLinear as SparseProp
 
-        module = SparseProp.from_dense(dense_layer(dense_weight), batch)
+        module = SparseProp.from_dense(dense_layer(dense_weight))
         calls["SparseProp forward"] = lambda: module(flat)
     seconds = best_times(calls, rounds)
     useful, dense = 2 * layer.nnz * batch, 2 * n * n * batch

@@ -196,5 +196,5 @@ class TD3Updates(Updates):
         :param policy_delay: updates of the critics for one of the actor
         """
         self._noise = noise
-        self.integers[[t.NOISE, t.POLICY_DELAY]] = noise.data_ptr(), policy_delay
-        self.floats[[t.TARGET_NOISE_CLIP, t.TAU]] = noise_clip, tau
+        self.integers[t.NOISE], self.integers[t.POLICY_DELAY] = noise.data_ptr(), policy_delay
+        self.floats[t.TARGET_NOISE_CLIP], self.floats[t.TAU] = noise_clip, tau
