@@ -1,7 +1,7 @@
 """Directives that show what benchmarks wrote, with the commands that they say made it.
 
-``{benchmark} footprint.csv`` shows a file, with ``:where: threads=1`` those of its rows; ``{learning} HalfCheetah-v5`` the
-score of each run of a task.
+``{benchmark} footprint.csv`` shows a file, with ``:where: threads=1`` those of its rows; ``{learning} HalfCheetah-v5``
+the score of each run of a task.
 """
 
 from __future__ import annotations
