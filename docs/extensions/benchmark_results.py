@@ -1,7 +1,6 @@
 """Directives that show what benchmarks wrote, with the commands that they say made it.
 
-``{benchmark} footprint.csv`` shows a file, with ``:where: threads=1`` those of its rows; ``{learning} HalfCheetah-v5``
-the score of each run of a task.
+``{benchmark} footprint.csv`` shows a file as it is; ``{learning} HalfCheetah-v5`` the score of each run of a task.
 """
 
 from __future__ import annotations
@@ -9,10 +8,8 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-from typing import ClassVar
 
 from docutils import nodes
-from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -21,20 +18,13 @@ N_LAST = 6  # evaluations that make a score, as in benchmarks/learning.py
 
 
 class BenchmarkDirective(SphinxDirective):
-    """A table of ``benchmarks/results``, or its rows that have a certain value in a column."""
+    """A table of ``benchmarks/results``, as it is."""
 
     required_arguments = 1
-    option_spec: ClassVar = {"where": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         """Command, machine, table."""
         comments, rows = self.read(RESULTS / self.arguments[0])
-        if "where" in self.options:
-            column, _, value = self.options["where"].partition("=")
-            if column not in rows[0]:
-                raise self.error(f"{self.arguments[0]} has no column {column!r}: it has {rows[0]}")
-            place = rows[0].index(column)
-            rows = [rows[0], *(row for row in rows[1:] if row[place] == value)]
         return [_code(comments[:1]), *(_paragraph(comment) for comment in comments[1:]), _table(rows)]
 
     def read(self, path: Path) -> tuple[list[str], list[list[str]]]:
