@@ -1,5 +1,7 @@
 """The compiled actor predicts what the policy's own forward pass does."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch as th
@@ -121,3 +123,25 @@ def test_the_buffer_gets_the_noise_free_action_of_acting_itself(algorithm):
     np.testing.assert_allclose(buffer.noise_free_actions[rows].reshape(-1, 1), expected, atol=1e-5)
     assert not np.allclose(buffer.actions[rows], buffer.noise_free_actions[rows])
     np.testing.assert_array_equal(buffer.actions[:10], buffer.noise_free_actions[:10])
+
+
+def test_threads_may_act_at_once():
+    model = model_for(RLx2TD3)
+    batches = [np.random.default_rng(i).standard_normal((64, 17)) for i in range(4)]
+    expected = [model.predict(batch)[0] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            for result, truth in zip(pool.map(lambda batch: model.predict(batch)[0], batches), expected, strict=True):
+                np.testing.assert_array_equal(result, truth)
+
+
+def test_an_actor_that_was_rebuilt_is_noticed():
+    model, other = model_for(RLx2TD3), model_for(RLx2TD3, seed=5)
+    observations = np.random.default_rng(0).standard_normal((3, 17))
+    model.predict(observations)
+    model.policy.actor.mu = other.policy.actor.mu
+    np.testing.assert_array_equal(model.predict(observations)[0], other.predict(observations)[0])
+    seen = []
+    model.policy.actor.mu[0].register_forward_hook(lambda *_: seen.append(1))
+    model.predict(observations)
+    assert seen

@@ -1,6 +1,7 @@
 """Which engine computes a model's updates, and what happens where the compiled one cannot."""
 
 import copy
+import pickle
 import re
 
 import numpy as np
@@ -157,3 +158,50 @@ def test_the_engines_can_take_turns(algorithm, tmp_path):
     assert alone.topology_counters["critic"]["evolutions"] > 3
     for name, tensor in alone.policy.state_dict().items():
         th.testing.assert_close(turns.policy.state_dict()[name], tensor, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_copies_make_tables_of_their_own(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", engine="compiled", **quick())
+    model.learn(80)
+    copied = copy.deepcopy(model)
+    assert "_engine_choice" not in vars(copied)
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    copied.train(20, 32)
+    for name, tensor in model.policy.state_dict().items():
+        assert th.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_changes_while_learning_is_noticed(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology="static"))
+    model.learn(80)
+    assert model._choose_engine().reason is None
+    for parameter in model.actor.parameters():
+        parameter.requires_grad_(False)
+    assert "not trained" in model._choose_engine().reason
+    for parameter in model.actor.parameters():
+        parameter.requires_grad_(True)
+    handle = next(model.critic.parameters()).register_hook(lambda gradient: 0 * gradient)
+    assert "hooks" in model._choose_engine().reason
+    handle.remove()
+    model.replay_buffer.rewards = model.replay_buffer.rewards.astype(np.float64)
+    assert "rewards are stored as float64" in model._choose_engine().reason
+    model.replay_buffer.rewards = model.replay_buffer.rewards.astype(np.float32)
+    model.critic.optimizer.state.clear()
+    model.train(1, 32)
+    steps = [state["step"].item() for state in model.critic.optimizer.state.values()]
+    assert steps == [1.0] * len(list(model.critic.parameters()))
+
+
+def test_a_divergence_at_an_evolution_step_leaves_a_working_model():
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", engine="compiled", **quick(topology_end=10_000))
+    model.learn(50 + 19)
+    rewards = model.replay_buffer.rewards.copy()
+    model.replay_buffer.rewards[:] = np.nan
+    with pytest.raises(ValueError, match="critic_loss is nan") as caught:
+        model.train(1, 32)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    model.replay_buffer.rewards[:] = rewards
+    model.train(3, 32)
+    assert model.topology_counters["critic"]["evolutions"] == 1

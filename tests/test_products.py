@@ -114,3 +114,36 @@ def test_follows_every_change_of_the_connections(layer):
     th.testing.assert_close(twin(x), layer(x))
     with pytest.raises(RuntimeError):
         layer(th.randn(128, 199))
+
+
+def test_a_trained_bias_alone_gets_its_gradient(layer):
+    layer.values.requires_grad_(False)
+    assert layer(th.randn(3, 200)).requires_grad
+
+
+def test_values_in_strides(layer):
+    x, strided = th.randn(128, 200), th.randn(12_000)[::2]
+    layer.values.data = strided
+    th.testing.assert_close(layer(x), dense_version(layer, x))
+
+
+def test_other_default_types(layer):
+    x = th.randn(128, 200)
+    expected = dense_version(layer, x)
+    before = th.get_default_dtype()
+    th.set_default_dtype(th.float64)
+    try:
+        th.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    finally:
+        th.set_default_dtype(before)
+
+
+def test_connections_that_were_written_to_directly(layer):
+    other, x = SparseLinear(200, 300, 6000, connections="random"), th.randn(128, 200)
+    layer(x)
+    with th.no_grad():
+        for ours, theirs in zip(
+            [*layer.parameters(), *layer.buffers()], [*other.parameters(), *other.buffers()], strict=True
+        ):
+            ours.copy_(theirs)
+    th.testing.assert_close(layer(x), other(x))

@@ -35,10 +35,14 @@ class DivergenceError(ValueError):
     """
 
     def __init__(self, loss: str, value: float, update: int) -> None:
+        self._arguments = (loss, value, update)
         super().__init__(
             f"{loss} is {value} at update {update}: training has diverged. "
             "Check the rewards and observations, or lower the learning rate"
         )
+
+    def __reduce__(self) -> tuple[type[DivergenceError], tuple[str, float, int]]:
+        return type(self), self._arguments
 
 
 class CompiledAlgorithm(Protocol):
@@ -77,9 +81,10 @@ def train_compiled(model: OffPolicyAlgorithm, updates: Updates, gradient_steps: 
             results, completed = updates.run(samples, before, done)
         if completed < count:
             values = {name: results[completed, column] for name, column in LOSSES.items()}
-            name = next((name for name in LOSSES if math.isinf(values[name])), "critic_loss")
-            if not math.isinf(values[name]) and math.isfinite(values["critic_loss"]):
-                name = "actor_loss"
+            # Each is computed only if those before it are finite
+            names = ["critic_loss", *(["ent_coef_loss"] if "coefficient" in updates.optimizers else []), "actor_loss"]
+            name = next(name for name in names if not math.isfinite(values[name]))
+            model._n_updates += done + completed
             raise DivergenceError(name, values[name], first + completed)
         for name, evolver in evolvers.items():
             if name not in evolving:
@@ -125,15 +130,19 @@ def _evolve(
     results = np.full((1, t.RESULTS), np.nan)
     for name, (gradient, step) in phases.items():
         evolves = name in evolving
-        if evolves:
+        if not evolves:
+            part, completed = updates.run(samples, *before, gradient | step)
+        else:
             updates.want_all_positions(name, True)
-        part, completed = updates.run(samples, *before, gradient if evolves else gradient | step)
+            try:
+                part, completed = updates.run(samples, *before, gradient)
+                gradients = updates.dense_gradients(name)
+            finally:
+                updates.want_all_positions(name, False)
         results = np.where(np.isnan(part), results, part)
         if completed < 1:
             return results, completed
         if evolves:
-            gradients = updates.dense_gradients(name)
-            updates.want_all_positions(name, False)
             evolvers[name].evolve_with(gradients)
     _, completed = updates.run(samples, *before, t.TARGETS)
     return results, completed

@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
-from sb3_rlx2.engine.coverage import why_not_updates
+from sb3_rlx2.engine.coverage import BUFFER_ARRAYS, why_not_updates
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sparse import resolve_rule
 
@@ -27,7 +27,7 @@ class EngineChoice:
     """
 
     def __init__(self, model: Any, trains: tuple[type, type]) -> None:
-        self._parts = _parts(model)
+        self._parts, self._options = _parts(model), _options(model)
         self._updates_class: type[Updates] = model.updates_class
         self.reason: str | None
         """Why it is not the compiled engine; None if it is."""
@@ -44,6 +44,8 @@ class EngineChoice:
     def holds_for(self, model: OffPolicyAlgorithm) -> bool:
         """Whether the model still has the parts that the choice rests on."""
         parts = _parts(model)
+        if self._options != _options(model):
+            return False
         return len(parts) == len(self._parts) and all(x is y for x, y in zip(parts, self._parts, strict=True))
 
     @cached_property
@@ -64,8 +66,21 @@ def _parts(model: OffPolicyAlgorithm) -> tuple[Any, ...]:
         known.critic,
         model.replay_buffer,
         model.get_vec_normalize_env(),
+        *(vars(model.replay_buffer).get(name) for name in BUFFER_ARRAYS if model.replay_buffer is not None),
         *settings,
     )
+
+
+def _options(model: Any) -> list[Any]:
+    """What of a model's optimizers and parameters may change while it learns, and matters."""
+    options: list[Any] = []
+    for optimizer in (model.actor.optimizer, model.critic.optimizer):
+        group = optimizer.param_groups[0]
+        options += [len(optimizer.param_groups), len(optimizer._optimizer_step_pre_hooks)]
+        options += [len(optimizer._optimizer_step_post_hooks), group.get("weight_decay"), group.get("amsgrad")]
+        options += [parameter.requires_grad for parameter in group["params"]]
+        options += [bool(parameter._backward_hooks) for parameter in group["params"]]
+    return options
 
 
 def _why_not_compiled(model: Any, trains: tuple[type, type]) -> str | None:

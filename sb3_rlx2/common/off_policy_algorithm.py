@@ -297,9 +297,9 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         self._prepare_replay_buffer()
         self._evolve_topology()
         choice = self._choose_engine()
-        if choice.reason is not None:
+        if choice.reason is not None or gradient_steps < 1:
             super().train(gradient_steps, batch_size)
-            for name in LOSSES:
+            for name in LOSSES if gradient_steps > 0 else ():
                 value = self.logger.name_to_value.get(f"train/{name}", 0.0)
                 if not math.isfinite(value):
                     raise DivergenceError(name, value, self._n_updates)
@@ -313,6 +313,11 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
             values = [row[column] for row in results.tolist() if not math.isnan(row[column])]
             if values:
                 self.logger.record(f"train/{name}", sum(values) / len(values))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What holds addresses belongs to this very object: a copy makes its own
+        own = ("_engine_choice", "_noise_free_action")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def _choose_engine(self) -> EngineChoice:
         """The engine for the next updates; decided anew when a part of the model was replaced."""

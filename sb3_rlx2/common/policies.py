@@ -171,7 +171,8 @@ class SparsePolicyMixin(BasePolicy):
             is_covered = is_ours and FastActor.is_worth_it(actor) and why_not_policy(self, type(self)) is None
             cached = (actor, FastActor(self) if is_covered else None)
             self.__dict__[FAST_ACTOR] = cached
-        return None if actor._forward_hooks else cached[1]
+        fast = cached[1]
+        return None if fast is None or fast.has_hooks else fast
 
     def set_training_mode(self, mode: bool) -> None:
         """As in Stable-Baselines3, but done only where it changes anything: this is called at every step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,10 @@ class FastActor:
         self._table = NetworkTable([layers], [0])
         self.n_obs, self.n_act = layers[0].in_features, layers[-1].out_features
         self._n_out = self.n_act * (2 if self.is_gaussian else 1)
-        self._memory = np.zeros(2 * max(layer.out_features for layer in layers), np.float32)
-        self._memory_address = address(self._memory)
+        self._room = 2 * max(layer.out_features for layer in layers)
+        modules = list(actor.modules())
+        self._children = [(module._modules, list(module._modules.values())) for module in modules if module._modules]
+        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
 
     @staticmethod
     def is_worth_it(actor: th.nn.Module) -> bool:
@@ -102,8 +105,15 @@ class FastActor:
 
     @property
     def is_current(self) -> bool:
-        """Whether the actor has the connections and the device that it had."""
-        return self._table.is_current
+        """Whether the actor has the modules, the connections and the device that it had."""
+        return self._table.is_current and all(
+            len(now) == len(then) and all(map(is_, now.values(), then)) for now, then in self._children
+        )
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether somebody listens to the actor's forward pass."""
+        return any(self._hooks)
 
     def __call__(self, observations: Array, deterministic: bool) -> tuple[Array, Array]:
         """Actions in [-1, 1], and the same without noise.
@@ -115,6 +125,7 @@ class FastActor:
         self._table.refresh()
         count = len(observations)
         out = np.empty((count, self._n_out), np.float32)
+        memory = np.empty(self._room, np.float32)  # of this call: several threads may act at once
         _outputs(
             self._table.rows,
             self._hidden,
@@ -122,7 +133,7 @@ class FastActor:
             address(observations),
             count,
             observations.shape[1],
-            self._memory_address,
+            address(memory),
             address(out),
         )
         if not self.is_gaussian:
@@ -133,5 +144,5 @@ class FastActor:
         if deterministic:
             return noise_free, noise_free
         # The random numbers that torch's Normal would draw
-        noise = th.empty(count, self.n_act).normal_().numpy()
+        noise = th.empty(count, self.n_act, dtype=th.float32, device="cpu").normal_().numpy()
         return np.tanh(mean + np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)) * noise), noise_free

@@ -22,6 +22,7 @@ from sb3_rlx2.engine.updates import ACTIVATIONS
 from sb3_rlx2.sparse.layers import SparseLinear, values_of
 
 LINEAR = (SparseLinear, nn.Linear)
+BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 DENSITY_LIMIT = 0.7
 """Above it PyTorch's dense products are the faster ones (benchmarks/speed.py)."""
 
@@ -64,6 +65,21 @@ def _policy_problems(policy: nn.Module, policy_class: type) -> Iterator[str]:
             yield from _network_problems(
                 name, network, ACTORS if "actor" in name else (ContinuousCritic,), known.activation_fn
             )
+    yield from _sharing_problems(known)
+
+
+def _sharing_problems(policy: Any) -> Iterator[str]:
+    """Tied layers and critics of different shapes."""
+    networks = [getattr(policy, name, None) for name in ("actor", "actor_target", "critic", "critic_target")]
+    present = [network for network in networks if network is not None]
+    tensors = [tensor for network in present for tensor in network.parameters()]
+    linear = [m for network in present for m in network.modules() if isinstance(m, LINEAR)]
+    if len({*map(id, tensors)}) != len(tensors) or len(tensors) != 2 * len(linear):
+        yield "networks share layers"
+    critics = [q for network in present if hasattr(network, "q_networks") for q in network.q_networks]
+    shapes = [[(m.in_features, m.out_features) for m in q.modules() if isinstance(m, LINEAR)] for q in critics]
+    if any(shape != shapes[0] for shape in shapes):
+        yield "critics differ in their layers"
 
 
 def _sequences(network: Any) -> list[nn.Sequential]:
@@ -160,6 +176,8 @@ def _optimizer_problems(name: str, optimizer: th.optim.Optimizer, network: nn.Mo
         yield f"the {name}'s optimizer does not hold all of its parameters, or others too"
     if not all(parameter.requires_grad for parameter in group["params"]):
         yield f"the {name} has parameters that are not trained"
+    if any(parameter._backward_hooks for parameter in group["params"]):
+        yield f"the {name} has parameters with hooks"
     # One step hook is the evolution's own, which compiled updates serve
     if len(optimizer._optimizer_step_pre_hooks) > 1 or optimizer._optimizer_step_post_hooks:
         yield f"the {name}'s optimizer has step hooks"
@@ -178,5 +196,11 @@ def _buffer_problems(buffer: object, buffer_classes: tuple[type, ...]) -> Iterat
         yield "optimize_memory_usage=True"
     if buffer.observations.dtype not in (np.float32, np.float64):
         yield f"observations are stored as {buffer.observations.dtype}"
-    if buffer.actions.dtype != np.float32:
-        yield f"actions are stored as {buffer.actions.dtype}"
+    for name in BUFFER_ARRAYS:
+        array = getattr(buffer, name)
+        if "observations" not in name and array.dtype != np.float32:
+            yield f"{name} are stored as {array.dtype}"
+        if array.shape[:2] != (buffer.buffer_size, buffer.n_envs) or not array.flags.c_contiguous:
+            yield f"the replay buffer's {name} are not a plain array of its size"
+    if buffer.next_observations.dtype != buffer.observations.dtype:
+        yield f"next observations are stored as {buffer.next_observations.dtype}"

@@ -64,7 +64,7 @@ class NetworkTable:
             self._place_outputs(first, len(network))
 
     def _versions(self) -> list[int]:
-        return [layer.topology_version for layer in self._sparse]
+        return [layer.connections_version for layer in self._sparse]
 
     @property
     def is_current(self) -> bool:
@@ -129,6 +129,7 @@ class ParameterTable:
         self.rows[:, a.SIZE] = [parameter.numel() for parameter in self.parameters]
         self.state_holders = [optimizer.state for optimizer, _, _ in groups]
         self.states = [_state(optimizer, parameter) for optimizer, parameters, _ in groups for parameter in parameters]
+        self._holders_of = [optimizer.state for optimizer, parameters, _ in groups for _ in parameters]
         self._moments = self._current_moments()
         for column, moments in zip((a.MEAN, a.SQUARE, a.STEP), self._moments, strict=True):
             self.rows[:, column] = [moment.data_ptr() for moment in moments]
@@ -140,6 +141,8 @@ class ParameterTable:
     def is_current(self) -> bool:
         """Whether every optimizer still has the very moments that the table was made of."""
         holders = zip(self.state_holders, self.groups, strict=True)
+        if not all(map(is_, map(dict.get, self._holders_of, self.parameters), self.states)):
+            return False
         return all(holder is optimizer.state for holder, (optimizer, _, _) in holders) and all(
             all(map(is_, moments, current))
             for moments, current in zip(self._moments, self._current_moments(), strict=True)
@@ -155,7 +158,7 @@ def _state(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.
     """Adam's state of a parameter, made as Adam itself makes it at its first step."""
     state: dict[str, th.Tensor] = optimizer.state[parameter]
     if not state:
-        state["step"] = th.tensor(0.0, dtype=th.float32)
+        state["step"] = th.tensor(0.0, dtype=th.float32, device="cpu")
         state["exp_avg"] = th.zeros_like(parameter)
         state["exp_avg_sq"] = th.zeros_like(parameter)
     return state

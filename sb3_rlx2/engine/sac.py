@@ -180,6 +180,8 @@ def sac_updates(
                 end_shard(task, shard, 0, loss)
                 end_shard(task, shard, 1, entropy)
             passed = wait_for_all(task[t.BARRIER], passed, threads)
+            if passed < 0:
+                return update
             loss, surplus = total(task, 0) / batch, total(task, 1) / batch + floats[t.TARGET_ENTROPY]
             if thread == 0:
                 results[update, t.CRITIC_LOSS] = loss
@@ -211,6 +213,8 @@ def sac_updates(
                     loss += _actor_tile(layers, task, tile, memory, gradients, coefficient)
                 end_shard(task, shard, 0, loss)
             passed = wait_for_all(task[t.BARRIER], passed, threads)
+            if passed < 0:
+                return update
             loss = total(task, 0) / batch
             if thread == 0:
                 results[update, t.ACTOR_LOSS] = loss
@@ -285,7 +289,7 @@ class SACUpdates(Updates):
         tiles, most = -(-batch // TILE), batch * (samples.n_steps - 1)
         entries = np.empty((updates * most, ENTRY_FIELDS), np.int64)
         starts = np.zeros(updates * tiles + 1, np.int64)
-        noise, between, found = th.empty(updates, batch, self.n_act), [], 0
+        noise, between, found = th.empty(updates, batch, self.n_act, dtype=th.float32, device="cpu"), [], 0
         next_noise = th.empty_like(noise)
         for update in range(updates):
             if samples.n_steps > 1:
@@ -293,7 +297,7 @@ class SACUpdates(Updates):
                 count = _find_between(self.integers, entries[found:], of_update, update)
                 of_update += found
                 found += count
-                between.append(th.empty(count, self.n_act).normal_())
+                between.append(noise.new_empty(count, self.n_act).normal_())
             noise[update].normal_()
             next_noise[update].normal_()
         starts[-1] = found

@@ -141,6 +141,8 @@ def td3_updates(
                     loss += _critic_tile(layers, task, floats, update, tile, memory, gradients)
                 end_shard(task, shard, 0, loss)
             passed = wait_for_all(task[t.BARRIER], passed, threads)
+            if passed < 0:
+                return update
             loss = total(task, 0) / batch
             if thread == 0:
                 results[update, t.CRITIC_LOSS] = loss
@@ -163,6 +165,8 @@ def td3_updates(
                     loss += _actor_tile(layers, task, tile, memory, gradients)
                 end_shard(task, shard, 0, loss)
             passed = wait_for_all(task[t.BARRIER], passed, threads)
+            if passed < 0:
+                return update
             loss = total(task, 0) / batch
             if thread == 0:
                 results[update, t.ACTOR_LOSS] = loss

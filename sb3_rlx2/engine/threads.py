@@ -12,6 +12,8 @@ from sb3_rlx2.sparse.compiled import compiled
 from sb3_rlx2.sparse.vectors import INT32, INT64, Builder, Value, int64, intrinsic, pointer
 
 _SPINS_BEFORE_YIELD = 4000
+CALLED_OFF = 2**61
+"""A counter of at least this lets all threads go; they are to return at once."""
 
 
 @intrinsic(None, INT64)
@@ -40,7 +42,7 @@ def wait_for_all(counter: int, passed: int, threads: int) -> int:
     :param counter: address of an int64, 0 at the beginning of the update
     :param passed: number of barriers that this thread has passed
     :param threads: number of threads
-    :return: passed + 1
+    :return: passed + 1; -1 if the update was called off
     """
     passed += 1
     if threads > 1:
@@ -51,4 +53,6 @@ def wait_for_all(counter: int, passed: int, threads: int) -> int:
             # The core may be needed by the very thread that is waited for
             if spins > _SPINS_BEFORE_YIELD:
                 _yield_core()
+        if _arrived(counter) >= CALLED_OFF:
+            return -1
     return passed

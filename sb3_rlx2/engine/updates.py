@@ -21,6 +21,7 @@ from sb3_rlx2.engine import networks as n
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.phases import MAX_SHARDS, SLOTS
 from sb3_rlx2.engine.plan import Layer, NetworkTable, ParameterTable, address, aligned
+from sb3_rlx2.engine.threads import CALLED_OFF
 from sb3_rlx2.sparse.compiled import is_ready
 from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
 from sb3_rlx2.sparse.layers import SparseLinear, values_of
@@ -312,8 +313,12 @@ class Updates:
             return run(*arguments, 0, 1)
         if self._helper is None or self._helper_process != os.getpid():  # threads do not survive a fork
             self._helper, self._helper_process = ThreadPoolExecutor(MAX_SHARDS - 1), os.getpid()
-        others = [self._helper.submit(run, *arguments, thread, threads) for thread in range(1, threads)]
-        completed = run(*arguments, 0, threads)
+        try:
+            others = [self._helper.submit(run, *arguments, thread, threads) for thread in range(1, threads)]
+            completed = run(*arguments, 0, threads)
+        except BaseException:  # such as Ctrl-C just before this thread began: the others would wait for it forever
+            self.barrier[0] = CALLED_OFF
+            raise
         for other in others:
             other.result()
         return completed

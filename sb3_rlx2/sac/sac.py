@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch as th
 from stable_baselines3 import SAC
@@ -174,9 +174,13 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
             _init_setup_model=_init_setup_model,
         )
 
+    @property
+    def _learns_ent_coef(self) -> bool:
+        return self.ent_coef_optimizer is not None and self.log_ent_coef is not None
+
     def _prepare_updates(self, updates: SACUpdates, samples: Samples) -> None:
         """Set constants and draw the noise of some updates."""
-        fixed = 0.0 if self.log_ent_coef is not None else float(self.ent_coef_tensor)
+        fixed = 0.0 if self._learns_ent_coef else float(self.ent_coef_tensor)
         target_entropy = float(self.target_entropy)
         updates.prepare(samples, self.tau, self.target_update_interval, target_entropy, fixed)
 
@@ -191,7 +195,7 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
         """
         with th.no_grad():
             _, log_prob = self.actor.action_log_prob(observations)
-            ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.exp()
+            ent_coef = cast(th.Tensor, self.log_ent_coef).exp() if self._learns_ent_coef else self.ent_coef_tensor
             return -ent_coef * log_prob
 
     def learn(

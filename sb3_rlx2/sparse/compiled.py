@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import pickle
 import platform
 import stat
 import tempfile
@@ -39,22 +40,29 @@ def cache_folder() -> Path | None:
 
     :return: None if none of them can be written; everything is compiled anew then in each process
     """
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    own_temporary = Path(tempfile.gettempdir()) / f"sb3_rlx2-{getattr(os, 'getuid', lambda: 'user')()}"
     chosen = os.environ.get("NUMBA_CACHE_DIR")
-    parents = [chosen] if chosen else [Path(user) / "sb3_rlx2", own_temporary]
-    for parent in map(Path, parents):
-        folder = parent / f"compiled-{source_digest()}"
+    finders: list[Callable[[], Path]] = [_user_folder, _temporary_folder]
+    for find in finders:
         try:
+            parent = Path(chosen) if chosen else find()
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if parent == own_temporary and not _is_private(parent):
+            if find is _temporary_folder and not chosen and not _is_private(parent):
                 continue
+            folder = parent / f"compiled-{source_digest()}"
             folder.mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except OSError:
+        except (OSError, RuntimeError):  # a process may have no home, and nowhere to write
             continue
         return folder
     return None
+
+
+def _user_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sb3_rlx2"
+
+
+def _temporary_folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"sb3_rlx2-{getattr(os, 'getuid', lambda: 'user')()}"
 
 
 def _is_private(folder: Path) -> bool:
@@ -89,7 +97,21 @@ _IMPLEMENTATION: Any = type("_Implementation", (caching.CompileResultCacheImpl,)
 
 
 class _Cache(caching.FunctionCache):
+    """Where the disk fails us (full, damaged files) the function is compiled in memory."""
+
     _impl_class = _IMPLEMENTATION
+
+    def load_overload(self, *arguments: Any) -> Any:
+        try:
+            return cast(Any, super()).load_overload(*arguments)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        try:
+            cast(Any, super()).save_overload(*arguments)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:

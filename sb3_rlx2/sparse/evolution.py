@@ -118,7 +118,11 @@ class TopologyEvolver:
 
         :param updates: how many
         """
+        before = self.counters["updates"]
         self.counters["updates"] += updates
+        if before // self.interval < self.counters["updates"] // self.interval:  # a due step after evolution's end
+            for layer in self.layers.values():
+                layer.release_dense_grad()
         self._prepare_next()
 
     def evolve_with(self, gradients: Mapping[SparseLinear, th.Tensor]) -> None:

@@ -136,10 +136,17 @@ class SparseLinear(nn.Module):
     @property
     def structure(self) -> Structure:
         """The connections as the compiled kernels want them; the layer must be on the CPU."""
-        if self._structure is None or self._structure[0] != self.topology_version:
+        if self._structure is None or self._structure[0] != self.connections_version:
             indices = self.indices.numpy()
-            self._structure = self.topology_version, Structure(indices, self.in_features, self.out_features)
+            self._structure = self.connections_version, Structure(indices, self.in_features, self.out_features)
         return self._structure[1]
+
+    @property
+    def connections_version(self) -> int:
+        """A number that changes with the connections, even where somebody wrote to ``indices`` directly."""
+        indices = self._buffers["indices"]
+        assert indices is not None
+        return (self.topology_version << 32) + (0 if indices.is_inference() else indices._version)
 
     @property
     def density(self) -> float:

@@ -61,8 +61,7 @@ def cover(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, n_in: int, n_
     if x.dtype != th.float32 or values.dtype != th.float32 or x.dim() == 0 or x.shape[-1] != n_in:
         return False
     batch = x.numel() // n_in
-    needs_grad = th.is_grad_enabled() and (x.requires_grad or values.requires_grad)
-    is_single = not needs_grad and 0 < batch <= MAX_SINGLE and values.numel() <= n_in * n_out // 2
+    is_single = not _needs_grad(x, values, bias) and 0 < batch <= MAX_SINGLE and values.numel() <= n_in * n_out // 2
     if not (is_single or are_kernels_faster(batch, n_in, n_out, values.numel())):
         return False
     # What traces or transforms a computation must see PyTorch's own operations
@@ -70,7 +69,13 @@ def cover(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, n_in: int, n_
     tracing = (
         th.compiler.is_compiling() or cast(Any, th.jit).is_tracing() or type(x) not in (th.Tensor, th.nn.Parameter)
     )
-    return not (transforms or tracing or (bias is not None and bias.dtype != th.float32) or _has_tangent(x))
+    stored = [values] if bias is None else [values, bias]
+    plain = all(tensor.dtype == th.float32 and tensor.device.type == "cpu" for tensor in stored)
+    return plain and all(map(th.Tensor.is_contiguous, stored)) and not (transforms or tracing or _has_tangent(x))
+
+
+def _needs_grad(*tensors: th.Tensor | None) -> bool:
+    return th.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _has_tangent(x: th.Tensor) -> bool:
@@ -87,7 +92,7 @@ def sparse_linear(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, struc
     :return: [..., n_out]
     """
     flat = x.reshape(-1, structure.n_in)
-    if len(flat) <= MAX_SINGLE and not (th.is_grad_enabled() and (x.requires_grad or values.requires_grad)):
+    if len(flat) <= MAX_SINGLE and not _needs_grad(x, values, bias):
         y = _samples(flat, values, bias, structure)
     else:
         y = cast(th.Tensor, _SparseProduct.apply(flat, values, bias, structure))  # type: ignore[no-untyped-call]
@@ -136,15 +141,15 @@ def _backward_weights(
 
 
 def _samples(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, structure: Structure) -> th.Tensor:
-    x, y = x.contiguous(), th.empty(len(x), structure.n_out)
-    offset = th.zeros(structure.n_out) if bias is None else bias
+    x, y = x.contiguous(), values.new_empty(len(x), structure.n_out)
+    offset = values.new_zeros(structure.n_out) if bias is None else bias
     s, addresses = structure, (values.data_ptr(), offset.data_ptr(), x.data_ptr(), y.data_ptr())
     _forward_samples(len(x), s.n_in, s.n_out, s.rows.ctypes.data, s.columns.ctypes.data, *addresses)
     return y
 
 
 def _tiles(batch: int, features: int) -> th.Tensor:
-    return th.empty(math.ceil(batch / TILE), features, TILE)
+    return th.empty(math.ceil(batch / TILE), features, TILE, dtype=th.float32, device="cpu")
 
 
 class _SparseProduct(th.autograd.Function):
@@ -153,9 +158,9 @@ class _SparseProduct(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, structure: Structure) -> th.Tensor:
         s, batch = structure, len(x)
-        x_in, y = x.contiguous(), th.empty(batch, s.n_out)
+        x_in, y = x.contiguous(), values.new_empty(batch, s.n_out)
         tiles, y_tiles = _tiles(batch, s.n_in), _tiles(batch, s.n_out)
-        offset = th.zeros(s.n_out) if bias is None else bias
+        offset = values.new_zeros(s.n_out) if bias is None else bias
         addresses = (t.data_ptr() for t in (values, offset, x_in, tiles, y, y_tiles))
         _forward(batch, s.n_in, s.n_out, s.rows.ctypes.data, s.columns.ctypes.data, *addresses)
         ctx.save_for_backward(x, values, bias)
@@ -175,13 +180,13 @@ class _SparseProduct(th.autograd.Function):
         to_tiles(batch, s.n_out, g.data_ptr(), g_tiles.data_ptr())
         d_x = d_values = d_bias = None
         if needs_x:
-            d_x, ordered, dx_tiles = th.empty_like(x), th.empty(s.nnz), _tiles(batch, s.n_in)
+            d_x, ordered, dx_tiles = values.new_empty(x.shape), values.new_empty(s.nnz), _tiles(batch, s.n_in)
             starts, outputs, sources = (array.ctypes.data for array in (s.column_starts, s.outputs, s.sources))
             weights = (values.data_ptr(), ordered.data_ptr(), s.nnz)
             addresses = (g_tiles.data_ptr(), dx_tiles.data_ptr(), d_x.data_ptr())
             _backward_input(batch, s.n_in, s.n_out, starts, outputs, sources, *weights, *addresses)
         if needs_values or needs_bias:
-            d_values, d_bias = th.zeros(s.nnz + PADDING), th.zeros(s.n_out)
+            d_values, d_bias = values.new_zeros(s.nnz + PADDING), values.new_zeros(s.n_out)
             tensors = (t.data_ptr() for t in (g_tiles, ctx.tiles, d_values, d_bias))
             _backward_weights(batch, s.n_in, s.n_out, s.rows.ctypes.data, s.columns.ctypes.data, *tensors)
             d_values = d_values[: s.nnz]

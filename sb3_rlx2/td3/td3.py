@@ -181,7 +181,7 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
 
     def _prepare_updates(self, updates: TD3Updates, samples: Samples) -> None:
         """Set constants and draw the noise of some updates, with the random numbers that SB3's ``train`` would use."""
-        noise = th.empty(*samples.rows.shape, updates.n_act)
+        noise = th.empty(*samples.rows.shape, updates.n_act, dtype=th.float32, device="cpu")
         for update in range(len(noise)):
             noise[update].normal_(0, self.target_policy_noise)
         updates.prepare(noise, self.target_noise_clip, self.tau, self.policy_delay)
