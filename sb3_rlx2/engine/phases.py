@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sb3_rlx2.engine import task as t
-from sb3_rlx2.engine.adam import adam
+from sb3_rlx2.engine.adam import adam, count_steps
+from sb3_rlx2.engine.threads import wait_for_all
 from sb3_rlx2.sparse.compiled import compiled
 from sb3_rlx2.sparse.kernels import TILE
 from sb3_rlx2.sparse.vectors import fill_zero, load_double, store_double
@@ -59,9 +60,29 @@ def total(task: Table, column: int) -> float:
 
 @compiled
 def optimize(
-    parameters: Table, task: Table, floats: Table, first: int, last: int, rate: int, thread: int, threads: int
-) -> None:
-    """A thread's share of an Adam step for some parameters; ``rate`` is where its settings begin."""
+    parameters: Table,
+    task: Table,
+    floats: Table,
+    first: int,
+    last: int,
+    rate: int,
+    passed: int,
+    thread: int,
+    threads: int,
+) -> int:
+    """An Adam step for some parameters: this thread's share, and then a barrier.
+
+    :param parameters: table of parameters, see ``adam``
+    :param task: integers of the task
+    :param floats: floats of the task
+    :param first: first parameter
+    :param last: end of parameters
+    :param rate: where the optimizer's settings begin in ``floats``
+    :param passed: number of barriers that this thread has passed
+    :param thread: number of this thread
+    :param threads: number of threads
+    :return: number of barriers that it has passed then
+    """
     adam(
         parameters,
         first,
@@ -76,3 +97,7 @@ def optimize(
         thread,
         threads,
     )
+    passed = wait_for_all(task[t.BARRIER], passed, threads)
+    if thread == 0:  # all have read the counters
+        count_steps(parameters, first, last)
+    return passed

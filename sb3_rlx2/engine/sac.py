@@ -198,10 +198,7 @@ def sac_updates(
                 adam(parameters, learned, end, gradient_slot, 1, 0, rate, beta1, beta2, epsilon, 0, 1)
                 count_steps(parameters, learned, end)
         if phases & t.CRITIC_STEP:
-            optimize(parameters, task, floats, critic, learned, t.CRITIC_RATE, thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
-            if thread == 0:
-                count_steps(parameters, critic, learned)
+            passed = optimize(parameters, task, floats, critic, learned, t.CRITIC_RATE, passed, thread, threads)
         if phases & t.ACTOR_GRADIENT:
             order_values(layers, task[t.CRITIC], task[t.N_CRITICS] * task[t.CRITIC_LAYERS], thread, threads)
             order_values(layers, task[t.ACTOR], task[t.ACTOR_LAYERS], thread, threads)
@@ -221,10 +218,9 @@ def sac_updates(
             if not math.isfinite(loss):
                 return update
         if phases & t.ACTOR_STEP:
-            optimize(parameters, task, floats, task[t.ACTOR_PARAMETERS], critic, t.ACTOR_RATE, thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
-            if thread == 0:
-                count_steps(parameters, task[t.ACTOR_PARAMETERS], critic)
+            passed = optimize(
+                parameters, task, floats, task[t.ACTOR_PARAMETERS], critic, t.ACTOR_RATE, passed, thread, threads
+            )
         if phases & t.TARGETS and (task[t.UPDATES_WITHIN] + update) % task[t.TARGET_INTERVAL] == 0:
             polyak(parameters, critic, learned, floats[t.TAU], thread, threads)
             passed = wait_for_all(task[t.BARRIER], passed, threads)

@@ -13,7 +13,7 @@ from typing import Any
 import torch as th
 
 from sb3_rlx2.engine import task as t
-from sb3_rlx2.engine.adam import count_steps, polyak
+from sb3_rlx2.engine.adam import polyak
 from sb3_rlx2.engine.networks import backward, forward, order_values, times_tanh_slope
 from sb3_rlx2.engine.phases import begin_shard, end_shard, first_tile, optimize, total
 from sb3_rlx2.engine.replay import clip, read_tile
@@ -149,10 +149,7 @@ def td3_updates(
             if not math.isfinite(loss):
                 return update
         if phases & t.CRITIC_STEP:
-            optimize(parameters, task, floats, critic, critics_end, t.CRITIC_RATE, thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
-            if thread == 0:
-                count_steps(parameters, critic, critics_end)
+            passed = optimize(parameters, task, floats, critic, critics_end, t.CRITIC_RATE, passed, thread, threads)
         if (task[t.UPDATES_BEFORE] + update + 1) % task[t.POLICY_DELAY] != 0:
             continue
         if phases & t.ACTOR_GRADIENT:
@@ -173,10 +170,7 @@ def td3_updates(
             if not math.isfinite(loss):
                 return update
         if phases & t.ACTOR_STEP:
-            optimize(parameters, task, floats, actor, actor_end, t.ACTOR_RATE, thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
-            if thread == 0:
-                count_steps(parameters, actor, actor_end)
+            passed = optimize(parameters, task, floats, actor, actor_end, t.ACTOR_RATE, passed, thread, threads)
         if phases & t.TARGETS:
             polyak(parameters, actor, critics_end, floats[t.TAU], thread, threads)
             passed = wait_for_all(task[t.BARRIER], passed, threads)
