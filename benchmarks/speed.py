@@ -37,8 +37,9 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.sparse import SparseLinear, products
-from sb3_rlx2.sparse import kernels as k
+from sb3_rlx2.kernels import autograd
+from sb3_rlx2.kernels import products as k
+from sb3_rlx2.sparse import SparseLinear
 
 RESULTS = Path(__file__).parent / "results"
 # The paper's sparsities of actor and critics
@@ -350,17 +351,17 @@ def layers(arguments: argparse.Namespace) -> None:
 
 def layer_at(batch: int, shape: tuple[int, int], density: float, rounds: int) -> dict[str, Any]:
     """The row of ``layers`` for one layer."""
-    layer, rule = SparseLinear(*shape, max(int(density * shape[0] * shape[1]), 1)), products.are_kernels_faster
+    layer, rule = SparseLinear(*shape, max(int(density * shape[0] * shape[1]), 1)), autograd.are_kernels_faster
     x, g = th.randn(batch, shape[0], requires_grad=True), th.randn(batch, shape[1])
 
     def step(kernels: bool) -> None:
-        products.are_kernels_faster = lambda *_: kernels
+        autograd.are_kernels_faster = lambda *_: kernels
         th.autograd.grad(layer(x), [x, layer.values, layer.bias], g)
 
     try:
         seconds = best_times({"dense": lambda: step(False), "kernels": lambda: step(True)}, rounds, 0.03)
     finally:
-        products.are_kernels_faster = rule
+        autograd.are_kernels_faster = rule
     return {
         "batch": batch,
         "inputs": shape[0],

@@ -1,9 +1,9 @@
 """Train sparse from scratch: RLx2 for Stable-Baselines3."""
 
+from sb3_rlx2.analysis.history import TopologyHistoryCallback
+from sb3_rlx2.analysis.topology_history import TopologyHistory
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback
-from sb3_rlx2.common.history import TopologyHistoryCallback
-from sb3_rlx2.common.topology_history import TopologyHistory
 from sb3_rlx2.sac import RLx2SAC
 from sb3_rlx2.td3 import RLx2TD3
 from sb3_rlx2.version import __version__

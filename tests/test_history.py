@@ -22,7 +22,7 @@ from sb3_rlx2 import (
     TopologyHistory,
     TopologyHistoryCallback,
 )
-from sb3_rlx2.common.topology_history import MAX_POINTS, Series
+from sb3_rlx2.analysis.topology_history import MAX_POINTS, Series
 from sb3_rlx2.sparse import sparse_layers
 from sb3_rlx2.sparse.recording import TopologyRecord
 

@@ -10,11 +10,12 @@ import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sb3_rlx2.sparse import SparseLinear, kernels
-from sb3_rlx2.sparse.compiled import cache_folder, compiled, is_ready, source_digest
-from sb3_rlx2.sparse.kernels import PADDING, TILE
-from sb3_rlx2.sparse.structure import Structure
-from sb3_rlx2.sparse.vectors import exp_floats, log_floats, tanh_floats
+from sb3_rlx2.kernels import products
+from sb3_rlx2.kernels.compiled import cache_folder, compiled, is_ready, source_digest
+from sb3_rlx2.kernels.products import PADDING, TILE
+from sb3_rlx2.kernels.structure import Structure
+from sb3_rlx2.kernels.vectors import exp_floats, log_floats, tanh_floats
+from sb3_rlx2.sparse import SparseLinear
 
 
 @compiled
@@ -66,25 +67,25 @@ def test_products_equal_dense_ones(layer, relu):
     weight, values, bias = layer.weight.clone(), layer.values.detach(), layer.bias.detach()
     y = th.empty(n_out, TILE)
     rows, columns = structure.rows.ctypes.data, structure.columns.ctypes.data
-    kernels.product(n_out, rows, columns, values.data_ptr(), bias.data_ptr(), x.data_ptr(), y.data_ptr(), relu)
+    products.product(n_out, rows, columns, values.data_ptr(), bias.data_ptr(), x.data_ptr(), y.data_ptr(), relu)
     expected = weight @ x + bias[:, None]
     th.testing.assert_close(y, expected.relu() if relu else expected, rtol=1e-4, atol=1e-4)
 
     ordered = th.empty(layer.nnz)
-    kernels.reorder(0, layer.nnz, structure.sources.ctypes.data, values.data_ptr(), ordered.data_ptr())
+    products.reorder(0, layer.nnz, structure.sources.ctypes.data, values.data_ptr(), ordered.data_ptr())
     starts, outputs = structure.column_starts.ctypes.data, structure.outputs.ctypes.data
     first = n_in // 3
     dx = th.ones(n_in - first, TILE)
     for add in (False, True):
         h = x.data_ptr() if relu else 0
-        kernels.input_gradient(
+        products.input_gradient(
             first, n_in, starts, outputs, ordered.data_ptr(), g.data_ptr(), h, dx.data_ptr(), add
         )  # fmt: skip
         expected = (1 + add) * (weight.T @ g)[first:]
         th.testing.assert_close(dx, expected * (x[first:] > 0) if relu else expected, rtol=1e-4, atol=1e-4)
 
     d_values, d_bias = th.ones(layer.nnz + PADDING), th.ones(n_out)
-    kernels.weight_gradient(
+    products.weight_gradient(
         n_out, rows, columns, g.data_ptr(), x.data_ptr(), d_values.data_ptr(), d_bias.data_ptr()
     )  # fmt: skip
     expected = (g @ x.T).reshape(-1)[layer.indices.long()]
@@ -117,9 +118,9 @@ def test_compiled_code_without_a_home(can_write, tmp_path):
     environment.pop("NUMBA_CACHE_DIR", None)
     code = (
         "import tempfile; tempfile.tempdir = __import__('os').environ['TMPDIR']\n"
-        "from sb3_rlx2.sparse.compiled import cache_folder\n"
+        "from sb3_rlx2.kernels.compiled import cache_folder\n"
         "import numpy as np\n"
-        "from sb3_rlx2.sparse.kernels import reorder\n"
+        "from sb3_rlx2.kernels.products import reorder\n"
         "reorder(0, 0, 0, 0, 0)\n"
         "print(cache_folder())\n"
     )

@@ -13,12 +13,12 @@ from PIL import Image
 from rliable import metrics
 
 from sb3_rlx2 import RLx2TD3, TopologyHistory, TopologyHistoryCallback
-from sb3_rlx2.plots.buffer import draw_buffer
-from sb3_rlx2.plots.inputs import draw_inputs
-from sb3_rlx2.plots.learning import draw_learning_curves
-from sb3_rlx2.plots.runs import Run, average, average_over_tasks, final_score, iqm, read_runs
-from sb3_rlx2.plots.style import COLORS, look
-from sb3_rlx2.plots.topology import (
+from sb3_rlx2.analysis.plots.buffer import draw_buffer
+from sb3_rlx2.analysis.plots.inputs import draw_inputs
+from sb3_rlx2.analysis.plots.learning import draw_learning_curves
+from sb3_rlx2.analysis.plots.runs import Run, average, average_over_tasks, final_score, iqm, read_runs
+from sb3_rlx2.analysis.plots.style import COLORS, look
+from sb3_rlx2.analysis.plots.topology import (
     connection_kinds,
     draw_connectivity,
     draw_growth,

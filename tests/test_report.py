@@ -15,8 +15,8 @@ from torch import nn
 
 import sb3_rlx2.td3
 from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.common.network_parts import network_parts
-from sb3_rlx2.common.report import report
+from sb3_rlx2.analysis.network_parts import network_parts
+from sb3_rlx2.analysis.report import report
 from sb3_rlx2.sparse import SparseLinear, sparse_layers
 from sb3_rlx2.sparse.units import dormant_units, mean_activity
 from sb3_rlx2.zoo import report as command

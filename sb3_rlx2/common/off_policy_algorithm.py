@@ -8,7 +8,7 @@ import pathlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch as th
 from gymnasium import spaces
@@ -31,7 +31,6 @@ from sb3_rlx2.common.model_files import (
     check_n_envs,
     reading_replay_buffer,
 )
-from sb3_rlx2.common.model_report import ModelReport
 from sb3_rlx2.common.policies import (
     POLICY_ARGUMENTS,
     SPARSITY_ARGUMENTS,
@@ -39,11 +38,13 @@ from sb3_rlx2.common.policies import (
     dense_policy_class,
     sparse_policy_class,
 )
-from sb3_rlx2.common.report import report
 from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_count, check_sparsity
+
+if TYPE_CHECKING:
+    from sb3_rlx2.analysis.model_report import ModelReport
 
 
 class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorithm):
@@ -382,6 +383,8 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         :param seed: of that draw
         :raises ValueError: if an argument is out of range
         """
+        from sb3_rlx2.analysis.report import report
+
         return report(self, tau=tau, samples=samples, seed=seed)
 
     def to_dense(self) -> OffPolicyAlgorithm:

@@ -13,10 +13,10 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from sb3_rlx2.engine import networks as n
 from sb3_rlx2.engine.plan import Layer, NetworkTable, address
 from sb3_rlx2.engine.updates import ACTIVATIONS, linear_layers_of
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.kernels import product_of_one
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.products import product_of_one
+from sb3_rlx2.kernels.vectors import FLOAT_BYTES, load_float, store_float
 from sb3_rlx2.sparse.layers import SparseLinear
-from sb3_rlx2.sparse.vectors import FLOAT_BYTES, load_float, store_float
 
 Table = Any
 Array = npt.NDArray[np.float32]

@@ -13,8 +13,8 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.vectors import (
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.vectors import (
     FLOAT,
     FLOAT_BYTES,
     INT64,

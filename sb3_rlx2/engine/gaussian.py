@@ -10,9 +10,9 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.networks import ACTIVATIONS, N_IN, backward, forward, layer_input_gradient, layer_weight_gradient
 from sb3_rlx2.engine.replay import clip
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
-from sb3_rlx2.sparse.vectors import FLOAT_BYTES, exp_floats, load_float, log_floats, store_float, tanh_floats
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.products import ROW_BYTES, TILE
+from sb3_rlx2.kernels.vectors import FLOAT_BYTES, exp_floats, load_float, log_floats, store_float, tanh_floats
 
 Table = Any
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from numba.core import cgutils
 
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE, input_gradient, product, reorder, weight_gradient
-from sb3_rlx2.sparse.vectors import (
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.products import ROW_BYTES, TILE, input_gradient, product, reorder, weight_gradient
+from sb3_rlx2.kernels.vectors import (
     FLOAT_BYTES,
     INT64,
     VECTOR_BYTES,

@@ -7,9 +7,9 @@ from typing import Any
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.adam import adam, count_steps
 from sb3_rlx2.engine.threads import wait_for_all
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.kernels import TILE
-from sb3_rlx2.sparse.vectors import fill_zero, load_double, store_double
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.products import TILE
+from sb3_rlx2.kernels.vectors import fill_zero, load_double, store_double
 
 Table = Any
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from sb3_rlx2.engine import adam as a
 from sb3_rlx2.engine import networks as n
-from sb3_rlx2.sparse.kernels import PADDING, ROW_BYTES
+from sb3_rlx2.kernels.products import PADDING, ROW_BYTES
+from sb3_rlx2.kernels.structure import Structure
 from sb3_rlx2.sparse.layers import SparseLinear
-from sb3_rlx2.sparse.structure import Structure
 
 Array = npt.NDArray[Any]
 Layer = SparseLinear | nn.Linear

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sb3_rlx2.engine import task as t
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.kernels import TILE
-from sb3_rlx2.sparse.vectors import FLOAT_BYTES, load_double, load_float, load_int64, prefetch, store_float
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.products import TILE
+from sb3_rlx2.kernels.vectors import FLOAT_BYTES, load_double, load_float, load_int64, prefetch, store_float
 
 Table = Any
 

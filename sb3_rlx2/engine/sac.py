@@ -21,9 +21,9 @@ from sb3_rlx2.engine.plan import address
 from sb3_rlx2.engine.replay import read_observation, read_tile, return_length
 from sb3_rlx2.engine.threads import wait_for_all
 from sb3_rlx2.engine.updates import Samples, Updates
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
-from sb3_rlx2.sparse.vectors import FLOAT_BYTES, load_double, load_float, load_int64, store_double, store_float
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.products import ROW_BYTES, TILE
+from sb3_rlx2.kernels.vectors import FLOAT_BYTES, load_double, load_float, load_int64, store_double, store_float
 
 Table = Any
 

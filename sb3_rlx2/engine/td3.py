@@ -19,9 +19,9 @@ from sb3_rlx2.engine.phases import begin_shard, end_shard, first_tile, optimize,
 from sb3_rlx2.engine.replay import clip, read_tile
 from sb3_rlx2.engine.threads import wait_for_all
 from sb3_rlx2.engine.updates import Updates
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
-from sb3_rlx2.sparse.vectors import load_float, store_float, tanh_floats
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.products import ROW_BYTES, TILE
+from sb3_rlx2.kernels.vectors import load_float, store_float, tanh_floats
 
 Table = Any
 

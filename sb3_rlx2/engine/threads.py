@@ -8,8 +8,8 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.vectors import INT32, INT64, Builder, Value, int64, intrinsic, pointer
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.vectors import INT32, INT64, Builder, Value, int64, intrinsic, pointer
 
 _SPINS_BEFORE_YIELD = 4000
 CALLED_OFF = 2**61

@@ -22,10 +22,10 @@ from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.phases import MAX_SHARDS, SLOTS
 from sb3_rlx2.engine.plan import Layer, NetworkTable, ParameterTable, address, aligned
 from sb3_rlx2.engine.threads import CALLED_OFF
-from sb3_rlx2.sparse.compiled import is_ready
-from sb3_rlx2.sparse.kernels import ROW_BYTES, TILE
+from sb3_rlx2.kernels.compiled import is_ready
+from sb3_rlx2.kernels.products import ROW_BYTES, TILE
+from sb3_rlx2.kernels.structure import Structure
 from sb3_rlx2.sparse.layers import SparseLinear, values_of
-from sb3_rlx2.sparse.structure import Structure
 
 Array = npt.NDArray[Any]
 

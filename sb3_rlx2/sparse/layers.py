@@ -9,10 +9,10 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_rlx2.sparse import products
+from sb3_rlx2.kernels import autograd
+from sb3_rlx2.kernels.structure import Structure
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.dense_gradient import DenseGradient
-from sb3_rlx2.sparse.structure import Structure
 
 ConnectionsName = Literal["magnitude", "random"]
 WeightScale = Literal["dense", "fan_in"]
@@ -186,10 +186,10 @@ class SparseLinear(nn.Module):
         :param x: [..., in_features]
         :return: [..., out_features]
         """
-        if self._dense_gradient is None and products.cover(
+        if self._dense_gradient is None and autograd.cover(
             x, self.values, self.bias, self.in_features, self.out_features
         ):
-            return products.sparse_linear(x, self.values, self.bias, self.structure)
+            return autograd.sparse_linear(x, self.values, self.bias, self.structure)
         weight = self._dense_weight()
         if self._dense_gradient is not None and weight.requires_grad:
             self._dense_gradient.watch(weight)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sb3_rlx2.common.history import FILE_NAME
-from sb3_rlx2.common.topology_history import TopologyHistory
+from sb3_rlx2.analysis.history import FILE_NAME
+from sb3_rlx2.analysis.topology_history import TopologyHistory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         parser.exit(2, f"rlx2 plot: error: {error}: pip install 'sb3-rlx2[plot]'\n")
     _ = matplotlib, rliable
-    from sb3_rlx2.plots.style import save
+    from sb3_rlx2.analysis.plots.style import save
 
     try:
         figures, stem = (_learning if arguments.kind == "learning" else _history)(arguments)
@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _learning(arguments: argparse.Namespace) -> tuple[dict[str, Figure], Path]:
-    from sb3_rlx2.plots.learning import draw_learning_curves
-    from sb3_rlx2.plots.runs import Run, read_runs
+    from sb3_rlx2.analysis.plots.learning import draw_learning_curves
+    from sb3_rlx2.analysis.plots.runs import Run, read_runs
 
     if not 0.0 < arguments.confidence < 1.0:
         raise ValueError(f"--confidence {arguments.confidence} is not allowed: it must lie between 0 and 1")
@@ -100,9 +100,9 @@ def _learning(arguments: argparse.Namespace) -> tuple[dict[str, Figure], Path]:
 
 
 def _history(arguments: argparse.Namespace) -> tuple[dict[str, Figure], Path]:
-    from sb3_rlx2.plots.buffer import draw_buffer
-    from sb3_rlx2.plots.inputs import draw_inputs
-    from sb3_rlx2.plots.topology import draw_connectivity, draw_growth, draw_survival, sparse_layer_names
+    from sb3_rlx2.analysis.plots.buffer import draw_buffer
+    from sb3_rlx2.analysis.plots.inputs import draw_inputs
+    from sb3_rlx2.analysis.plots.topology import draw_connectivity, draw_growth, draw_survival, sparse_layer_names
 
     path = arguments.history / FILE_NAME if arguments.history.is_dir() else arguments.history
     history = TopologyHistory.load(path)

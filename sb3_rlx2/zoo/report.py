@@ -15,7 +15,7 @@ from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.common.report import report
+from sb3_rlx2.analysis.report import report
 
 ALGORITHMS: Mapping[str, type[OffPolicyAlgorithm]] = {
     "rlx2_td3": RLx2TD3,

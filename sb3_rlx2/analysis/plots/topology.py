@@ -12,8 +12,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from sb3_rlx2.common.topology_history import TopologyHistory
-from sb3_rlx2.plots.style import COLORS, SETTINGS, legend_below, look, markers_on, new_figure, step_axis
+from sb3_rlx2.analysis.plots.style import COLORS, SETTINGS, legend_below, look, markers_on, new_figure, step_axis
+from sb3_rlx2.analysis.topology_history import TopologyHistory
 from sb3_rlx2.sparse.recording import TopologyRecord
 
 KINDS = {"absent": "#FFFFFF", "present from the first": COLORS[0], "grown since": COLORS[5]}

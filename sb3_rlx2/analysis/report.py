@@ -13,10 +13,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
+from sb3_rlx2.analysis.flops import UpdateRecipe, of_network, update_flops
+from sb3_rlx2.analysis.model_report import FlopsReport, InputReport, LayerReport, ModelReport, NetworkReport
+from sb3_rlx2.analysis.network_parts import ParametricLayer, Part, convolution_positions, input_names, network_parts
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
-from sb3_rlx2.common.flops import UpdateRecipe, of_network, update_flops
-from sb3_rlx2.common.model_report import FlopsReport, InputReport, LayerReport, ModelReport, NetworkReport
-from sb3_rlx2.common.network_parts import ParametricLayer, Part, convolution_positions, input_names, network_parts
 from sb3_rlx2.common.topology import TopologySettings
 from sb3_rlx2.sparse import SparseLinear, resolve_rule
 from sb3_rlx2.sparse.checks import check_count

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sb3_rlx2.common.flops import UpdateFlops
-from sb3_rlx2.common.report_tables import print_report, to_json, to_markdown, to_text
+from sb3_rlx2.analysis.flops import UpdateFlops
+from sb3_rlx2.analysis.report_tables import print_report, to_json, to_markdown, to_text
 
 
 @dataclass(frozen=True)

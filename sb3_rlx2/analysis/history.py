@@ -16,9 +16,9 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_rlx2.analysis.topology_history import TopologyHistory
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.topology import networks
-from sb3_rlx2.common.topology_history import TopologyHistory
 from sb3_rlx2.sparse import linear_layers
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.units import connection_mask

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sb3_rlx2.plots.runs import Curve, Run, average, average_over_tasks, final_score, group
-from sb3_rlx2.plots.style import SETTINGS, look, markers_on, new_figure, step_axis
+from sb3_rlx2.analysis.plots.runs import Curve, Run, average, average_over_tasks, final_score, group
+from sb3_rlx2.analysis.plots.style import SETTINGS, look, markers_on, new_figure, step_axis
 
 COLUMNS = 2
 

@@ -19,8 +19,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.vectors import (
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.vectors import (
     FLOAT,
     FLOAT_BYTES,
     INT32,

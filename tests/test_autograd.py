@@ -6,7 +6,8 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_rlx2.sparse import SparseLinear, products
+from sb3_rlx2.kernels import autograd
+from sb3_rlx2.sparse import SparseLinear
 
 
 @pytest.fixture
@@ -65,10 +66,10 @@ def test_only_what_is_asked_for(layer, frozen):
 def test_a_few_samples_without_gradients(layer):
     x = th.randn(3, 200)
     with th.no_grad():
-        assert products.cover(x, layer.values, layer.bias, 200, 300)
+        assert autograd.cover(x, layer.values, layer.bias, 200, 300)
         th.testing.assert_close(layer(x), dense_version(layer, x), rtol=1e-4, atol=1e-5)
         th.testing.assert_close(layer(x[0]), dense_version(layer, x[0]), rtol=1e-4, atol=1e-5)
-    assert not products.cover(x, layer.values, layer.bias, 200, 300)
+    assert not autograd.cover(x, layer.values, layer.bias, 200, 300)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_a_few_samples_without_gradients(layer):
     ],
 )  # fmt: skip
 def test_the_rule(batch, n_in, n_out, density, expected):
-    assert products.are_kernels_faster(batch, n_in, n_out, int(density * n_in * n_out)) is expected
+    assert autograd.are_kernels_faster(batch, n_in, n_out, int(density * n_in * n_out)) is expected
 
 
 def test_what_traces_and_transforms_sees_torchs_operations(layer):
@@ -97,7 +98,7 @@ def test_what_traces_and_transforms_sees_torchs_operations(layer):
     th.testing.assert_close(tangent, dense_version(layer, x + 1) - expected, rtol=1e-3, atol=1e-3)
     with th.autocast("cpu", dtype=th.bfloat16):
         assert layer(x).dtype == th.bfloat16
-    assert not products.cover(x.double(), layer.values, layer.bias, 200, 300)
+    assert not autograd.cover(x.double(), layer.values, layer.bias, 200, 300)
     traced = th.jit.trace(layer, x)
     with th.no_grad():
         layer.values.mul_(2.0)

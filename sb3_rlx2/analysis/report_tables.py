@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from sb3_rlx2.common.model_report import ModelReport
+    from sb3_rlx2.analysis.model_report import ModelReport
 
 MAX_INPUTS = 40
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import torch as th
 
-from sb3_rlx2.sparse.compiled import compiled
-from sb3_rlx2.sparse.kernels import (
+from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.products import (
     PADDING,
     ROW_BYTES,
     TILE,
@@ -20,8 +20,8 @@ from sb3_rlx2.sparse.kernels import (
     to_tiles,
     weight_gradient,
 )
-from sb3_rlx2.sparse.structure import Structure
-from sb3_rlx2.sparse.vectors import FLOAT_BYTES
+from sb3_rlx2.kernels.structure import Structure
+from sb3_rlx2.kernels.vectors import FLOAT_BYTES
 
 MIN_SAVING = 200_000
 """Kernels must save at least so many multiplications in a forward pass to be worth their changes of layout …"""

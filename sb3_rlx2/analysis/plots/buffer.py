@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from sb3_rlx2.common.topology_history import TopologyHistory
-from sb3_rlx2.plots.style import COLORS, SETTINGS, markers_on, new_figure, step_axis
+from sb3_rlx2.analysis.plots.style import COLORS, SETTINGS, markers_on, new_figure, step_axis
+from sb3_rlx2.analysis.topology_history import TopologyHistory
 
 
 def draw_buffer(history: TopologyHistory) -> Figure:

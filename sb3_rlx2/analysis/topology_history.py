@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_rlx2.common.network_parts import input_names, network_parts
+from sb3_rlx2.analysis.network_parts import input_names, network_parts
 from sb3_rlx2.common.topology import networks
 from sb3_rlx2.sparse import linear_layers
 from sb3_rlx2.sparse.recording import TopologyRecord

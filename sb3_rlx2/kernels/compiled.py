@@ -28,7 +28,7 @@ def source_digest() -> str:
     """
     digest = hashlib.sha256(f"{numba.__version__} {platform.machine()}".encode())
     package = Path(__file__).parents[1]
-    for folder in ("sparse", "engine"):
+    for folder in ("kernels", "engine"):
         for path in sorted((package / folder).glob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sb3_rlx2.sparse.kernels import PADDING, ROW_BYTES
+from sb3_rlx2.kernels.products import PADDING, ROW_BYTES
 
 Array = npt.NDArray[Any]
 
