@@ -24,7 +24,7 @@ def train(folder: Path, steps: int, total: int) -> None:
     if (folder / "agent.zip").exists():
         model = RLx2TD3.load(folder / "agent", env=gym.make("Pendulum-v1"), device="cpu")
         model.load_replay_buffer(folder / "buffer")
-        print(f"going on from step {model.num_timesteps}: {model.replay_buffer.size()} transitions")
+        print(f"going on from step {model.num_timesteps}: {model.replay_buffer.n_transitions} transitions")
     else:
         model = RLx2TD3(
             "MlpPolicy",

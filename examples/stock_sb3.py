@@ -34,7 +34,7 @@ def main() -> None:
     ]
     model.learn(steps, callback=callbacks)
     print(f"actor density {density(model.actor):.1%}, critic density {density(model.critic):.1%}")
-    print(f"topology: {model.topology_counters}; the buffer holds {model.replay_buffer.size()} transitions")
+    print(f"topology: {model.topology_counters}; the buffer holds {model.replay_buffer.n_transitions} transitions")
 
 
 if __name__ == "__main__":

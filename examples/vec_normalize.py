@@ -38,7 +38,7 @@ def main() -> None:
         device="cpu",
     )
     model.learn(steps)
-    print(f"topology: {model.topology_counters}; the buffer holds {model.replay_buffer.size()} transitions")
+    print(f"topology: {model.topology_counters}; the buffer holds {model.replay_buffer.n_transitions} transitions")
 
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "agent")

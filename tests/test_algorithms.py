@@ -185,7 +185,7 @@ def test_buffer_forgets_every_interval_when_the_policy_has_moved_but_never_below
 
     class Sizes(BaseCallback):
         def _on_step(self):
-            sizes.append((self.num_timesteps, self.model.replay_buffer.size()))
+            sizes.append((self.num_timesteps, self.model.replay_buffer.n_transitions))
             return True
 
     model = algorithm("MlpPolicy", env, **quick(buffer_min_size=100))
@@ -198,11 +198,11 @@ def test_buffer_forgets_every_interval_when_the_policy_has_moved_but_never_below
         expected.append((step, held))
         held += n_envs
     assert sizes == expected
-    assert model.replay_buffer.size() < 600
+    assert model.replay_buffer.n_transitions < 600
 
     still = algorithm("MlpPolicy", make_vec_env("Pendulum-v1", n_envs), **quick(buffer_distance_threshold=10.0))
     still.learn(300)
-    assert still.replay_buffer.size() == 300
+    assert still.replay_buffer.n_transitions == 300
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -255,7 +255,7 @@ def test_tensorboard_scalars(algorithm, tmp_path):
         assert seen[f"rlx2/{network}_grown"] == sum(layer.grown for layer in evolution.layers.values())
         assert 0 <= seen[f"rlx2/{network}_drop_fraction"] <= 0.5
     assert seen["rlx2/n_steps"] == 3
-    assert seen["rlx2/buffer_size"] == model.replay_buffer.size()
+    assert seen["rlx2/buffer_size"] == model.replay_buffer.n_transitions
     assert seen["rlx2/buffer_capacity"] == model.replay_buffer.capacity
     assert seen["rlx2/policy_distance"] > 0
     assert list(tmp_path.glob(f"{algorithm.__name__}_1/events*"))
@@ -301,9 +301,9 @@ def test_a_check_at_the_same_step_of_the_next_learn_is_made():
     model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
     model.learn(100)
     for _ in range(2):
-        before = model.replay_buffer.size()
+        before = model.replay_buffer.n_transitions
         model.learn(50)  # the only check is at step 50, when 49 more were stored
-        assert model.replay_buffer.size() == before + 49 - int(0.1 * (before + 49)) + 1
+        assert model.replay_buffer.n_transitions == before + 49 - int(0.1 * (before + 49)) + 1
 
 
 def test_a_buffer_taken_from_another_model_serves_its_new_owner():

@@ -70,7 +70,7 @@ def brute_force_return(history, start, n_steps, bonus=None):
 
 
 def held_rows(buffer):
-    return [(buffer._oldest_row + i) % buffer.buffer_size for i in range(buffer._n_rows)]
+    return [(buffer._oldest_row + i) % buffer.buffer_size for i in range(buffer.size())]
 
 
 @given(
@@ -95,8 +95,9 @@ def test_n_step_returns_equal_a_loop_over_episodes(n_envs, n_steps, buffer_size,
         else:
             expected_rows -= int(0.3 * expected_rows)
             buffer.shrink(0.3)
-    assert buffer.size() == expected_rows * n_envs
-    assert buffer.size() <= buffer.capacity <= buffer.buffer_size * n_envs
+    assert buffer.size() == expected_rows
+    assert buffer.n_transitions == expected_rows * n_envs
+    assert buffer.n_transitions <= buffer.capacity <= buffer.buffer_size * n_envs
 
     bonus = (lambda obs: 3 * obs[..., 0]) if with_bonus and n_steps > 1 else None
     buffer.state_bonus = bonus
@@ -126,9 +127,9 @@ def test_shrink_forgets_the_oldest_and_never_goes_below_the_minimum(n_envs, step
     collector = Collector(buffer, 0)
     for _ in range(steps):
         collector.step()
-    before, rows = buffer.size(), held_rows(buffer)
+    before, rows = buffer.n_transitions, held_rows(buffer)
     forgotten = buffer.shrink(fraction)
-    assert buffer.size() == before - forgotten >= min(before, min_size)
+    assert buffer.n_transitions == before - forgotten >= min(before, min_size)
     assert forgotten <= fraction * before
     assert held_rows(buffer) == rows[forgotten // n_envs :]
     if before * (1 - fraction) >= min_size + n_envs:
@@ -140,12 +141,12 @@ def test_capacity_falls_when_forgetting_and_grows_again_to_the_maximum():
     collector = Collector(buffer, 0)
     for _ in range(25):
         collector.step()
-    assert buffer.capacity == buffer.size() == 20
+    assert buffer.capacity == buffer.n_transitions == 20
     buffer.shrink(0.5)
-    assert buffer.capacity == buffer.size() == 10
+    assert buffer.capacity == buffer.n_transitions == 10
     for expected in [*range(11, 21), 20, 20]:
         collector.step()
-        assert buffer.capacity == buffer.size() == expected
+        assert buffer.capacity == buffer.n_transitions == expected
 
 
 def test_only_transitions_that_are_held_are_sampled():
@@ -173,6 +174,7 @@ def test_with_nothing_forgotten_it_samples_what_sb3_samples(n_steps, steps, n_en
         collector = Collector(buffer, 1)
         for _ in range(steps):
             collector.step()
+    assert ours.size() == theirs.size()
     batches = []
     for buffer in (ours, theirs):
         np.random.seed(5)

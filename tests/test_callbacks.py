@@ -36,7 +36,7 @@ def test_the_parts_with_stock_sb3_make_the_same_run(stock, policy, ours, n_steps
     parts.learn(200, callback=[TopologyEvolutionCallback(topology_interval=20), DynamicBufferCallback(50, 0.0)])
     assert parts.topology_counters == whole.topology_counters
     assert parts.topology_counters["critic"]["evolutions"] > 3
-    assert parts.replay_buffer.size() == whole.replay_buffer.size() < 200
+    assert parts.replay_buffer.n_transitions == whole.replay_buffer.n_transitions < 200
     for name, tensor in parts.policy.state_dict().items():
         assert th.equal(tensor, whole.policy.state_dict()[name]), name
 
@@ -113,7 +113,7 @@ def test_a_second_buffer_callback_changes_nothing():
     for callback in (None, DynamicBufferCallback(50, 0.0)):
         model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
         model.learn(150, callback=callback)
-        sizes.append(model.replay_buffer.size())
+        sizes.append(model.replay_buffer.n_transitions)
     assert sizes[0] == sizes[1] < 150
 
 

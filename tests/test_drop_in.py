@@ -26,7 +26,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.common.checked_parameters import CheckpointMismatchError
+from sb3_rlx2.errors import CheckpointMismatchError
 from sb3_rlx2.sparse import sparse_layers
 
 

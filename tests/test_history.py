@@ -141,7 +141,7 @@ def test_every_evolution_is_recorded(algorithm, tmp_path):
         assert record.steps == [0, *(50 + 20 * delay * number for number in record.numbers[1:])]
         assert sum(record.grown(layer).sum() for layer in record.shapes) > 0
     buffer = history.buffer
-    assert buffer["size"][-1] == model.replay_buffer.size()
+    assert buffer["size"][-1] == model.replay_buffer.n_transitions
     assert buffer["capacity"][-1] == model.replay_buffer.capacity
     assert buffer["n_steps"][0] == 1
     assert buffer["n_steps"][-1] == 3

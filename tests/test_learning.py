@@ -30,4 +30,4 @@ def test_a_90_percent_sparse_agent_solves_pendulum():
     assert model.topology_counters["critic"]["evolutions"] == 54
     assert model.topology_counters["actor"]["evolutions"] == 27
     assert model.replay_buffer.n_steps_in_use == 3
-    assert 1000 <= model.replay_buffer.size() < 6000
+    assert 1000 <= model.replay_buffer.n_transitions < 6000

@@ -11,7 +11,8 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.common.model_files import CHECKPOINT_FORMAT, ModelFileError, check_model_file
+from sb3_rlx2.common.model_files import CHECKPOINT_FORMAT, check_model_file
+from sb3_rlx2.errors import ModelFileError
 
 
 @pytest.fixture(scope="module")

@@ -135,16 +135,16 @@ def test_dormant_units_by_hand():
     assert not last._forward_pre_hooks
 
 
-def test_dormant_units_need_a_batch_and_grow_with_tau(trained):
-    low, high = trained.report(), trained.report(tau=0.5)
-    assert low.samples == 1024
+def test_dormant_units_need_a_batch_and_grow_with_the_threshold(trained):
+    low, high = trained.report(), trained.report(dormant_threshold=0.5)
+    assert low.n_samples == 1024
     for one, other in zip(low.networks, high.networks, strict=True):
         assert one.dormant_share <= other.dormant_share <= 1.0
     assert high.networks[0].dormant_share > low.networks[0].dormant_share > 0.0
-    everything = trained.report(tau=1e9)
+    everything = trained.report(dormant_threshold=1e9)
     assert all(net.dormant_share == 1.0 for net in everything.networks)
     fresh = type(trained)("MlpPolicy", "Pendulum-v1", **quick()).report()
-    assert fresh.samples == 0
+    assert fresh.n_samples == 0
     assert fresh.networks[0].dormant_share is None
 
 
@@ -153,7 +153,7 @@ def test_dormant_units_are_sought_on_transitions_that_are_held():
     buffer = model.replay_buffer
     buffer.shrink(0.5)
     rows = set(buffer.rows_held().tolist())
-    assert len(rows) * buffer.n_envs == buffer.size() < 100
+    assert len(rows) == buffer.size() < 100
     gone = [row for row in range(100) if row not in rows]
     before = model.report()
     buffer.observations[gone] = math.nan
@@ -189,7 +189,7 @@ def test_inputs_of_dict_observations_have_their_keys():
     found = model.report()
     names = [given.name for given in found.inputs]
     assert sorted(names[:-1]) == ["at[0]", "at[1]", "at[2]", "goal[0]", "goal[1]"]
-    assert found.samples == 1024
+    assert found.n_samples == 1024
 
 
 def test_a_features_extractor_is_counted_too():
@@ -222,10 +222,10 @@ def test_stock_sb3_models_too(stock):
 def test_what_cannot_be_reported_is_refused(trained):
     with pytest.raises(ValueError, match="not for PPO"):
         report(PPO("MlpPolicy", "Pendulum-v1", device="cpu"))
-    with pytest.raises(ValueError, match="tau=-1 is not allowed"):
-        trained.report(tau=-1)
-    with pytest.raises(ValueError, match="samples=0 is not allowed"):
-        trained.report(samples=0)
+    with pytest.raises(ValueError, match="dormant_threshold=-1 is not allowed"):
+        trained.report(dormant_threshold=-1)
+    with pytest.raises(ValueError, match="n_samples=0 is not allowed"):
+        trained.report(n_samples=0)
 
 
 def test_formats_say_the_same(trained, capsys):
@@ -308,7 +308,7 @@ def test_the_command_refuses_what_is_no_model(trained, tmp_path, capsys):
     assert "not a model that Stable-Baselines3 saved" in refused(capsys, tmp_path / "arrays.npz")
     (tmp_path / "buffer.pkl").write_bytes(b"hello")
     assert "buffer.pkl: cannot be loaded" in refused(capsys, whole, "--replay-buffer", tmp_path / "buffer.pkl")
-    assert "tau=-1.0 is not allowed" in refused(capsys, whole, "--tau", -1)
+    assert "dormant_threshold=-1.0 is not allowed" in refused(capsys, whole, "--dormant-threshold", -1)
     assert "invalid choice" in refused(capsys, whole, "--algo", "ppo")
 
 

@@ -145,7 +145,7 @@ class TopologyHistoryCallback(BaseCallback):
                 self._last_check = buffer.last_check
                 self.history.distances.add(buffer.last_check, buffer.last_distance)
                 is_due = True
-            numbers = (buffer.size(), buffer.capacity, buffer.n_steps_in_use)
+            numbers = (buffer.n_transitions, buffer.capacity, buffer.n_steps_in_use)
         else:
             rows = buffer.size()
             numbers = (rows * buffer.n_envs, buffer.buffer_size * buffer.n_envs, getattr(buffer, "n_steps", 1))

@@ -141,8 +141,8 @@ class ModelReport:
     :param flops: of an action and of an update
     :param checkpoint_bytes: size of the saved model
     :param inputs: connections of each observation and action dimension; empty behind a features extractor
-    :param tau: units are dormant whose mean activity is at most this fraction of their layer's average
-    :param samples: transitions in the batch on which dormant units were sought; 0: there was none
+    :param dormant_threshold: units are dormant whose mean activity is at most this fraction of their layer's average
+    :param n_samples: transitions in the batch on which dormant units were sought; 0: there was none
     """
 
     algorithm: str
@@ -151,8 +151,8 @@ class ModelReport:
     flops: FlopsReport
     checkpoint_bytes: int
     inputs: tuple[InputReport, ...]
-    tau: float
-    samples: int
+    dormant_threshold: float
+    n_samples: int
 
     def total(self, field: str) -> Any:
         """Sum of a field over all networks; None if no layer has it.

@@ -26,29 +26,30 @@ from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, d
 def report(
     model: OffPolicyAlgorithm,
     *,
-    tau: float = 0.025,
-    samples: int = 1024,
+    dormant_threshold: float = 0.025,
+    n_samples: int = 1024,
     seed: int = 0,
     checkpoint_bytes: int | None = None,
 ) -> ModelReport:
     """Report what a model is made of. Neither the model nor any global random generator is changed.
 
     :param model: ``RLx2TD3``, ``RLx2SAC``, or stock ``TD3`` or ``SAC`` with sparse or dense policies
-    :param tau: τ of dormant units, default 0.025 (Sokar et al., 2023)
-    :param samples: how many transitions to draw from the replay buffer to find dormant units, default 1024
+    :param dormant_threshold: τ: units are dormant whose mean activity is at most this fraction of their layer's
+        average (Sokar et al., 2023), default 0.025
+    :param n_samples: how many transitions to draw from the replay buffer to find dormant units, default 1024
     :param seed: of that draw
     :param checkpoint_bytes: size of the saved model; None (default): it is saved to memory to find out
     :raises ValueError: for another algorithm, or an argument out of range
     """
     if not isinstance(model, (TD3, SAC)):
         raise ValueError(f"a report is possible for TD3 and SAC and their subclasses, not for {type(model).__name__}")
-    if not tau >= 0.0:
-        raise ValueError(f"tau={tau!r} is not allowed: it must be a number >= 0")
-    check_count(samples, "samples", 1)
+    if not dormant_threshold >= 0.0:
+        raise ValueError(f"dormant_threshold={dormant_threshold!r} is not allowed: it must be a number >= 0")
+    check_count(n_samples, "n_samples", 1)
     parts = network_parts(model.policy)
-    batch = _batch(model, samples, np.random.default_rng(seed))
+    batch = _batch(model, n_samples, np.random.default_rng(seed))
     networks = tuple(
-        NetworkReport(part.name, tuple(_layer_reports(model, part, _dormant(model, part, batch, tau))))
+        NetworkReport(part.name, tuple(_layer_reports(model, part, _dormant(model, part, batch, dormant_threshold))))
         for part in parts
     )
     return ModelReport(
@@ -58,8 +59,8 @@ def report(
         flops=_flops(model, networks),
         checkpoint_bytes=_saved_size(model) if checkpoint_bytes is None else checkpoint_bytes,
         inputs=tuple(_inputs(model, parts)),
-        tau=tau,
-        samples=0 if batch is None else len(batch[1]),
+        dormant_threshold=dormant_threshold,
+        n_samples=0 if batch is None else len(batch[1]),
     )
 
 
@@ -142,7 +143,7 @@ def _units_without_outputs(part: Part) -> dict[str, int]:
 Batch = tuple[Any, th.Tensor]
 
 
-def _batch(model: OffPolicyAlgorithm, samples: int, rng: np.random.Generator) -> Batch | None:
+def _batch(model: OffPolicyAlgorithm, n_samples: int, rng: np.random.Generator) -> Batch | None:
     """Observations and actions drawn from the replay buffer, with a generator of their own."""
     buffer = model.replay_buffer
     if not isinstance(buffer, ReplayBuffer) or buffer.size() == 0:
@@ -150,8 +151,8 @@ def _batch(model: OffPolicyAlgorithm, samples: int, rng: np.random.Generator) ->
     rows = np.arange(buffer.buffer_size if buffer.full else buffer.pos)
     if isinstance(buffer, DynamicReplayBuffer):
         rows = buffer.rows_held()
-    chosen = rng.choice(rows, size=samples)
-    envs = rng.integers(buffer.n_envs, size=samples)
+    chosen = rng.choice(rows, size=n_samples)
+    envs = rng.integers(buffer.n_envs, size=n_samples)
     stored: Any = buffer.observations
     if isinstance(stored, dict):
         drawn: Any = {key: entry[chosen, envs] for key, entry in stored.items()}
@@ -165,7 +166,7 @@ def _batch(model: OffPolicyAlgorithm, samples: int, rng: np.random.Generator) ->
     return observations, th.as_tensor(buffer.actions[chosen, envs], device=model.device)
 
 
-def _dormant(model: OffPolicyAlgorithm, part: Part, batch: Batch | None, tau: float) -> dict[str, int]:
+def _dormant(model: OffPolicyAlgorithm, part: Part, batch: Batch | None, threshold: float) -> dict[str, int]:
     """Number of dormant units of each hidden layer of a part."""
     if batch is None or len(part.stages) < 2:
         return {}
@@ -185,7 +186,7 @@ def _dormant(model: OffPolicyAlgorithm, part: Part, batch: Batch | None, tau: fl
     finally:
         network.train(was_training)
     return {
-        name: int(dormant_units(magnitudes, tau).sum())
+        name: int(dormant_units(magnitudes, threshold).sum())
         for names, magnitudes in zip(part.stages, activity, strict=False)
         for name in names
     }

@@ -163,7 +163,9 @@ def _units(report: ModelReport) -> Table:
         for layer in network.layers
         if "_target" not in network.name
     ]
-    batch = f"dormant: τ = {report.tau}, {report.samples} transitions" if report.samples else "no replay buffer at hand"
+    batch = "no replay buffer at hand"
+    if report.n_samples:
+        batch = f"dormant: τ = {report.dormant_threshold}, {report.n_samples} transitions"
     columns = ("network", "layer", "units", "no inputs", "no outputs", "dormant")
     return Table(f"Units that do nothing ({batch})", columns, rows)
 

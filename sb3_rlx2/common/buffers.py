@@ -28,7 +28,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
     SB3 algorithms: pass it as ``replay_buffer_class`` (with ``n_steps`` and ``gamma`` in ``replay_buffer_kwargs``) and
     add a ``DynamicBufferCallback``.
 
-    All counts are in transitions, whatever the number of environments is.
+    Counts are in transitions, whatever the number of environments is; only ``size()`` is in rows, as in SB3.
 
     :param buffer_size: the maximum number of transitions
     :param observation_space: observation space; Dict is not supported
@@ -92,10 +92,14 @@ class DynamicReplayBuffer(NStepReplayBuffer):
 
     # --- how much it holds ---
 
+    def size(self) -> int:
+        """Number of rows (one transition of each environment) that it holds, as in SB3's ``ReplayBuffer``."""
+        return super().size() - self._forgotten_rows
+
     @property
-    def _n_rows(self) -> int:
-        """Rows (one transition of each environment) that may be sampled."""
-        return (self.buffer_size if self.full else self.pos) - self._forgotten_rows
+    def n_transitions(self) -> int:
+        """Number of transitions that it holds: rows times environments."""
+        return self.size() * self.n_envs
 
     @property
     def _oldest_row(self) -> int:
@@ -103,11 +107,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
 
     def rows_held(self) -> Array:
         """Rows of the arrays that hold transitions now, oldest first, [rows]."""
-        return (self._oldest_row + np.arange(self._n_rows)) % self.buffer_size
-
-    def size(self) -> int:
-        """Number of transitions that it holds."""
-        return self._n_rows * self.n_envs
+        return (self._oldest_row + np.arange(self.size())) % self.buffer_size
 
     @property
     def capacity(self) -> int:
@@ -123,8 +123,8 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         """
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"fraction={fraction!r} is not allowed: 0 <= fraction <= 1")
-        spare = self._n_rows - math.ceil(self.min_size / self.n_envs)
-        rows = max(min(int(fraction * self._n_rows), spare), 0)
+        spare = self.size() - math.ceil(self.min_size / self.n_envs)
+        rows = max(min(int(fraction * self.size()), spare), 0)
         self._forgotten_rows += rows
         return rows * self.n_envs
 
@@ -168,7 +168,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
 
         :param observation: the observation from which collecting goes on, unnormalized, [n_envs, ...]
         """
-        if self._n_rows == 0:
+        if self.size() == 0:
             return
         newest = self.pos - 1
         stored = self.next_observations[newest]
@@ -194,7 +194,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         return samples
 
     def _draw_rows(self, batch_size: int) -> Array:
-        rows = np.random.randint(0, self._n_rows, size=batch_size)
+        rows = np.random.randint(0, self.size(), size=batch_size)
         # With nothing forgotten, the same numbers give the same rows as in SB3's own buffer
         return (rows + self._oldest_row) % self.buffer_size if self._forgotten_rows else rows
 

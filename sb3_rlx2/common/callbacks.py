@@ -196,7 +196,7 @@ class DynamicBufferCallback(BaseCallback):
         buffer = self.buffer
         # Loading, or sampling by others, may have left the buffer's count apart from the model's
         buffer.n_updates = self.model._n_updates
-        self.logger.record("rlx2/buffer_size", buffer.size())
+        self.logger.record("rlx2/buffer_size", buffer.n_transitions)
         self.logger.record("rlx2/buffer_capacity", buffer.capacity)
         self.logger.record("rlx2/n_steps", buffer.n_steps_in_use)
 

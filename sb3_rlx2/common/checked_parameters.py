@@ -9,12 +9,8 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
-from sb3_rlx2.common.model_files import ModelFileError
+from sb3_rlx2.errors import CheckpointMismatchError
 from sb3_rlx2.sparse.layers import SparseLinear, index_problem
-
-
-class CheckpointMismatchError(ModelFileError, RuntimeError):
-    """Parameters that do not fit the model. A RuntimeError too, as what ``torch.nn.Module.load_state_dict`` raises."""
 
 
 class CheckedParameters(BaseAlgorithm):

@@ -15,6 +15,7 @@ from sb3_rlx2.common.buffers import DynamicReplayBuffer, draw
 from sb3_rlx2.common.topology import attached_evolvers
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.updates import Samples, Updates
+from sb3_rlx2.errors import DivergenceError
 from sb3_rlx2.sparse import TopologyEvolver
 
 Floats = npt.NDArray[np.float64]
@@ -24,25 +25,6 @@ MAX_CHUNK = 64
 
 LOSSES = {"critic_loss": t.CRITIC_LOSS, "ent_coef_loss": t.COEFFICIENT_LOSS, "actor_loss": t.ACTOR_LOSS}
 RECORDED = {**LOSSES, "ent_coef": t.COEFFICIENT_VALUE}
-
-
-class DivergenceError(ValueError):
-    """A loss is NaN or infinite.
-
-    :param loss: name of the loss
-    :param value: its value
-    :param update: number of the update, counted from 1
-    """
-
-    def __init__(self, loss: str, value: float, update: int) -> None:
-        self._arguments = (loss, value, update)
-        super().__init__(
-            f"{loss} is {value} at update {update}: training has diverged. "
-            "Check the rewards and observations, or lower the learning rate"
-        )
-
-    def __reduce__(self) -> tuple[type[DivergenceError], tuple[str, float, int]]:
-        return type(self), self._arguments
 
 
 class CompiledAlgorithm(Protocol):

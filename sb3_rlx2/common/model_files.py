@@ -16,16 +16,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.version import __version__
 
 # Goes up when a model that one version saves can no longer be read by the other
 CHECKPOINT_FORMAT = 1
 
 SelfCheckedLoading = TypeVar("SelfCheckedLoading", bound="CheckedLoading")
-
-
-class ModelFileError(ValueError):
-    """A file that is no model, is not whole, or was saved by a version or an algorithm that does not fit."""
 
 
 class CheckedLoading(BaseAlgorithm):

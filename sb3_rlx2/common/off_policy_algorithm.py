@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, Trai
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.checked_parameters import CheckedParameters
-from sb3_rlx2.common.compiled_training import LOSSES, RECORDED, DivergenceError, train_compiled
+from sb3_rlx2.common.compiled_training import LOSSES, RECORDED, train_compiled
 from sb3_rlx2.common.engine_choice import ENGINES, Engine, EngineChoice
 from sb3_rlx2.common.model_files import (
     CHECKPOINT_FORMAT,
@@ -40,6 +40,7 @@ from sb3_rlx2.common.policies import (
 )
 from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.engine.updates import Updates
+from sb3_rlx2.errors import DivergenceError
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_count, check_sparsity
 
@@ -372,20 +373,20 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
             self.replay_buffer = own
             raise
 
-    def report(self, *, tau: float = 0.025, samples: int = 1024, seed: int = 0) -> ModelReport:
+    def report(self, *, dormant_threshold: float = 0.025, n_samples: int = 1024, seed: int = 0) -> ModelReport:
         """What the model is made of: connections, bytes, FLOPs, dead and dormant units, inputs by connections.
 
         ``print(model.report())`` shows tables. Neither the model nor any random generator is changed.
 
-        :param tau: units are dormant whose mean activity is at most this fraction of their layer's average (Sokar et
-            al., 2023), default 0.025
-        :param samples: how many transitions to draw from the replay buffer to find them, default 1024
+        :param dormant_threshold: τ: units are dormant whose mean activity is at most this fraction of their layer's
+            average (Sokar et al., 2023), default 0.025
+        :param n_samples: how many transitions to draw from the replay buffer to find them, default 1024
         :param seed: of that draw
         :raises ValueError: if an argument is out of range
         """
         from sb3_rlx2.analysis.report import report
 
-        return report(self, tau=tau, samples=samples, seed=seed)
+        return report(self, dormant_threshold=dormant_threshold, n_samples=n_samples, seed=seed)
 
     def to_dense(self) -> OffPolicyAlgorithm:
         """The stock Stable-Baselines3 algorithm with dense networks that predict the same.

@@ -69,14 +69,14 @@ def mean_activity(stages: Stages, forward: Callable[[], Any]) -> list[th.Tensor]
     return [found[place] for place in range(1, len(stages))]
 
 
-def dormant_units(activity: th.Tensor, tau: float = 0.025) -> th.Tensor:
+def dormant_units(activity: th.Tensor, threshold: float = 0.025) -> th.Tensor:
     """Which units are τ-dormant: their mean activity is at most τ times their layer's average.
 
     Sokar, Agarwal, Castro, Evci, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML 2023,
     definition 3.1. In a layer where nothing is active all units are dormant.
 
     :param activity: mean magnitude of each unit's activation, [units]
-    :param tau: τ, default 0.025
+    :param threshold: τ, default 0.025
     :return: bool [units]
     """
-    return activity <= tau * activity.mean()
+    return activity <= threshold * activity.mean()

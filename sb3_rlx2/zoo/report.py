@@ -109,8 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATH",
         help="saved buffer on which to find dormant units, with observations as they are stored",
     )
-    parser.add_argument("--tau", type=float, default=0.025, help="τ of dormant units (default: 0.025)")
-    parser.add_argument("--samples", type=int, default=1024, help="transitions to draw from the buffer (default: 1024)")
+    parser.add_argument("--dormant-threshold", type=float, default=0.025, help="τ of dormant units (default: 0.025)")
+    parser.add_argument(
+        "--n-samples", type=int, default=1024, help="transitions to draw from the buffer (default: 1024)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
@@ -120,8 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load_model(arguments.model, arguments.algo, arguments.replay_buffer)
         found = report(
             model,
-            tau=arguments.tau,
-            samples=arguments.samples,
+            dormant_threshold=arguments.dormant_threshold,
+            n_samples=arguments.n_samples,
             seed=arguments.seed,
             checkpoint_bytes=arguments.model.stat().st_size,
         )
