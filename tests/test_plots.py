@@ -114,8 +114,10 @@ def test_average_and_interval():
     assert (narrow.high - narrow.low < curve.high - curve.low).all()
 
 
-def test_runs_are_averaged_at_the_steps_that_all_have():
-    curve = average([run("A-v1", "x", 0, [1, 2, 3, 4, 5]), run("A-v1", "x", 1, [5, 6], [2000, 4000])], reps=20)
+def test_runs_are_averaged_at_the_steps_that_all_have_and_what_is_left_out_is_said():
+    left_out = "x on A-v1: left out are 3 of 7 evaluations, at steps that not all runs have; .* step 4000 of 5000"
+    with pytest.warns(UserWarning, match=left_out):
+        curve = average([run("A-v1", "x", 0, [1, 2, 3, 4, 5]), run("A-v1", "x", 1, [5, 6], [2000, 4000])], reps=20)
     assert list(curve.steps) == [2000, 4000]
     assert list(curve.iqm) == [3.5, 5.0]
     with pytest.raises(ValueError, match="x on A-v1: runs 0, 1 have no step in common"):
@@ -126,7 +128,8 @@ def test_tasks_are_resampled_each_for_itself():
     # One task scatters, the other does not: with strata the interval cannot leave the range of the mixtures
     still = [run("A-v1", "x", seed, np.full(5, 50.0)) for seed in range(4)]
     loud = [run("B-v1", "x", seed, np.full(5, 1000.0 * seed)) for seed in range(6)]
-    curve = average_over_tasks({"A-v1": still, "B-v1": loud}, {"A-v1": 100.0, "B-v1": 1000.0}, reps=200)
+    with pytest.warns(UserWarning, match=r"the first 4 runs of each count \(there are 4 on A-v1, 6 on B-v1\)"):
+        curve = average_over_tasks({"A-v1": still, "B-v1": loud}, {"A-v1": 100.0, "B-v1": 1000.0}, reps=200)
     assert curve.n_runs == 4
     percents = np.array([50, 50, 50, 50, 0, 100, 200, 300])
     np.testing.assert_allclose(curve.iqm, np.sort(percents)[2:6].mean())
@@ -183,6 +186,7 @@ def test_buffer_with_policy_distance(history):
     top, bottom = figure.axes
     lines = {line.get_label(): line for line in (*top.lines, *bottom.lines)}
     np.testing.assert_array_equal(lines["capacity"].get_ydata(), history.buffer["capacity"])
+    assert lines["capacity"].get_drawstyle() == "steps-post"
     np.testing.assert_array_equal(lines["size"].get_ydata(), history.buffer["size"])
     np.testing.assert_array_equal(lines["policy distance"].get_ydata(), history.distances["distance"])
     assert list(lines["threshold 0.05"].get_ydata()) == [0.05, 0.05]
@@ -309,6 +313,33 @@ def test_the_command_draws_learning_curves(tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}.png\n{out}.svg\n"
     assert is_picture(tmp_path / "curves.png")
     assert is_picture(tmp_path / "curves.svg")
+
+
+def test_a_suffix_of_out_is_a_format(tmp_path, capsys):
+    csv = RESULTS / "learning_HalfCheetah-v5_td3_seed0.csv"
+    arguments = ["learning", str(csv), "--reps", "5", "--dpi", "60"]
+    for formats, name, written in (
+        (["--format", "png"], "l.png", ["l.png"]),
+        ([], "m.svg", ["m.svg"]),
+        (["--format", "png", "svg"], "n.svg", ["n.png", "n.svg"]),
+        (["--format", "png"], "seeds.1", ["seeds.1.png"]),
+    ):
+        folder = tmp_path / name
+        command.main([*arguments, *formats, "--out", str(folder / name)])
+        assert sorted(path.name for path in folder.iterdir()) == written
+    message = refused(capsys, *arguments, "--format", "svg", "--out", "l.png")
+    assert "--out l.png does not go with --format svg" in message
+
+
+def test_the_command_says_what_it_leaves_out(tmp_path, capsys):
+    for seed, rows in ((0, "1000,1.0\n2000,2.0\n"), (1, "1000,1.0\n")):
+        (tmp_path / f"learning_A-v1_x_seed{seed}.csv").write_text(f"step,mean_return\n{rows}")
+    arguments = ["learning", str(tmp_path), "--reps", "5", "--format", "svg", "--out", str(tmp_path / "l")]
+    assert command.main(arguments) == 0
+    assert capsys.readouterr().err == (
+        "rlx2 plot: warning: x on A-v1: left out are 1 of 3 evaluations, at steps that not all runs have; "
+        "the curve ends at step 1000 of 2000\n"
+    )
 
 
 def test_the_same_data_give_the_same_files(history_path, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NETWORKS = ("actor", "critic")
+FORMATS = ("png", "svg", "pdf")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sb3_rlx2.analysis.plots.style import save
 
     try:
-        figures, stem = (_learning if arguments.kind == "learning" else _history)(arguments)
+        _read_suffix(arguments)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            figures, stem = (_learning if arguments.kind == "learning" else _history)(arguments)
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            print(f"rlx2 plot: warning: {message}", file=sys.stderr)
         for name, figure in figures.items():
             own = stem.with_name(f"{stem.name}_{name}") if name else stem
             for path in save(figure, own, arguments.format, arguments.dpi):
@@ -44,12 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _read_suffix(arguments: argparse.Namespace) -> None:
+    """``--out l.png`` names a format as ``--format png`` does."""
+    suffix = "" if arguments.out is None else arguments.out.suffix[1:]
+    if suffix in FORMATS:
+        if arguments.format is not None and suffix not in arguments.format:
+            formats = " ".join(arguments.format)
+            raise ValueError(f"--out {arguments.out} does not go with --format {formats}: give one of them")
+        arguments.format = arguments.format or [suffix]
+        arguments.out = arguments.out.with_suffix("")
+    arguments.format = arguments.format or ["png", "svg"]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rlx2 plot", description="Pictures of trainings, as PNG and SVG.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--out", type=Path, metavar="STEM", help="where to write, without suffix")
-    common.add_argument("--format", nargs="+", choices=("png", "svg", "pdf"), default=["png", "svg"])
+    common.add_argument("--out", type=Path, metavar="PATH", help="where to write; a suffix is a --format")
+    common.add_argument("--format", nargs="+", choices=FORMATS, help="default: png svg")
     common.add_argument("--dpi", type=int, default=200, help="dots per inch of PNG (default: 200)")
     learning = kinds.add_parser("learning", parents=[common], help="learning curves over seeds")
     learning.add_argument(

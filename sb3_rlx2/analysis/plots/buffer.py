@@ -27,7 +27,8 @@ def draw_buffer(history: TopologyHistory) -> Figure:
         top = panels[0]
         buffer = history.buffer
         steps = buffer["step"]
-        top.plot(steps, buffer["capacity"], color=COLORS[0], label="capacity")
+        # Between two rows it is what it was at the first of them
+        top.plot(steps, buffer["capacity"], color=COLORS[0], label="capacity", drawstyle="steps-post")
         top.plot(
             steps,
             buffer["size"],

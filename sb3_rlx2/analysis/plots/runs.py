@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -124,6 +125,8 @@ def group(runs: Iterable[Run]) -> dict[str, dict[str, list[Run]]]:
 def average(runs: Sequence[Run], *, confidence: float = 0.95, reps: int = 2000, seed: int = 0) -> Curve:
     """Interquartile mean over the runs of one algorithm on one task, at the steps that all runs have.
 
+    A warning names evaluations that are left out because not all runs have them.
+
     :param runs: of one algorithm on one task
     :param confidence: size of the bootstrapped interval, default 0.95
     :param reps: number of bootstrap samples, default 2000
@@ -145,7 +148,7 @@ def average_over_tasks(
     """Interquartile mean over the runs of one algorithm on several tasks, in percent of a reference score of each.
 
     Runs are resampled within each task (stratified; Agarwal et al., 2021). Where tasks have different numbers of runs,
-    the first of each count, as many as the fewest.
+    the first of each count, as many as the fewest. A warning names what is left out.
 
     :param runs: by task
     :param reference: score that counts as 100, by task
@@ -154,7 +157,11 @@ def average_over_tasks(
     :param seed: of the bootstrap
     :raises ValueError: if the runs have no step in common
     """
-    n_runs = min(len(of_task) for of_task in runs.values())
+    counts = {task: len(of_task) for task, of_task in runs.items()}
+    n_runs = min(counts.values())
+    if n_runs < max(counts.values()):
+        numbers = ", ".join(f"{count} on {task}" for task, count in counts.items())
+        warnings.warn(f"all tasks together: the first {n_runs} runs of each count (there are {numbers})", stacklevel=2)
     chosen = [run for of_task in runs.values() for run in of_task[:n_runs]]
     steps, scores = _aligned(chosen)
     by_task = scores.reshape(len(runs), n_runs, -1).swapaxes(0, 1)
@@ -184,6 +191,16 @@ def _aligned(runs: Sequence[Run]) -> tuple[Array, Array]:
     if len(steps) == 0:
         names = ", ".join(run.name for run in runs)
         raise ValueError(f"{runs[0].algorithm} on {runs[0].environment}: runs {names} have no step in common")
+    count = sum(len(run.steps) for run in runs)
+    kept = len(runs) * len(steps)
+    if kept < count:
+        tasks = ", ".join(dict.fromkeys(run.environment for run in runs))
+        last = max(run.steps[-1] for run in runs)
+        warnings.warn(
+            f"{runs[0].algorithm} on {tasks}: left out are {count - kept} of {count} evaluations, at steps that not "
+            f"all runs have; the curve ends at step {steps[-1]:.0f} of {last:.0f}",
+            stacklevel=3,
+        )
     return steps, np.stack([run.returns[np.searchsorted(run.steps, steps)] for run in runs])
 
 
