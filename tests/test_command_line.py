@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stable_baselines3 import PPO, SAC
 from zoo_helpers import run_folder, start, train
 
 from sb3_rlx2 import RLx2TD3, __version__
@@ -119,10 +120,26 @@ def test_checkpoint_of_another_version(says, zoo, tmp_path):
     says([*PENDULUM, "-i", "model.zip"], "the checkpoint has format 99", f"sb3-rlx2 {__version__} reads format 1")
 
 
+def test_model_of_another_algorithm(says, zoo, tmp_path):
+    for algorithm, name in ((SAC, "sac"), (PPO, "another algorithm")):
+        algorithm("MlpPolicy", "Pendulum-v1", device="cpu").save(tmp_path / "model.zip")
+        says([*PENDULUM, "-i", "model.zip"], f"-i model.zip: this is a model of {name}, and --algo is rlx2_td3")
+
+
+def test_device_that_is_none(says, run):
+    agent = run_folder(run) / "Pendulum-v1.zip"
+    for command in ([*PENDULUM, "-i", agent], ["enjoy", "--algo", "rlx2_td3", "--env", "Pendulum-v1", "-f", run]):
+        says([*command, "--device", "meta"], "error: device='meta' is not allowed: tensors on it hold no numbers")
+        says([*command, "--device", "gpu"], "error: device='gpu' is not available: Expected one of cpu, cuda")
+
+
 def test_model_that_does_not_fit(says, run):
     agent = run_folder(run) / "Pendulum-v1.zip"
     says([*PENDULUM, "-i", agent, "-params", "actor_sparsity:0.5"], "the parameters do not fit this RLx2TD3")
-    says([*PENDULUM, "--algo", "rlx2_sac", "-i", agent], "rlx2 train: error:", "fit")
+    says(
+        [*PENDULUM, "--algo", "rlx2_sac", "-i", agent],
+        f"-i {agent}: this is a model of rlx2_td3, and --algo is rlx2_sac",
+    )
     says([*TRAIN, "--env", "InvertedPendulum-v5", "-i", agent], "Observation spaces do not match")
     says([*PENDULUM, "-i", agent], "the replay buffer is for n_envs=2, and the model has n_envs=1")
     (run_folder(run) / "replay_buffer.pkl").write_bytes(b"")

@@ -144,7 +144,19 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
     def short_optimizer(parameters):
         parameters["critic.optimizer"]["param_groups"][0]["params"].pop()
 
+    def nothing_of_an_optimizer(parameters):
+        parameters["actor.optimizer"].clear()
+
+    def no_state(parameters):
+        del parameters["critic.optimizer"]["state"]
+
+    def nameless_group(parameters):
+        del parameters["critic.optimizer"]["param_groups"][0]["params"]
+
     for damage, message in (
+        (nothing_of_an_optimizer, "actor.optimizer lacks its state and its param_groups"),
+        (no_state, "critic.optimizer lacks its state"),
+        (nameless_group, "critic.optimizer lacks its param_groups' params"),
         (unsorted, "connection indices are not sorted and unique"),
         (other_target, "has other connections than"),
         (no_optimizer, "actor.optimizer is missing"),

@@ -28,6 +28,8 @@ from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
         ({"engine": "quantum"}, r"engine='quantum' is not available: allowed are \['auto', 'compiled', 'torch'\]"),
         ({"optimize_memory_usage": True}, "optimize_memory_usage=True: not possible with n-step"),
         ({"replay_buffer_kwargs": {"n_steps": 5}}, r"replay_buffer_kwargs\['n_steps'\]: pass n_steps to"),
+        ({"action_noise": 0.1}, "^action_noise=0.1 is not allowed: it must be an ActionNoise object, such as"),
+        ({"device": "meta"}, "^device='meta' is not allowed: tensors on it hold no numbers"),
         ({"policy_kwargs": {"sparse_features_extractor": True}}, "sparse_features_extractor=True, .*no linear"),
         ({"policy_kwargs": {"actor_sparsity": 0.5}}, r"policy_kwargs\['actor_sparsity'\]: pass actor_sparsity to"),
     ],

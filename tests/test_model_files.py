@@ -95,6 +95,37 @@ def test_other_algorithm(saved, tmp_path):
         RLx2TD3.load(tmp_path / "dense.zip")
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_unknown_argument_of_load(algorithm, saved):
+    message = (
+        rf"^{algorithm.__name__}.load\(\) got the unknown argument 'topology_intervall'. Did you mean 'topology_int"
+    )
+    with pytest.raises(ValueError, match=message):
+        algorithm.load(saved[algorithm], topology_intervall=5)
+    # An argument of the constructor, and an attribute that is none
+    model = algorithm.load(saved[algorithm], topology_interval=5, num_timesteps=7)
+    assert (model.topology_interval, model.num_timesteps) == (5, 7)
+
+
+def test_arguments_of_a_class_of_ones_own(saved):
+    class Mine(RLx2TD3):
+        def __init__(self, *args, patience=3, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.patience = patience
+            self.seen = 0
+
+    assert vars(Mine.load(saved[RLx2TD3], patience=5, seen=2, tau=0.01)).items() >= {"patience": 5, "seen": 2}.items()
+    with pytest.raises(ValueError, match=r"'patiance'. Did you mean 'patience'"):
+        Mine.load(saved[RLx2TD3], patiance=5)
+
+
+@pytest.mark.parametrize("device", ["meta", "gpu", 7.5])
+def test_device_that_is_none(saved, device):
+    with pytest.raises(ValueError, match=rf"^device='{device}' is not (allowed|available): [^\n]+$") as caught:
+        RLx2TD3.load(saved[RLx2TD3], device=device)
+    assert not isinstance(caught.value, ModelFileError), "it is not the file's fault"
+
+
 def test_other_environment(saved):
     with pytest.raises(ModelFileError, match=r"Observation spaces do not match"):
         RLx2TD3.load(saved[RLx2TD3], env=gymnasium.make("InvertedPendulum-v5"))

@@ -85,6 +85,11 @@ def _module_misfits(name: str, module: th.nn.Module, given: dict[str, th.Tensor]
 
 
 def _optimizer_misfits(name: str, optimizer: th.optim.Optimizer, given: dict[str, Any]) -> Iterator[str]:
+    missing = [key for key in ("state", "param_groups") if key not in given]
+    missing += ["param_groups' params" for group in given.get("param_groups", ()) if "params" not in group]
+    if missing:
+        yield f"{name} lacks its {' and its '.join(missing)}"
+        return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     sizes = [[len(group["params"]) for group in groups] for groups in (given["param_groups"], optimizer.param_groups)]
     if sizes[0] != sizes[1]:

@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_rlx2.common.arguments import check_attributes, check_device
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.version import __version__
 
@@ -49,9 +50,12 @@ class CheckedLoading(BaseAlgorithm):
         :param custom_objects: objects that take the place of saved ones
         :param print_system_info: whether to print the systems that saved and load the model
         :param force_reset: whether the environment is reset before learning goes on
-        :param kwargs: attributes that replace saved ones
+        :param kwargs: arguments of the constructor, or attributes, that replace saved ones
         :raises ModelFileError: if the file is no model, is not whole, or does not fit this version or algorithm
+        :raises ValueError: for an unknown argument or a device that cannot be used
         """
+        check_device(device)
+        check_attributes(cls, kwargs)
         try:
             return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         except (OSError, MemoryError, ModelFileError):

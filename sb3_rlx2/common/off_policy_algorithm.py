@@ -20,6 +20,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 
+from sb3_rlx2.common.arguments import check_device
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.checked_parameters import CheckedParameters
@@ -123,6 +124,12 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         return self.n_steps > 1 or self.dynamic_buffer
 
     def _check_arguments(self) -> None:
+        check_device(self.device)
+        if not (self.action_noise is None or isinstance(self.action_noise, ActionNoise)):
+            raise ValueError(
+                f"action_noise={self.action_noise!r} is not allowed: it must be an ActionNoise object, such as "
+                "NormalActionNoise(mean, sigma), or None"
+            )
         for name in SPARSITY_ARGUMENTS:
             check_sparsity(getattr(self, name), name)
         self._topology_settings.check()

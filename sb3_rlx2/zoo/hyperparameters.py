@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 
 import sb3_rlx2
+from sb3_rlx2.common.arguments import constructor_arguments, did_you_mean
 
 # What the zoo itself takes from an entry; everything else goes to the algorithm
 ZOO_KEYS = {
@@ -111,7 +112,7 @@ def check_entry(algo: str, entry: Mapping[str, Any], place: str) -> None:
     policy = getattr(algorithm, "policy_aliases", {}).get(entry["policy"])
     policy_kwargs = _evaluated(entry, "policy_kwargs", place)
     if policy is not None and isinstance(policy_kwargs, Mapping):
-        _check_names(policy_kwargs, _policy_arguments(policy), f"{place}, policy_kwargs")
+        _check_names(policy_kwargs, constructor_arguments(policy), f"{place}, policy_kwargs")
     _evaluated(entry, "replay_buffer_kwargs", place)
     _evaluated(entry, "replay_buffer_class", place)
 
@@ -147,16 +148,6 @@ def _evaluated(entry: Mapping[str, Any], key: str, place: str) -> Any:
         raise ValueError(f"{place}: {key}: {value} is not valid Python: {error}") from error
 
 
-def _policy_arguments(policy: type) -> set[str]:
-    """Names of all arguments, of the class and of those that it passes the rest to."""
-    signatures = [
-        inspect.signature(vars(ancestor)["__init__"])
-        for ancestor in policy.__mro__[:-1]
-        if "__init__" in vars(ancestor)
-    ]
-    return {name for signature in signatures for name in signature.parameters}
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -170,13 +161,3 @@ def _is_module(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
-
-
-def did_you_mean(given: str, allowed: Collection[str]) -> str:
-    """The end of a message about a misspelt name: the nearest one that is allowed, or nothing.
-
-    :param given: the name that was given
-    :param allowed: the names that are allowed
-    """
-    close = difflib.get_close_matches(given, allowed, n=1)
-    return f". Did you mean {close[0]!r}?" if close else ""

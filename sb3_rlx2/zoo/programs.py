@@ -9,13 +9,16 @@ import shutil
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import gymnasium
 
+from sb3_rlx2.common.arguments import did_you_mean
 from sb3_rlx2.common.model_files import check_model_file
 from sb3_rlx2.zoo.adapters import adapted, replaced
-from sb3_rlx2.zoo.hyperparameters import did_you_mean
 from sb3_rlx2.zoo.registration import check_installed, register
+from sb3_rlx2.zoo.report import ALGORITHMS as SAVING_ALGORITHMS
+from sb3_rlx2.zoo.report import algorithm_of
 from sb3_rlx2.zoo.storage import prepare_storage
 
 # Those that make one environment, named by --env
@@ -50,6 +53,7 @@ def _check_arguments(name: str, arguments: Sequence[str]) -> None:
     if name not in USE_ENVIRONMENT:
         return
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--algo")
     parser.add_argument("--env")
     parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("-i", "--trained-agent")
@@ -69,5 +73,16 @@ def _check_arguments(name: str, arguments: Sequence[str]) -> None:
         )
     if name == "train" and known.trained_agent:
         check_model_file(known.trained_agent)
+        _check_algorithm(known.algo, known.trained_agent)
     if name == "train" and known.storage and not known.storage.endswith(".log"):  # to the zoo that is a journal
         prepare_storage(known.storage)
+
+
+def _check_algorithm(algo: str | None, path: str) -> None:
+    if algo in SAVING_ALGORITHMS:
+        try:
+            saved_by = algorithm_of(Path(path))
+        except ValueError:
+            saved_by = "another algorithm"
+        if saved_by != algo:
+            raise ValueError(f"-i {path}: this is a model of {saved_by}, and --algo is {algo}")
