@@ -149,13 +149,14 @@ def test_model_that_does_not_fit(says, run):
 @pytest.mark.parametrize(
     ("parameter", "message"),
     [
-        ("actor_sparsty:0.9", "rlx2_td3.yml, Pendulum-v1: 'actor_sparsty' is unknown. Did you mean 'actor_sparsity'?"),
+        ("actor_sparsty:0.9", "rlx2 train: error: -params: 'actor_sparsty' is unknown. Did you mean 'actor_sparsity'?"),
         ("actor_sparsity:1.5", "actor_sparsity=1.5 is not allowed"),
         ("topology:rigl", "name 'rigl' is not defined"),
         ("topology", "name:value with a value in Python is expected"),
         ("topology:'snip'", "topology='snip' is unknown: allowed are"),
-        ("learning_rate:'1e-3'", "learning_rate: 1e-3 is text to YAML"),
-        ("learning_rate:'lin3'", "learning_rate: 'lin3' is not allowed: a number, or lin_ and a number"),
+        ("learning_rate:'1e-3'", "-params: learning_rate: 1e-3 is text. Write it without quotes"),
+        ("learning_rate:'lin3'", "-params: learning_rate: 'lin3' is not allowed: a number above 0, or lin_ and such"),
+        ("noise_std:[]", "-params: noise_std: [] is of type list, allowed is int or float"),
     ],
 )
 def test_misspelt_parameter(parameter, message, says, zoo):

@@ -19,6 +19,7 @@ rl_zoo3 = pytest.importorskip("rl_zoo3")
 yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parents[1]
+NOISE = {"noise_type": "normal", "noise_std": 0.1}
 BASELINES = ["rigl", "set", "ss", "tiny"]
 PAPER = {
     ("rlx2_td3", "HalfCheetah-v5"): (0.90, 0.85),
@@ -184,6 +185,30 @@ def test_typo_in_a_file(text, message, tmp_path):
         ({"buffer_size": 1e6}, "buffer_size: 1000000.0 is of type float, allowed is int"),
         ({"dynamic_buffer": "no"}, "dynamic_buffer: 'no' is of type str, allowed is bool"),
         ({"tau": True}, "tau: True is of type bool, allowed is int or float"),
+        ({"tau": float("inf")}, "tau: inf is not allowed: it must be a finite number"),
+        ({"learning_rate": float("nan")}, "learning_rate: nan is not allowed: it must be a finite number"),
+        ({"learning_rate": -0.1}, "learning_rate: -0.1 is not allowed: a number above 0, or lin_ and such a number"),
+        ({"learning_rate": True}, "learning_rate: True is not allowed: a number above 0"),
+        ({"learning_rate": [0.1]}, r"learning_rate: \[0.1\] is not allowed: a number above 0"),
+        ({"learning_rate": "exp_0.1"}, "learning_rate: 'exp_0.1' is not allowed: a number above 0, or lin_"),
+        ({"learning_rate": "lin_nan"}, "learning_rate: 'lin_nan' is not allowed"),
+        ({**NOISE, "noise_std": -0.5}, "noise_std: -0.5 is not allowed: it must be >= 0"),
+        ({**NOISE, "noise_std": []}, r"noise_std: \[\] is of type list, allowed is int or float"),
+        ({**NOISE, "noise_std": True}, "noise_std: True is of type bool, allowed is int or float"),
+        ({**NOISE, "noise_type": 0.5}, "noise_type: 0.5 is of type float, allowed is str"),
+        ({**NOISE, "noise_type": "gauss"}, "noise_type: 'gauss' is unknown: allowed are normal and ornstein-uhlenbeck"),
+        ({**NOISE, "noise_type": None}, "noise_type: None is of type NoneType, allowed is str"),
+        ({"noise_type": "normal"}, "noise_type needs noise_type and noise_std together"),
+        ({"policy_kwargs": True}, "policy_kwargs: True is of type bool, allowed is dict or null"),
+        ({"policy_kwargs": "[32]"}, r"policy_kwargs: \[32\] is of type list, allowed is dict or null"),
+        ({"replay_buffer_kwargs": 3}, "replay_buffer_kwargs: 3 is of type int, allowed is dict or null"),
+        ({"replay_buffer_class": "'HerReplayBuffer'"}, "replay_buffer_class: 'HerReplayBuffer' is of type str"),
+        ({"policy": ["MlpPolicy"]}, "policy: .* is of type list, allowed is str or a class"),
+        ({"n_timesteps": float("nan")}, "n_timesteps: nan is not allowed"),
+        ({"n_envs": 0}, "n_envs: 0 is not allowed: it must be at least 1"),
+        ({"n_envs": True}, "n_envs: True is of type bool, allowed is int"),
+        ({"normalize": 3}, "normalize: 3 is of type int, allowed is bool or str or dict"),
+        ({"env_wrapper": 5}, "env_wrapper: 5 is of type int"),
     ],
 )
 @pytest.mark.parametrize("algo", ZOO_ALGORITHMS)
@@ -191,6 +216,26 @@ def test_typo_in_an_entry(algo, change, message):
     register()
     with pytest.raises(ValueError, match=f"^here.*{message}"):
         check_entry(algo, {"n_timesteps": 10, "policy": "MlpPolicy", **change}, "here")
+
+
+@pytest.mark.parametrize("algo", ZOO_ALGORITHMS)
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"actor_sparsty": 0.9}, "^-params: 'actor_sparsty' is unknown. Did you mean 'actor_sparsity'"),
+        ({"tau": True}, "^-params: tau: True is of type bool"),
+        ({"learning_rate": "1e-3"}, "^-params: learning_rate: 1e-3 is text. Write it without quotes$"),
+        ({"policy_kwargs": "dict(net_arhc=[32])"}, "^-params, policy_kwargs: 'net_arhc' is unknown"),
+        ({"policy_kwargs": "dict("}, r"^-params: policy_kwargs: dict\( is not valid Python"),
+        ({"noise_std": 0.1}, "^-params: noise_std needs noise_type and noise_std together"),
+    ],
+)
+def test_an_error_in_params_is_not_the_files(algo, params, message):
+    register()
+    with pytest.raises(ValueError, match=message):
+        check_entry(algo, {"n_timesteps": 10, "policy": "MlpPolicy", **params}, "mine.yml", params)
+    with pytest.raises(ValueError, match=r"^mine\.yml: 'device' is unknown"):
+        check_entry(algo, {"n_timesteps": 10, "policy": "MlpPolicy", "tau": 0.1, "device": "cpu"}, "mine.yml", ["tau"])
 
 
 @pytest.mark.parametrize("missing", ["n_timesteps", "policy"])

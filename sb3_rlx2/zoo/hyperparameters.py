@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,28 @@ import gymnasium
 import sb3_rlx2
 from sb3_rlx2.common.arguments import constructor_arguments, did_you_mean
 
-# What the zoo itself takes from an entry; everything else goes to the algorithm
-ZOO_KEYS = {
-    "callback",
-    "env_kwargs",
-    "env_wrapper",
-    "frame_stack",
-    "monitor_kwargs",
-    "n_envs",
-    "n_timesteps",
-    "noise_std",
-    "noise_type",
-    "normalize",
-    "vec_env_wrapper",
+WRAPPERS = (str, list, dict, type, type(None))
+# What the zoo itself takes from an entry, and the types that it can use; everything else goes to the algorithm
+ZOO_KEYS: dict[str, tuple[type, ...]] = {
+    "callback": WRAPPERS,
+    "env_kwargs": (dict,),
+    "env_wrapper": WRAPPERS,
+    "frame_stack": (int, type(None)),
+    "monitor_kwargs": (dict, str),
+    "n_envs": (int,),
+    "n_timesteps": (int, float),
+    "noise_std": (int, float),
+    "noise_type": (str,),
+    "normalize": (bool, str, dict),
+    "vec_env_wrapper": WRAPPERS,
+}
+AT_LEAST_ONE = ("frame_stack", "n_envs", "n_timesteps")
+NOISE_TYPES = ("normal", "ornstein-uhlenbeck")
+# Text for these is Python, which the zoo evaluates
+EVALUATED: dict[str, tuple[type, ...]] = {
+    "policy_kwargs": (Mapping, type(None)),
+    "replay_buffer_kwargs": (Mapping, type(None)),
+    "replay_buffer_class": (type, type(None)),
 }
 # What the zoo passes to the algorithm by itself
 TAKEN = {"self", "env", "device", "seed", "tensorboard_log", "verbose", "_init_setup_model"}
@@ -91,61 +101,101 @@ def check_file(config: str, env_id: str) -> None:
         raise ValueError(f"{config}: {close!r} is no environment. Did you mean {env_id!r}?")
 
 
-def check_entry(algo: str, entry: Mapping[str, Any], place: str) -> None:
+def check_entry(algo: str, entry: Mapping[str, Any], place: str, params: Collection[str] = ()) -> None:
     """Check the hyperparameters of one environment: their names, and values that YAML reads otherwise than meant.
 
     :param algo: the zoo's name of the algorithm
     :param entry: hyperparameters, as the zoo read them
     :param place: what messages say of where they come from
+    :param params: keys that were given by ``-params`` instead, default none
     :raises ValueError: for the first key that is wrong; the message names it and what may have been meant
     """
     from rl_zoo3.utils import ALGOS
 
     algorithm = ALGOS[algo]
     arguments = {name: value for name, value in inspect.signature(algorithm).parameters.items() if name not in TAKEN}
-    _check_names(entry, arguments.keys() | ZOO_KEYS, place)
+    places = {key: "-params" if key in params else place for key in entry}
+    for key in entry:
+        _check_name(key, arguments.keys() | ZOO_KEYS.keys(), places[key])
     for key in REQUIRED:
         if key not in entry:
             raise ValueError(f"{place}: {key} is missing")
     for key, value in entry.items():
-        _check_value(f"{place}: {key}", value, arguments[key].annotation if key in arguments else None)
+        _check_value(key, value, arguments[key].annotation if key in arguments else None, f"{places[key]}: {key}")
+    for key in ("noise_type", "noise_std"):
+        if key in entry and not {"noise_type", "noise_std"} <= entry.keys():
+            raise ValueError(f"{places[key]}: {key} needs noise_type and noise_std together")
+    values = {key: _evaluated(key, entry[key], places[key]) for key in EVALUATED if key in entry}
     policy = getattr(algorithm, "policy_aliases", {}).get(entry["policy"])
-    policy_kwargs = _evaluated(entry, "policy_kwargs", place)
-    if policy is not None and isinstance(policy_kwargs, Mapping):
-        _check_names(policy_kwargs, constructor_arguments(policy), f"{place}, policy_kwargs")
-    _evaluated(entry, "replay_buffer_kwargs", place)
-    _evaluated(entry, "replay_buffer_class", place)
+    if policy is not None:
+        for key in values.get("policy_kwargs") or ():
+            _check_name(key, constructor_arguments(policy), f"{places['policy_kwargs']}, policy_kwargs")
 
 
-def _check_names(given: Collection[str], allowed: Collection[str], place: str) -> None:
-    for key in given:
-        if key not in allowed:
-            raise ValueError(f"{place}: {key!r} is unknown{did_you_mean(str(key), allowed)}")
+def _check_name(key: str, allowed: Collection[str], place: str) -> None:
+    if key not in allowed:
+        raise ValueError(f"{place}: {key!r} is unknown{did_you_mean(str(key), allowed)}")
 
 
-def _check_value(place: str, value: Any, annotation: Any) -> None:
+def _check_value(key: str, value: Any, annotation: Any, place: str) -> None:
     if isinstance(value, str) and _is_number(value):
+        if place.startswith("-params"):
+            raise ValueError(f"{place}: {value} is text. Write it without quotes")
         raise ValueError(f"{place}: {value} is text to YAML. Write it as !!float {value}, or as a plain integer")
-    if place.endswith(": learning_rate") and isinstance(value, str) and not _is_number(value.partition("_")[2]):
-        raise ValueError(f"{place}: {value!r} is not allowed: a number, or lin_ and a number such as lin_1e-3")
-    # Annotations are text where a module postpones them
-    expected = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    accepted = {"int": ("int",), "float": ("int", "float"), "bool": ("bool",)}.get(expected)
-    if accepted is not None and type(value).__name__ not in accepted:
-        raise ValueError(f"{place}: {value!r} is of type {type(value).__name__}, allowed is {' or '.join(accepted)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{place}: {value} is not allowed: it must be a finite number")
+    if key == "learning_rate":
+        _check_learning_rate(value, place)
+    elif key == "policy":
+        _check_type(value, (str, type), place)
+    elif key in ZOO_KEYS:
+        _check_type(value, ZOO_KEYS[key], place)
+    else:
+        # Annotations are text where a module postpones them
+        expected = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        accepted: tuple[type, ...] | None = {"int": (int,), "float": (int, float), "bool": (bool,)}.get(expected)
+        if accepted is not None:
+            _check_type(value, accepted, place)
+    if key in AT_LEAST_ONE and value is not None and value < 1:
+        raise ValueError(f"{place}: {value} is not allowed: it must be at least 1")
+    if key == "noise_std" and value < 0:
+        raise ValueError(f"{place}: {value} is not allowed: it must be >= 0")
+    if key == "noise_type" and not any(name in value for name in NOISE_TYPES):
+        raise ValueError(f"{place}: {value!r} is unknown: allowed are {' and '.join(NOISE_TYPES)}")
 
 
-def _evaluated(entry: Mapping[str, Any], key: str, place: str) -> Any:
+def _check_learning_rate(value: Any, place: str) -> None:
+    """The zoo turns it into a schedule, constant or linear."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    schedule, _, start = value.partition("_") if isinstance(value, str) else ("", "", "")
+    rate = float(value) if is_number else float(start) if schedule == "lin" and _is_number(start) else math.nan
+    if not 0.0 < rate < math.inf:
+        raise ValueError(
+            f"{place}: {value!r} is not allowed: a number above 0, or lin_ and such a number, as in lin_1e-3"
+        )
+
+
+def _check_type(value: Any, allowed: Collection[type], place: str) -> None:
+    # To Python, True is an integer
+    if (bool not in allowed and isinstance(value, bool)) or not isinstance(value, tuple(allowed)):
+        names = " or ".join(_TYPE_NAMES.get(cls, cls.__name__) for cls in allowed)
+        raise ValueError(f"{place}: {value!r} is of type {type(value).__name__}, allowed is {names}")
+
+
+_TYPE_NAMES: dict[type, str] = {type(None): "null", Mapping: "dict", type: "a class"}
+
+
+def _evaluated(key: str, value: Any, place: str) -> Any:
     """The value as the zoo sees it: text is Python, evaluated among the names of its experiment manager."""
     import rl_zoo3.exp_manager
 
-    value = entry.get(key)
-    if not isinstance(value, str):
-        return value
-    try:
-        return eval(value, dict(vars(rl_zoo3.exp_manager)))
-    except Exception as error:
-        raise ValueError(f"{place}: {key}: {value} is not valid Python: {error}") from error
+    if isinstance(value, str):
+        try:
+            value = eval(value, dict(vars(rl_zoo3.exp_manager)))
+        except Exception as error:
+            raise ValueError(f"{place}: {key}: {value} is not valid Python: {error}") from error
+    _check_type(value, EVALUATED[key], f"{place}: {key}")
+    return value
 
 
 def _is_number(text: str) -> bool:

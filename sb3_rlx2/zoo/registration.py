@@ -72,7 +72,8 @@ def _with_checks(original: Callable[..., tuple[dict[str, Any], dict[str, Any]]])
     def wrapper(manager: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         check_file(manager.config, manager.env_name.gym_id)
         hyperparameters, saved = original(manager)
-        check_entry(manager.algo, hyperparameters, f"{manager.config}, {manager.env_name.gym_id}")
+        place = f"{manager.config}, {manager.env_name.gym_id}"
+        check_entry(manager.algo, hyperparameters, place, manager.custom_hyperparams or ())
         return hyperparameters, saved
 
     return wrapper
