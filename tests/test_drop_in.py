@@ -179,6 +179,55 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("entry", "damaged", "message"),
+    [
+        ("exp_avg", lambda moment: th.zeros(()), r"exp_avg is \(\), expected \(\d+"),
+        ("exp_avg_sq", lambda moment: th.zeros(1, 1), r"exp_avg_sq is \(1, 1\), expected \(\d+"),
+        ("exp_avg", lambda moment: moment[None], r"exp_avg is \(1, \d+"),
+        ("exp_avg_sq", lambda moment: moment.T if moment.dim() == 2 else moment[1:], r"exp_avg_sq is \("),
+        ("exp_avg", lambda moment: moment.long(), r"exp_avg is of type torch.int64, expected a floating-point type"),
+        ("step", lambda step: step[None], r"step is \(1,\), expected \(\)"),
+        ("step", lambda step: th.zeros(30), r"step is \(30,\), expected \(\)"),
+    ],
+)
+def test_moments_and_step_counts_of_another_shape_are_refused_for_parameters_of_every_rank(
+    algorithm, entry, damaged, message, tmp_path, monkeypatch
+):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    model.learn(60)
+    # The last layers are so small that they are dense: their weights are matrices
+    ranks = [parameter.dim() for parameter in model.critic.parameters()]
+    before = copy.deepcopy(model.get_parameters())
+    for rank in (1, 2):
+        parameters = copy.deepcopy(before)
+        state = parameters["critic.optimizer"]["state"][ranks.index(rank)]
+        state[entry] = damaged(state[entry])
+        with pytest.raises(CheckpointMismatchError, match=message):
+            model.set_parameters(parameters)
+        assert equal(model.get_parameters(), before)
+        with monkeypatch.context() as patch:
+            patch.setattr(algorithm, "get_parameters", lambda _, parameters=parameters: parameters)
+            model.save(tmp_path / "model")
+        with pytest.raises(CheckpointMismatchError, match=message):
+            algorithm.load(tmp_path / "model")
+
+
+def test_factored_state_of_matrices_is_loaded():
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+    parameters = model.get_parameters()
+    matrix = next(i for i, parameter in enumerate(model.critic.parameters()) if parameter.dim() == 2)
+    factored = {
+        "step": th.tensor(3.0),
+        "row_var": th.ones(1, 1),
+        "col_var": th.ones(1, 32),
+    }  # as torch.optim.Adafactor has it
+    parameters["critic.optimizer"]["state"] = {matrix: factored}
+    model.set_parameters(parameters)
+    assert equal(model.get_parameters()["critic.optimizer"]["state"][matrix], factored)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_buffers_of_other_modules_that_are_called_indices_are_left_alone(algorithm, tmp_path):
     class Columns(FlattenExtractor):
         def __init__(self, observation_space):

@@ -12,6 +12,9 @@ from stable_baselines3.common.save_util import load_from_zip_file, recursive_get
 from sb3_rlx2.errors import CheckpointMismatchError
 from sb3_rlx2.sparse.layers import SparseLinear, index_problem
 
+ADAM_ENTRIES = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+"""State of Adam and its relatives: the moments have the parameter's shape, and the count of steps is a scalar."""
+
 
 class CheckedParameters(BaseAlgorithm):
     """Makes ``set_parameters`` of an algorithm check names, shapes and connections before it changes anything."""
@@ -95,9 +98,26 @@ def _optimizer_misfits(name: str, optimizer: th.optim.Optimizer, given: dict[str
     if sizes[0] != sizes[1]:
         yield f"{name} has parameter groups of sizes {sizes[0]}, expected {sizes[1]}"
         return
-    for place, entries in given["state"].items():
-        shape = parameters[place].shape
+    for number, entries in given["state"].items():
+        if number not in range(len(parameters)):
+            yield f"{name} has state of parameter {number!r}, and there are {len(parameters)}"
+            continue
         for key, entry in entries.items():
-            # State of vectors (values of sparse layers, biases) has their shape; that of matrices may be factored
-            if th.is_tensor(entry) and entry.dim() == len(shape) == 1 and entry.shape != shape:
-                yield f"{name}.{key} is {tuple(entry.shape)}, expected {tuple(shape)}"
+            problem = _entry_problem(key, entry, parameters[number].shape, is_adam="exp_avg" in entries)
+            if problem is not None:
+                yield f"{name}.{key} is {problem}"
+
+
+def _entry_problem(key: str, entry: Any, shape: th.Size, is_adam: bool) -> str | None:
+    """Say what is wrong with an entry of a parameter's optimizer state; None if it fits the parameter."""
+    if not th.is_tensor(entry):
+        return None
+    if is_adam and key in ADAM_ENTRIES:
+        expected = th.Size() if key == "step" else shape
+        if entry.shape == expected and not entry.is_floating_point():
+            return f"of type {entry.dtype}, expected a floating-point type"
+    elif entry.dim() == len(shape) == 1:
+        expected = shape  # state of vectors (values of sparse layers, biases); that of matrices may be factored
+    else:
+        return None
+    return None if entry.shape == expected else f"{tuple(entry.shape)}, expected {tuple(expected)}"
