@@ -309,7 +309,7 @@ def kernels_at(sparsity: float, rounds: int) -> dict[str, Any]:
             k.weight_gradient(n, address["rows"], address["columns"], y.data_ptr() + t * per_tile,
                               x.data_ptr() + t * per_tile, d_values.data_ptr(), d_bias.data_ptr())  # fmt: skip
 
-    dense_weight, flat = layer.weight.clone(), th.randn(batch, n)
+    dense_weight, flat = layer.weight.detach().clone(), th.randn(batch, n)
     csr, columns = dense_weight.to_sparse_csr(), th.randn(n, batch)
     calls: dict[str, Callable[[], object]] = {
         "forward": forward,

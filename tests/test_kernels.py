@@ -64,7 +64,7 @@ def layers(draw):
 def test_products_equal_dense_ones(layer, relu):
     structure, n_in, n_out = layer.structure, layer.in_features, layer.out_features
     x, g = th.randn(n_in, TILE), th.randn(n_out, TILE)
-    weight, values, bias = layer.weight.clone(), layer.values.detach(), layer.bias.detach()
+    weight, values, bias = layer.weight.detach().clone(), layer.values.detach(), layer.bias.detach()
     y = th.empty(n_out, TILE)
     rows, columns = structure.rows.ctypes.data, structure.columns.ctypes.data
     products.product(n_out, rows, columns, values.data_ptr(), bias.data_ptr(), x.data_ptr(), y.data_ptr(), relu)

@@ -1,6 +1,8 @@
 """SparseLinear against a dense layer multiplied by a mask."""
 
 import copy
+import io
+import operator
 import pickle
 
 import pytest
@@ -45,7 +47,7 @@ def test_indices_are_sorted_unique_in_range_and_compact(layer):
 def test_outputs_and_gradients_match_a_masked_dense_layer(layer, batch):
     x = th.randn(batch, layer.in_features, requires_grad=True)
     dense_x = x.detach().clone().requires_grad_()
-    weight = layer.weight.clone().requires_grad_()
+    weight = layer.weight.detach().clone().requires_grad_()
     bias = None if layer.bias is None else layer.bias.detach().clone().requires_grad_()
 
     layer.request_dense_grad()
@@ -78,7 +80,7 @@ def test_dense_gradient_is_summed_within_one_loss_and_starts_anew_after_zero_gra
     first, second, other = th.randn(3, 5), th.randn(3, 5), th.randn(3, 5)
 
     def dense_gradient(*batches):
-        weight = layer.weight.clone().requires_grad_()
+        weight = layer.weight.detach().clone().requires_grad_()
         sum(F.linear(batch, weight, layer.bias).square().sum() for batch in batches).backward()
         return weight.grad
 
@@ -151,14 +153,87 @@ def test_writing_to_weight_is_an_error():
         layer.weight = nn.Parameter(th.zeros(3, 4))
     for write in (
         lambda: nn.init.orthogonal_(layer.weight),
+        lambda: nn.init.normal_(layer.weight),
         lambda: layer.weight.data.normal_(),
+        lambda: setattr(layer.weight, "data", th.zeros(3, 4)),
         lambda: layer.weight.detach().zero_(),
         lambda: layer.weight.__setitem__((0, 0), 1.0),
+        lambda: operator.imul(layer.weight, 2.0),
+        lambda: layer.weight.requires_grad_(False),
+        lambda: layer.weight.t()[1:].unsqueeze(0).copy_(th.zeros(1, 3, 3)),
+        lambda: layer.weight.chunk(3)[0].fill_(1.0),
+        lambda: F.relu(layer.weight, inplace=True),
+        lambda: th.neg(th.zeros(3, 4), out=layer.weight),
+        lambda: th._foreach_mul_([layer.weight], 2.0),
     ):
-        with pytest.raises(RuntimeError, match="nplace update"):
-            write()
+        for context in (th.enable_grad, th.no_grad):
+            with context(), pytest.raises(RuntimeError, match="inplace update"):
+                write()
     assert th.equal(layer.values, before)
-    layer.weight.clone().zero_()  # a clone is free
+    layer.weight.detach().clone().zero_()  # a clone is free
+    assert type(layer.weight + 1.0) is th.Tensor
+    assert th.equal(layer.weight.to_sparse().to_dense(), layer.weight)
+    th.zeros(3, 4).add_(layer.weight)
+
+
+def test_a_penalty_on_weight_is_one_on_values():
+    th.manual_seed(0)
+    layer = SparseLinear(4, 3, 5)
+    layer.weight.square().sum().backward()
+    th.testing.assert_close(layer.values.grad, 2 * layer.values.detach())
+    layer.values.requires_grad_(False)
+    assert not layer.weight.requires_grad
+    with th.no_grad():
+        assert not SparseLinear(4, 3, 5).weight.requires_grad
+
+
+def test_a_penalty_on_weight_is_in_the_dense_gradient_too():
+    th.manual_seed(0)
+    layer, x = SparseLinear(5, 5, 7, bias=False), th.randn(3, 5)
+    weight = layer.weight.detach().clone().requires_grad_()
+    layer.request_dense_grad()
+    for output, kernel in ((layer(x), layer.weight), (F.linear(x, weight), weight)):
+        (output.square().sum() + (kernel @ kernel.T - th.eye(5)).square().sum()).backward()
+    th.testing.assert_close(layer.dense_grad, weight.grad)
+    th.testing.assert_close(layer.values.grad, weight.grad[layer.mask])
+
+
+def test_a_penalty_on_weight_where_torch_traces_and_transforms():
+    class Penalized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = SparseLinear(4, 3, 5)
+
+        def forward(self, x):
+            return self.layer(x).square().sum() + self.layer.weight.square().sum()
+
+    th.manual_seed(0)
+    module, x = Penalized(), th.randn(2, 4)
+    parameters = dict(module.named_parameters())
+    expected = th.autograd.grad(module(x), list(parameters.values()))
+    gradients = th.func.grad(lambda p: th.func.functional_call(module, p, x))(parameters)
+    for ours, theirs in zip(gradients.values(), expected, strict=True):
+        th.testing.assert_close(ours, theirs)
+    th.testing.assert_close(th.export.export(module, (x,)).module()(x), module(x))
+    th.testing.assert_close(th.compile(module, backend="eager", fullgraph=True)(x), module(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("batch", [2, 256])
+def test_a_scripted_network_computes_and_learns_the_same(batch):
+    th.manual_seed(0)
+    network = nn.Sequential(nn.Linear(200, 300), nn.ReLU(), nn.Linear(300, 40, bias=False), nn.Linear(40, 4))
+    x = th.randn(batch, 200)
+    scripted = th.jit.script(sparsify(network, 0.9))
+    file = io.BytesIO()
+    th.jit.save(scripted, file)
+    file.seek(0)
+    gradients = []
+    for module in (network, scripted, th.jit.load(file)):
+        th.testing.assert_close(module(x), network(x))
+        gradients.append(th.autograd.grad(module(x).square().sum(), list(module.parameters())))
+    for ours, theirs in zip(gradients[1] + gradients[2], gradients[0] * 2, strict=True):
+        th.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_load_checks_the_connections():
@@ -281,4 +356,7 @@ class TestSparsify:
     def test_attention_keeps_its_own_projection(self):
         network = sparsify(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 0.7)
         assert set(sparse_layers(network)) == {"linear1", "linear2"}
-        assert network(th.randn(2, 3, 16)).shape == (2, 3, 16)
+        x = th.randn(2, 3, 16)
+        assert network(x).shape == (2, 3, 16)
+        with th.no_grad():  # PyTorch's fast path reads `weight`
+            th.testing.assert_close(network.eval()(x), densify(copy.deepcopy(network))(x), rtol=1e-4, atol=1e-5)

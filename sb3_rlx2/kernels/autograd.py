@@ -64,14 +64,16 @@ def cover(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, n_in: int, n_
     is_single = not _needs_grad(x, values, bias) and 0 < batch <= MAX_SINGLE and values.numel() <= n_in * n_out // 2
     if not (is_single or are_kernels_faster(batch, n_in, n_out, values.numel())):
         return False
-    # What traces or transforms a computation must see PyTorch's own operations
-    transforms = th._C._are_functorch_transforms_active() or th.is_autocast_enabled("cpu")
-    tracing = (
-        th.compiler.is_compiling() or cast(Any, th.jit).is_tracing() or type(x) not in (th.Tensor, th.nn.Parameter)
-    )
+    if is_transformed() or th.is_autocast_enabled("cpu") or _has_tangent(x):
+        return False
     stored = [values] if bias is None else [values, bias]
     plain = all(tensor.dtype == th.float32 and tensor.device.type == "cpu" for tensor in stored)
-    return plain and all(map(th.Tensor.is_contiguous, stored)) and not (transforms or tracing or _has_tangent(x))
+    return plain and all(map(th.Tensor.is_contiguous, stored)) and type(x) in (th.Tensor, th.nn.Parameter)
+
+
+def is_transformed() -> bool:
+    """Whether a computation is being traced or transformed: it must then consist of PyTorch's own operations."""
+    return th.compiler.is_compiling() or cast(Any, th.jit).is_tracing() or th._C._are_functorch_transforms_active()
 
 
 def _needs_grad(*tensors: th.Tensor | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch as th
 from torch import nn
@@ -13,22 +13,10 @@ from sb3_rlx2.kernels import autograd
 from sb3_rlx2.kernels.structure import Structure
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.dense_gradient import DenseGradient
+from sb3_rlx2.sparse.read_only import ReadOnlyTensor
 
 ConnectionsName = Literal["magnitude", "random"]
 WeightScale = Literal["dense", "fan_in"]
-
-
-class _ReadOnlyWeight(th.Tensor):
-    """A dense copy of a sparse weight: writing to it would change nothing in the layer, so it raises instead."""
-
-    __torch_function__ = th._C._disabled_torch_function_impl  # type: ignore[assignment]
-
-    @property
-    def data(self) -> th.Tensor:  # type: ignore[override]
-        return self
-
-    def detach(self) -> th.Tensor:
-        return self
 
 
 class SparseLinear(nn.Module):
@@ -36,7 +24,8 @@ class SparseLinear(nn.Module):
 
     The parameter ``values`` ([nnz]) is what the optimizer sees; its i-th entry sits at position ``indices[i]`` of the
     row-major flattened ``[out_features, in_features]`` weight. Indices are sorted and unique. Neither a dense weight
-    nor a mask is stored: ``weight`` and ``mask`` are made on request.
+    nor a mask is stored: ``weight`` and ``mask`` are made on request. ``torch.jit.script`` compiles the layer from
+    PyTorch's own operations; a scripted forward pass collects no dense gradient.
 
     :param in_features: size of each input sample
     :param out_features: size of each output sample
@@ -51,10 +40,10 @@ class SparseLinear(nn.Module):
     :raises ValueError: if nnz, the mask or a name is not allowed
     """
 
-    values: nn.Parameter
-    indices: th.Tensor
-    bias: nn.Parameter | None
-    topology_version: int
+    # No annotations of attributes here: TorchScript reads those of a class, and cannot resolve them as strings
+    __jit_unused_properties__: ClassVar[list[str]] = [
+        "nnz", "structure", "connections_version", "density", "mask", "weight", "dense_grad",
+    ]  # fmt: skip
 
     def __init__(
         self,
@@ -122,6 +111,7 @@ class SparseLinear(nn.Module):
         elif weight_scale != "dense":
             raise ValueError(f"weight_scale={weight_scale!r} is unknown: allowed are 'dense' and 'fan_in'")
         self.values = nn.Parameter(values.clone(), requires_grad=linear.weight.requires_grad)
+        self.indices: th.Tensor
         self.register_buffer("indices", chosen.to(th.int32))
         self.bias = None if linear.bias is None else _copy(linear.bias)
         self.topology_version = 0
@@ -162,12 +152,14 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> th.Tensor:
-        """A dense copy [out_features, in_features]. Read-only and outside autograd; ``.clone()`` gives a free tensor.
+        """A dense copy [out_features, in_features], made from ``values``, to which gradients flow back.
+
+        It is read-only; ``.detach().clone()`` gives a free tensor.
 
         :raises AttributeError: on assignment; writing to the copy raises a RuntimeError
         """
-        with th.inference_mode():
-            return self._dense_weight().clone().as_subclass(_ReadOnlyWeight)
+        weight = self._watched_weight()
+        return weight if autograd.is_transformed() else weight.as_subclass(ReadOnlyTensor)
 
     @weight.setter
     def weight(self, _: th.Tensor) -> None:
@@ -177,7 +169,7 @@ class SparseLinear(nn.Module):
         )
 
     def _dense_weight(self) -> th.Tensor:
-        flat = self.values.new_zeros(self.out_features * self.in_features)
+        flat = self.values.new_zeros([self.out_features * self.in_features])
         return flat.scatter(0, self.indices.long(), self.values).view(self.out_features, self.in_features)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -186,14 +178,23 @@ class SparseLinear(nn.Module):
         :param x: [..., in_features]
         :return: [..., out_features]
         """
+        if not th.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._product(x)
+        # TorchScript cannot call the compiled kernels
+        return F.linear(x, self._dense_weight(), self.bias)
+
+    def _product(self, x: th.Tensor) -> th.Tensor:
         if self._dense_gradient is None and autograd.cover(
             x, self.values, self.bias, self.in_features, self.out_features
         ):
             return autograd.sparse_linear(x, self.values, self.bias, self.structure)
+        return F.linear(x, self._watched_weight(), self.bias)
+
+    def _watched_weight(self) -> th.Tensor:
         weight = self._dense_weight()
         if self._dense_gradient is not None and weight.requires_grad:
             self._dense_gradient.watch(weight)
-        return F.linear(x, weight, self.bias)
+        return weight
 
     @property
     def dense_grad(self) -> th.Tensor | None:
