@@ -339,6 +339,7 @@ def test_parameters_loaded_into_one_of_a_pair_are_refused(algorithm):
     getattr(second, network).load_state_dict(getattr(first, network).state_dict())
     with pytest.raises(ValueError, match="have different connections: parameters were loaded into one of them only"):
         second.learn(100)
+    assert not any(part.optimizer._optimizer_step_pre_hooks for part in (second.actor, second.critic))
     getattr(second, f"{network}_target").load_state_dict(getattr(first, network).state_dict())
     second.learn(100)
 

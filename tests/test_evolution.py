@@ -1,6 +1,8 @@
 """Prune and grow against a plain reference on dense arrays."""
 
+import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -140,6 +142,9 @@ def test_relocate_refuses_what_does_not_fit_and_changes_nothing():
         relocate(layer, th.tensor([0, 1, 2, 3, 4, 25]))
     with pytest.raises(RuntimeError, match="mirrored layer"):
         relocate(layer, th.arange(6), mirrors=[stranger])
+    for mirrors in ([layer], [copy.deepcopy(layer)] * 2):
+        with pytest.raises(ValueError, match="mirrors: a layer is there twice"):
+            relocate(layer, th.arange(6), mirrors=mirrors)
     optimizer = th.optim.SGD(layer.parameters())
     optimizer.state[layer.values]["factors"] = th.zeros(3, 2)
     with pytest.raises(RuntimeError, match="'factors'"):
@@ -302,11 +307,71 @@ class TestEvolver:
             optimizer.step()
 
     @pytest.mark.parametrize(
-        ("argument", "value"), [("interval", 0), ("interval", 2.5), ("drop_fraction", 0.0), ("drop_fraction", 1.5)]
-    )
+        ("argument", "value"),
+        [
+            ("interval", 0), ("interval", 2.5), ("interval", True), ("interval", "3"), ("drop_fraction", 0.0),
+            ("drop_fraction", 1.5), ("drop_fraction", True), ("drop_fraction", "half"), ("drop_fraction", math.nan),
+            ("progress", 0.5), ("on_evolution", []), ("rule", "snip"), ("rule", None), ("rule", RigL),
+            ("counters", {"updates": 3}), ("counters", 0),
+        ],
+    )  # fmt: skip
     def test_bad_arguments(self, argument, value):
-        with pytest.raises(ValueError, match=f"{argument}={value}"):
-            self.start(RigL(), **{argument: value})
+        network = sparsify(nn.Sequential(nn.Linear(6, 16), nn.Linear(16, 1)), 0.5)
+        optimizer = th.optim.SGD(network.parameters())
+        arguments = {"rule": "set", "progress": lambda updates: 0.0, argument: value}
+        with pytest.raises(ValueError, match=re.escape(f"{argument}={value!r}")) as error:
+            TopologyEvolver(sparse_layers(network), optimizer, **arguments)
+        assert "\n" not in str(error.value)
+        assert not optimizer._optimizer_step_pre_hooks
+
+    def test_layers_optimizer_counters_and_mirrors_of_the_wrong_kind(self):
+        network = sparsify(nn.Sequential(nn.Linear(6, 16), nn.Linear(16, 1)), 0.5)
+        optimizer, layers = th.optim.SGD(network.parameters()), sparse_layers(network)
+        layer, twin, other = layers["0"], copy.deepcopy(layers["0"]), SparseLinear(6, 16, 5)
+        scheduler = th.optim.lr_scheduler.ConstantLR(optimizer)
+        for arguments, message in (
+            ({"layers": network}, "layers is a Sequential: it must be a mapping of names to SparseLinear"),
+            ({"layers": [layer]}, "layers is a list: it must be a mapping"),
+            ({"layers": dict(network.named_modules())}, "layers[''] is a Sequential, not a SparseLinear"),
+            ({"optimizer": scheduler}, "optimizer is a ConstantLR, not a torch.optim.Optimizer"),
+            ({"optimizer": network.parameters()}, "optimizer is a generator, not"),
+            ({"counters": {"updates": -1, "evolutions": 0}}, "counters['updates']=-1 is not allowed"),
+            ({"mirrors": [twin]}, "mirrors is a list: it must be a mapping of names in `layers`"),
+            ({"mirrors": {"0": twin}}, "mirrors['0'] is SparseLinear("),
+            ({"mirrors": {"0": [nn.Linear(6, 16)]}}, "mirrors['0'] is [Linear("),
+            ({"mirrors": {"target.0": [twin]}}, "mirrors: 'target.0' is none of the layers ['0'"),
+            ({"mirrors": {"0": [layer]}}, "a layer is there twice"),
+            ({"mirrors": {"0": [twin, twin]}}, "a layer is there twice"),
+            ({"layers": {"0": layer, "again": layer}}, "a layer is there twice"),
+            (
+                {"mirrors": {"0": [other]}},
+                "layer '0' and its mirror (target network, average) have different connections",
+            ),
+        ):
+            arguments = {"layers": layers, "optimizer": optimizer, "rule": "set", "progress": math.cos, **arguments}
+            with pytest.raises(ValueError, match=re.escape(message)):
+                TopologyEvolver(**arguments)
+        assert not optimizer._optimizer_step_pre_hooks
+
+    def test_an_optimizer_made_before_sparsify_is_an_error(self):
+        network = nn.Sequential(nn.Linear(6, 16), nn.Linear(16, 1))
+        optimizer = th.optim.SGD(network.parameters())
+        layers = sparse_layers(sparsify(network, 0.5))
+        with pytest.raises(
+            ValueError, match="optimizer does not hold the values of layer '0': make the optimizer after"
+        ):
+            TopologyEvolver(layers, optimizer, "set", progress=math.cos)
+        layers["0"].requires_grad_(False)  # what is frozen belongs to no optimizer
+        TopologyEvolver({"0": layers["0"]}, optimizer, "set", progress=math.cos)
+
+    def test_a_rule_may_be_given_by_name(self):
+        _, _, evolver, _ = self.start("rigl")
+        assert isinstance(evolver.rule, RigL)
+        layer = SparseLinear(6, 5, 8)
+        th.manual_seed(0)
+        by_name = next_connections(layer, "set", 0.5)
+        th.manual_seed(0)
+        assert th.equal(by_name, next_connections(layer, SET(), 0.5))
 
 
 def test_resolve_rule():

@@ -318,6 +318,8 @@ class TestSparsify:
         assert not sparse_layers(network)
 
     def test_what_cannot_be_sparse(self):
+        with pytest.raises(ValueError, match="sparsity=False is not allowed"):
+            sparsify(self.network(), False)
         with pytest.raises(ValueError, match="no linear layer"):
             sparsify(nn.Sequential(nn.ReLU()), 0.5)
         with pytest.raises(ValueError, match="from_dense"):

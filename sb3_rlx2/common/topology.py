@@ -78,7 +78,15 @@ def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> di
     if attached is None or attached.settings != settings or attached.optimizers != optimizers:
         settings.check()
         detach_topology(model)
-        attached = _Attached(settings, optimizers, {name: _evolver(model, name, settings) for name in optimizers})
+        evolvers: dict[str, TopologyEvolver] = {}
+        try:
+            for name in optimizers:
+                evolvers[name] = _evolver(model, name, settings)
+        except ValueError:
+            for evolver in evolvers.values():
+                evolver.close()
+            raise
+        attached = _Attached(settings, optimizers, evolvers)
         # On the policy, not the model: a new policy (load) needs new ones, and the model's attributes are pickled
         policy.__dict__[EVOLVERS] = attached
     for evolver in attached.evolvers.values():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
+
+CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 
 
 def check_count(value: Any, name: str, least: int) -> int:
@@ -26,7 +29,7 @@ def check_sparsity(value: Any, name: str = "sparsity") -> float:
     :param name: the argument's name
     :raises ValueError: if it is none
     """
-    if not (isinstance(value, Real) and 0.0 <= float(value) < 1.0):
+    if not (_is_number(value) and 0.0 <= float(value) < 1.0):
         raise ValueError(
             f"{name}={value!r} is not allowed: it is the fraction of weights that are missing, in 0 <= {name} < 1"
         )
@@ -34,11 +37,27 @@ def check_sparsity(value: Any, name: str = "sparsity") -> float:
 
 
 def check_drop_fraction(value: Any) -> float:
-    """A fraction of connections that is up for exchange: in (0, 1].
+    """A fraction of connections that are dropped and regrown: in (0, 1].
 
     :param value: the argument's value
     :raises ValueError: if it is none
     """
-    if not (isinstance(value, Real) and 0.0 < float(value) <= 1.0):
+    if not (_is_number(value) and 0.0 < float(value) <= 1.0):
         raise ValueError(f"drop_fraction={value!r} is not allowed: it must be in 0 < drop_fraction <= 1")
     return float(value)
+
+
+def check_callable(value: CallableT, name: str) -> CallableT:
+    """Something to call.
+
+    :param value: the argument's value
+    :param name: the argument's name
+    :raises ValueError: if it cannot be called
+    """
+    if not callable(value):
+        raise ValueError(f"{name}={value!r} is not allowed: it must be callable")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

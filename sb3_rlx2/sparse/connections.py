@@ -41,7 +41,8 @@ def relocate(
     :param mirrors: layers with the same connections that are to follow, such as the target network's
     :param optimizers: all optimizers that may hold state of these layers
     :return: how many connections went and came
-    :raises ValueError: if the indices are not sorted, unique, in range and nnz in number
+    :raises ValueError: if the indices are not sorted, unique, in range and nnz in number, or a mirror is the layer
+        itself or given twice
     :raises RuntimeError: if a mirror's connections differ from the layer's, or an optimizer's state is not aligned
         with the connections; nothing is changed then
     """
@@ -49,6 +50,8 @@ def relocate(
     if problem:
         raise ValueError(problem)
     holders = (layer, *mirrors)
+    if len({id(holder) for holder in holders}) < len(holders):
+        raise ValueError("mirrors: a layer is there twice, or is the layer itself, and would be changed twice")
     if not all(th.equal(layer.indices, mirror.indices) for mirror in mirrors):
         raise RuntimeError("the connections of a mirrored layer (target network) differ from the layer's own")
     states = [

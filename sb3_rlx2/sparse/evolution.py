@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch as th
 
-from sb3_rlx2.sparse.checks import check_count, check_drop_fraction
+from sb3_rlx2.sparse.checks import check_callable, check_count, check_drop_fraction
 from sb3_rlx2.sparse.connections import Relocation, relocate
 from sb3_rlx2.sparse.layers import SparseLinear
-from sb3_rlx2.sparse.rules import TopologyRule, cosine_drop_fraction, next_connections
+from sb3_rlx2.sparse.rules import TopologyName, TopologyRule, cosine_drop_fraction, next_connections, resolve_rule
 
 
 class EvolutionCounters(TypedDict):
@@ -53,24 +53,26 @@ class TopologyEvolver:
     It listens to the optimizer: just before every ``interval``-th step it prunes and grows every layer and clears all
     gradients of that optimizer, so that this step changes nothing more (RLx2, algorithm 1; RigL, algorithm 1).
 
-    :param layers: the network's sparse layers by name
-    :param optimizer: the optimizer of the network; its moments follow the connections
-    :param rule: which connections go and come
+    :param layers: the network's sparse layers by name (``sparse_layers``)
+    :param optimizer: the optimizer of the network, which holds each layer's ``values`` unless they are frozen
+        (``requires_grad`` False); its moments follow the connections
+    :param rule: which connections go and come: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
     :param interval: ΔT, in optimizer steps of this network
     :param drop_fraction: ζ0, the fraction of each layer's connections up for exchange at first; annealed to nothing by
         a cosine
     :param progress: maps the number of updates so far to the progress of training; evolution ends when it reaches 1
-    :param mirrors: by layer name, further layers that keep the same connections (target networks)
+    :param mirrors: by layer name, further layers that keep the same connections (target networks, averages)
     :param counters: where to go on counting; the dict is updated in place, so that its owner can save it
     :param on_evolution: called after each evolution with what it did
-    :raises ValueError: if interval or drop_fraction is out of range
+    :raises ValueError: if an argument is of the wrong type or out of range, the optimizer does not hold the ``values``
+        of a layer, or the connections of a mirror differ from its layer's
     """
 
     def __init__(
         self,
         layers: Mapping[str, SparseLinear],
         optimizer: th.optim.Optimizer,
-        rule: TopologyRule,
+        rule: TopologyName | TopologyRule,
         *,
         interval: int = 10_000,
         drop_fraction: float = 0.5,
@@ -79,18 +81,19 @@ class TopologyEvolver:
         counters: EvolutionCounters | None = None,
         on_evolution: Callable[[Evolution], None] | None = None,
     ) -> None:
-        self.layers = dict(layers)
-        self.optimizer = optimizer
-        self.rule = rule
+        self.layers = _checked_layers(layers)
+        self.optimizer = _checked_optimizer(optimizer, self.layers)
+        self.rule = resolve_rule(rule, "rule")
         self.interval = check_count(interval, "interval", 1)
         self.drop_fraction = check_drop_fraction(drop_fraction)
-        self.progress = progress
-        self.mirrors = dict(mirrors or {})
-        self.counters: EvolutionCounters = {"updates": 0, "evolutions": 0} if counters is None else counters
-        self.on_evolution = on_evolution
+        self.progress = check_callable(progress, "progress")
+        self.mirrors = _checked_mirrors({} if mirrors is None else mirrors, self.layers)
+        self.counters = _checked_counters({"updates": 0, "evolutions": 0} if counters is None else counters)
+        self.on_evolution = None if on_evolution is None else check_callable(on_evolution, "on_evolution")
         self.last_evolution: Evolution | None = None
         self._checked_versions = -1
         self._holders = [*self.layers.values(), *(mirror for mirrors in self.mirrors.values() for mirror in mirrors)]
+        self.check_mirrors()
         self._prepare_next()
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
@@ -163,7 +166,7 @@ class TopologyEvolver:
             if self.rule.needs_dense_grad and layer.dense_grad is None:
                 raise RuntimeError(
                     f"layer {name!r} has a gradient but no dense gradient at update {update}: "
-                    "its forward pass must come after the optimizer's previous step"
+                    "its forward pass must come after the optimizer's previous step, and not be scripted"
                 )
             try:
                 indices = next_connections(layer, self.rule, fraction)
@@ -187,8 +190,8 @@ class TopologyEvolver:
             for mirror in self.mirrors.get(name, ()):
                 if not th.equal(layer.indices, mirror.indices):
                     raise ValueError(
-                        f"layer {name!r} and its copy in the target network have different connections: "
-                        "parameters were loaded into one of them only; load them into both"
+                        f"layer {name!r} and its mirror (target network, average) have different connections: "
+                        "parameters were loaded into one of them only, or it is no copy; load the same into both"
                     )
         self._checked_versions = versions
 
@@ -197,3 +200,51 @@ def _clear_gradients(optimizer: th.optim.Optimizer) -> None:
     parameters: Iterable[th.Tensor] = (p for group in optimizer.param_groups for p in group["params"])
     for parameter in parameters:
         parameter.grad = None
+
+
+def _checked_layers(layers: Any) -> dict[str, SparseLinear]:
+    if not isinstance(layers, Mapping):
+        raise ValueError(
+            f"layers is a {type(layers).__name__}: it must be a mapping of names to SparseLinear, such as "
+            "sparse_layers(network)"
+        )
+    for name, layer in layers.items():
+        if not isinstance(layer, SparseLinear):
+            raise ValueError(f"layers[{name!r}] is a {type(layer).__name__}, not a SparseLinear")
+    return dict(layers)
+
+
+def _checked_optimizer(optimizer: Any, layers: Mapping[str, SparseLinear]) -> th.optim.Optimizer:
+    if not isinstance(optimizer, th.optim.Optimizer):
+        raise ValueError(f"optimizer is a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, layer in layers.items():
+        if layer.values.requires_grad and id(layer.values) not in held:
+            raise ValueError(
+                f"optimizer does not hold the values of layer {name!r}: make the optimizer after `sparsify`, from the "
+                "network's parameters, or pass the one that holds them"
+            )
+    return optimizer
+
+
+def _checked_mirrors(mirrors: Any, layers: Mapping[str, SparseLinear]) -> dict[str, list[SparseLinear]]:
+    shape = "a mapping of names in `layers` to lists of SparseLinear"
+    if not isinstance(mirrors, Mapping):
+        raise ValueError(f"mirrors is a {type(mirrors).__name__}: it must be {shape}")
+    for name, copies in mirrors.items():
+        if name not in layers:
+            raise ValueError(f"mirrors: {name!r} is none of the layers {list(layers)}")
+        if not isinstance(copies, (list, tuple)) or not all(isinstance(layer, SparseLinear) for layer in copies):
+            raise ValueError(f"mirrors[{name!r}] is {copies!r}: mirrors must be {shape}")
+    holders = [*layers.values(), *(layer for copies in mirrors.values() for layer in copies)]
+    if len({id(layer) for layer in holders}) < len(holders):
+        raise ValueError("layers, mirrors: a layer is there twice, and would be changed twice")
+    return {name: list(copies) for name, copies in mirrors.items()}
+
+
+def _checked_counters(counters: Any) -> EvolutionCounters:
+    if not isinstance(counters, dict) or counters.keys() != EvolutionCounters.__annotations__.keys():
+        raise ValueError(f"counters={counters!r} is not allowed: it must be a dict of 'updates' and 'evolutions'")
+    for name, count in counters.items():
+        check_count(count, f"counters[{name!r}]", 0)
+    return cast(EvolutionCounters, counters)

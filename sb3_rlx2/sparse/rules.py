@@ -82,16 +82,17 @@ RULES: Mapping[str, type[TopologyRule]] = {
 }
 
 
-def resolve_rule(topology: TopologyName | str | TopologyRule) -> TopologyRule:
+def resolve_rule(topology: TopologyName | str | TopologyRule, argument: str = "topology") -> TopologyRule:
     """The rule that a name stands for; a rule object stands for itself.
 
     :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
+    :param argument: what the error calls it
     :raises ValueError: for anything else
     """
     if isinstance(topology, TopologyRule):
         return topology
     if not isinstance(topology, str) or topology not in RULES:
-        raise ValueError(f"topology={topology!r} is unknown: allowed are {sorted(RULES)} or a TopologyRule object")
+        raise ValueError(f"{argument}={topology!r} is unknown: allowed are {sorted(RULES)} or a TopologyRule object")
     return RULES[topology]()
 
 
@@ -105,7 +106,7 @@ def cosine_drop_fraction(initial: float, progress: float) -> float:
 
 
 @th.no_grad()
-def next_connections(layer: SparseLinear, rule: TopologyRule, drop_fraction: float) -> th.Tensor:
+def next_connections(layer: SparseLinear, rule: TopologyName | TopologyRule, drop_fraction: float) -> th.Tensor:
     """The connections that a layer is to have after one step of prune and grow.
 
     The k = floor(drop_fraction * nnz) connections of lowest drop score go; then the k positions of highest growth
@@ -113,11 +114,12 @@ def next_connections(layer: SparseLinear, rule: TopologyRule, drop_fraction: flo
     the growth score is -infinity nothing grows; if that leaves too few places, fewer connections go.
 
     :param layer: the layer, which stays as it is
-    :param rule: gives the scores
+    :param rule: gives the scores; its name or a ``TopologyRule``
     :param drop_fraction: ζ_t in [0, 1]
     :return: flat positions [nnz], int64, sorted
-    :raises ValueError: if a score is NaN or infinity (a diverged network); -infinity is allowed
+    :raises ValueError: if the rule is unknown, or a score is NaN or infinity (a diverged network); -infinity is allowed
     """
+    rule = resolve_rule(rule, "rule")
     count = math.floor(drop_fraction * layer.nnz)
     worth = _checked(rule.drop_score(layer), "drop score")
     from_worst = layer.indices.long()[th.argsort(worth, stable=True)]
