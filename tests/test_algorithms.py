@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
-from sb3_rlx2.common.topology import attached_evolvers
+from sb3_rlx2.common.topology import attached_evolvers, detach_topology, evolve_topology
 from sb3_rlx2.sparse import SET, RigL, SparseLinear, linear_layers, sparse_layers
 from sb3_rlx2.sparse.rules import cosine_drop_fraction
 
@@ -339,6 +339,9 @@ def test_parameters_loaded_into_one_of_a_pair_are_refused(algorithm):
     getattr(second, network).load_state_dict(getattr(first, network).state_dict())
     with pytest.raises(ValueError, match="have different connections: parameters were loaded into one of them only"):
         second.learn(100)
+    detach_topology(second)
+    with pytest.raises(ValueError, match="have different connections"):
+        evolve_topology(second, second._topology_settings)
     assert not any(part.optimizer._optimizer_step_pre_hooks for part in (second.actor, second.critic))
     getattr(second, f"{network}_target").load_state_dict(getattr(first, network).state_dict())
     second.learn(100)
