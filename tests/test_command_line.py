@@ -195,6 +195,32 @@ def test_no_network(says, monkeypatch):
     says(["refused"], "rlx2 refused: error: cannot connect")
 
 
+def test_benchmark_and_upload_without_a_network(says, run, monkeypatch):
+    class TransportError(Exception):
+        __module__ = "httpx"
+
+    def refused(*args, **kwargs):
+        raise TransportError("[Errno 111] Connection refused\nFor more information check the Hub's status")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_models", refused)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refused)
+    line = "cannot be listed ([Errno 111] Connection refused): --no-hub evaluates those of --log-dir\n"
+    says(["benchmark", "--log-dir", run], line)
+    of = ["--algo", "rlx2_td3", "--env", "Pendulum-v1", "-f", run, "-orga", "someone", "--no-render"]
+    says(["push-to-hub", *of], "rlx2 push-to-hub: error: [Errno 111] Connection refused")
+
+
+def test_a_run_that_cannot_be_set_up_leaves_no_folder(says, run, tmp_path):
+    logs = tmp_path / "logs"
+    for wrong in (
+        ["-params", "topology:'snip'"],
+        ["--env-kwargs", "gravty:1"],
+        ["-i", run_folder(run) / "Pendulum-v1.zip"],
+    ):
+        says([*PENDULUM, *wrong, "-f", logs], "rlx2 train: error:")
+        assert not list(logs.rglob("Pendulum-v1_*"))
+
+
 def test_download_that_is_not_allowed(says, zoo, monkeypatch):
     monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
     of = ["--algo", "rlx2_td3", "--env", "Pendulum-v1"]

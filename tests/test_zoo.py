@@ -108,6 +108,26 @@ def test_enjoy(algo, which, runs, capsys):
     assert "Mean reward: -" in capsys.readouterr().out
 
 
+def test_enjoy_passes_over_runs_that_saved_no_model(tmp_path, monkeypatch, capsys):
+    assert train(tmp_path) == 0
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RLx2TD3, "train", fails)
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            train(tmp_path)
+    assert (run_folder(tmp_path, number=2) / "0.monitor.csv").is_file(), "what it has written stays"
+    arguments = ["--algo", "rlx2_td3", "--env", "Pendulum-v1", "-f", str(tmp_path), "-n", "5", "--no-render"]
+    assert main(["enjoy", *arguments]) == 0
+    output = capsys.readouterr().out
+    assert "Experiment 2 has saved no model" in output
+    assert str(run_folder(tmp_path, number=1)) in output
+    assert train(tmp_path) == 0
+    assert run_folder(tmp_path, number=3).is_dir(), "the next run has a folder of its own"
+
+
 def test_acting_needs_no_room_for_transitions(runs, monkeypatch):
     sizes = []
     load = RLx2SAC.load.__func__

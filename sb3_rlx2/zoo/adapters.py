@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import logging
 import re
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from sb3_rlx2.zoo.registration import ALGORITHMS
 
 # Programs that load a model to act with it
 ACT = {"enjoy", "record_video", "push_to_hub"}
+# Programs that look for the latest run
+READ = {*ACT, "record_training", "benchmark"}
 
 
 @contextmanager
@@ -37,6 +40,7 @@ def adapted(name: str) -> Iterator[None]:
         for owner, attribute, wrapper in (
             (utils, "get_model_path", _checking_the_file),
             (utils.StoreDict, "__call__", _naming_the_value),
+            (utils, "get_hf_trained_models", _naming_no_hub),
             (subprocess, "call", _starting_our_programs),
             (huggingface_sb3, "load_from_hub", _with_the_expected_error),
             (huggingface_hub.repocard, "metadata_save", _with_our_commands),
@@ -44,6 +48,9 @@ def adapted(name: str) -> Iterator[None]:
             stack.enter_context(replaced(owner, attribute, wrapper(getattr(owner, attribute))))
         if not hasattr(uploads, "generate_metadata"):
             stack.enter_context(_renamed(uploads))
+        if name in READ:
+            latest = _latest_with_a_model(utils.get_latest_run_id)
+            stack.enter_context(replaced(utils, "get_latest_run_id", latest))
         if name in ACT:
             stack.enter_context(_acting(utils.ALGOS))
         yield
@@ -85,6 +92,43 @@ def _checking_the_file(get_model_path: Callable[..., tuple[str, str, str]]) -> C
         found = get_model_path(*args, **kwargs)
         check_model_file(found[1])
         return found
+
+    return wrapper
+
+
+def _latest_with_a_model(get_latest_run_id: Callable[..., int]) -> Callable[..., int]:
+    """The latest run may have failed before it saved a model, or may have been a search."""
+
+    @functools.wraps(get_latest_run_id)
+    def wrapper(log_path: str, env_name: str) -> int:
+        latest = get_latest_run_id(log_path, env_name)
+        for number in range(latest, 0, -1):
+            if any(Path(log_path, f"{env_name}_{number}").glob("*.zip")):
+                return number
+            print(f"Experiment {number} has saved no model")
+        return latest
+
+    return wrapper
+
+
+def _naming_no_hub(get_hf_trained_models: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Without a network there is nothing wrong with the models of one's own."""
+
+    @functools.wraps(get_hf_trained_models)
+    def wrapper(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        print("Listing the models on the Hugging Face Hub (--no-hub leaves them out)")
+        logger = logging.getLogger("huggingface_hub")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # it warns at each of its attempts
+        try:
+            return get_hf_trained_models(*args, **kwargs)
+        except Exception as error:  # of whichever HTTP library huggingface_hub has
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ConnectionError(
+                f"the models on the Hugging Face Hub cannot be listed ({reason}): --no-hub evaluates those of --log-dir"
+            ) from error
+        finally:
+            logger.setLevel(level)
 
     return wrapper
 

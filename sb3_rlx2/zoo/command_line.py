@@ -87,7 +87,7 @@ def is_bad_input(error: Exception) -> bool:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, (OSError, ModuleNotFoundError, gymnasium.error.Error)):
+        if isinstance(cause, (OSError, ModuleNotFoundError, gymnasium.error.Error)) or _is_network_error(cause):
             return True  # a missing file or package, no network, an environment that cannot be made
         cause = cause.__cause__
     place = error.__traceback__
@@ -99,6 +99,12 @@ def is_bad_input(error: Exception) -> bool:
     package = str(frame.f_globals.get("__package__")).partition(".")[0]
     statement = dis.opname[frame.f_code.co_code[place.tb_lasti]]
     return statement == "RAISE_VARARGS" and isinstance(error, SAID_ON_PURPOSE.get(package, ()))
+
+
+def _is_network_error(error: BaseException) -> bool:
+    """Whether httpx, which newer versions of huggingface_hub are made with, could not reach a server."""
+    names = {(base.__module__.partition(".")[0].rstrip("2"), base.__name__) for base in type(error).__mro__}
+    return ("httpx", "TransportError") in names
 
 
 def _run(target: str, arguments: list[str], prog: str) -> int:

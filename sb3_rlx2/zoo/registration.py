@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
@@ -40,7 +42,11 @@ def register() -> None:
     HYPERPARAMS_SAMPLER.update(search_space.SAMPLERS)
     HYPERPARAMS_CONVERTER.update(search_space.CONVERTERS)
     # In place, so that whoever has imported the class already uses it too
-    wrappers: dict[str, Callable[..., Any]] = {"__init__": _with_our_files, "read_hyperparameters": _with_checks}
+    wrappers: dict[str, Callable[..., Any]] = {
+        "__init__": _with_our_files,
+        "read_hyperparameters": _with_checks,
+        "setup_experiment": _leaving_nothing_behind,
+    }
     for name, wrapper in wrappers.items():
         setattr(ExperimentManager, name, wrapper(getattr(ExperimentManager, name)))
 
@@ -75,5 +81,21 @@ def _with_checks(original: Callable[..., tuple[dict[str, Any], dict[str, Any]]])
         place = f"{manager.config}, {manager.env_name.gym_id}"
         check_entry(manager.algo, hyperparameters, place, manager.custom_hyperparams or ())
         return hyperparameters, saved
+
+    return wrapper
+
+
+def _leaving_nothing_behind(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What cannot be set up has no folder, which would be the latest experiment to ``enjoy``."""
+
+    @functools.wraps(original)
+    def wrapper(manager: Any) -> Any:
+        is_new = not Path(manager.save_path).exists()
+        try:
+            return original(manager)
+        except BaseException:
+            if is_new:
+                shutil.rmtree(manager.save_path, ignore_errors=True)
+            raise
 
     return wrapper
