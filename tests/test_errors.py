@@ -40,6 +40,77 @@ def test_bad_arguments(algorithm, arguments, message):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("name", "values", "allowed"),
+    [
+        ("tau", [5, -0.1, np.nan, "0.1", True, None, [0.1]], "a number in 0 <= tau <= 1"),
+        ("gamma", [2, -1e-9, np.inf, np.nan], "a number in 0 <= gamma <= 1"),
+        ("learning_rate", [-1e-3, np.nan, np.inf, "lin", None, 10**400], "a finite number >= 0"),
+        ("learning_rate", [lambda progress: np.nan, lambda progress: -1.0], "the schedule begins with"),
+        ("buffer_size", [0.5, 0, -1, 1e6, 2**60, "many", None], "(a whole number >= 1|at most)"),
+        ("batch_size", [0, 0.5, 64.0, True], "a whole number >= 1"),
+        ("learning_starts", [-1, 0.5, np.nan], "a whole number >= 0"),
+        ("gradient_steps", [-2, 0.5], "a whole number >= -1"),
+        ("train_freq", [0, -1, 0.5, (1, "step", 2), (0, "episode"), [1, "step"]], "a whole number >= 1"),
+        ("train_freq", [(1, "steps"), (1, 5)], "'step' or 'episode'"),
+        ("stats_window_size", [-1, 0.5], "a whole number >= 0"),
+        ("seed", [-1, 0.5, "0", 2**32], "(a whole number >= 0|seeds up to)"),
+        ("optimize_memory_usage", ["no", 0.5], "True or False"),
+        ("dynamic_buffer", ["no", None], "True or False"),
+        ("replay_buffer_kwargs", [[5]], "a dict"),
+        ("replay_buffer_class", ["ReplayBuffer", dict], "a ReplayBuffer class or None"),
+        ("tensorboard_log", [5], "the path of a folder or None"),
+        ("actor_sparsity", [False], "0 <= actor_sparsity < 1"),
+    ],
+)
+def test_each_argument_has_a_range_and_the_error_names_it(algorithm, name, values, allowed):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{name}=[^\n]* is not allowed: [^\n]*{allowed}[^\n]*$"):
+            algorithm("MlpPolicy", "Pendulum-v1", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name", "values"),
+    [
+        (RLx2TD3, "policy_delay", [0, 0.5]),
+        (RLx2TD3, "target_policy_noise", [-0.1, np.nan, np.inf]),
+        (RLx2TD3, "target_noise_clip", [-0.1, np.nan]),
+        (RLx2SAC, "target_update_interval", [0, 0.5]),
+        (RLx2SAC, "ent_coef", [-0.1, np.nan, np.inf, None, "auto_0", "auto_-1", "auto_inf", "automatic", "much"]),
+        (RLx2SAC, "target_entropy", [np.nan, np.inf, None, "much", "nan"]),
+        (RLx2SAC, "use_sde", ["no"]),
+        (RLx2SAC, "sde_sample_freq", [-2, 0.5]),
+    ],
+)
+def test_each_argument_of_one_algorithm_has_a_range_and_the_error_names_it(algorithm, name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{name}=[^\n]* is not allowed: [^\n]*$"):
+            algorithm("MlpPolicy", "Pendulum-v1", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "arguments"),
+    [
+        (RLx2TD3, {"tau": 0, "gamma": 1, "learning_rate": 0, "target_noise_clip": np.inf, "target_policy_noise": 0}),
+        (RLx2TD3, {"tau": np.float32(1), "buffer_size": np.int64(5), "train_freq": (1, "episode"), "seed": 2**32 - 1}),
+        (RLx2SAC, {"ent_coef": 0, "target_entropy": "-1", "gradient_steps": -1, "verbose": False, "use_sde": True}),
+        (RLx2SAC, {"ent_coef": "auto_0.5", "learning_rate": lambda progress: 1e-3 * progress, "dynamic_buffer": 1}),
+        (RLx2SAC, {"ent_coef": "0.5", "stats_window_size": 0, "optimize_memory_usage": np.False_}),
+    ],
+)
+def test_what_stable_baselines3_takes_at_the_ends_of_the_ranges_is_taken(algorithm, arguments):
+    algorithm("MlpPolicy", "Pendulum-v1", **quick(**arguments))
+
+
+def test_actions_without_bounds_are_refused():
+    for low, high in ((-np.inf, 1.0), (-1.0, np.nan), (1.0, 1.0)):
+        model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(), _init_setup_model=False)
+        model.action_space.low[:], model.action_space.high[:] = low, high
+        with pytest.raises(ValueError, match=r"the action space is .*bounds must be finite, with low < high"):
+            model._setup_model()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_discrete_actions(algorithm):
     with pytest.raises(AssertionError, match=r"only supports .*Box.* as action spaces but Discrete"):
         algorithm("MlpPolicy", "CartPole-v1")

@@ -20,6 +20,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 
+from sb3_rlx2.common.argument_ranges import check_learning_arguments, check_topology_counters
 from sb3_rlx2.common.arguments import check_device
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
@@ -39,11 +40,11 @@ from sb3_rlx2.common.policies import (
     dense_policy_class,
     sparse_policy_class,
 )
-from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
+from sb3_rlx2.common.topology import NETWORKS, TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.errors import DivergenceError
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
-from sb3_rlx2.sparse.checks import check_count, check_sparsity
+from sb3_rlx2.sparse.checks import check_sparsity
 
 if TYPE_CHECKING:
     from sb3_rlx2.analysis.model_report import ModelReport
@@ -130,13 +131,12 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
                 f"action_noise={self.action_noise!r} is not allowed: it must be an ActionNoise object, such as "
                 "NormalActionNoise(mean, sigma), or None"
             )
+        check_learning_arguments(vars(self))
         for name in SPARSITY_ARGUMENTS:
             check_sparsity(getattr(self, name), name)
         self._topology_settings.check()
-        check_count(self.n_steps, "n_steps", 1)
-        check_count(self.n_steps_delay, "n_steps_delay", 0)
-        check_count(self.buffer_min_size, "buffer_min_size", 0)
-        check_count(self.buffer_check_interval, "buffer_check_interval", 1)
+        evolves = resolve_rule(self.topology).sparse
+        check_topology_counters(self.topology_counters, NETWORKS, self._n_updates if evolves else 0)
         check_threshold(self.buffer_distance_threshold)
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine!r} is not available: allowed are {list(ENGINES)}")

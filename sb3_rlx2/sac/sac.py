@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
+from sb3_rlx2.common.argument_ranges import check_ent_coef, check_target_entropy
 from sb3_rlx2.common.engine_choice import Engine
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 from sb3_rlx2.engine.sac import SACUpdates
@@ -173,6 +174,11 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
             engine=engine,
             _init_setup_model=_init_setup_model,
         )
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_ent_coef(self.ent_coef)
+        check_target_entropy(self.target_entropy)
 
     @property
     def _learns_ent_coef(self) -> bool:
