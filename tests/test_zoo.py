@@ -64,18 +64,6 @@ def test_a_file_of_ones_own(tmp_path):
     assert (model.num_timesteps, model.actor_sparsity) == (50, 0.5)
 
 
-@pytest.mark.parametrize("algo", ALGOS)
-def test_continue_a_trained_agent(algo, runs, tmp_path, capsys):
-    agent = run_folder(runs, algo) / "Pendulum-v1.zip"
-    assert train(tmp_path, "-i", str(agent), algo=algo) == 0
-    assert "Loading replay buffer" in capsys.readouterr().out
-    before = ALGORITHMS[algo].load(agent)
-    after = ALGORITHMS[algo].load(run_folder(tmp_path, algo) / "Pendulum-v1.zip")
-    assert after._n_updates > before._n_updates
-    evolutions = [model.topology_counters["critic"]["evolutions"] for model in (before, after)]
-    assert evolutions[1] > evolutions[0] > 0
-
-
 def test_vectorized_environments_and_logs(tmp_path):
     flags = ["--vec-env", "subproc", "--tensorboard-log", str(tmp_path / "tb"), "--progress", "--uuid"]
     assert train(tmp_path, *flags, params=["n_envs:2", "normalize:True"], algo="rlx2_sac") == 0

@@ -36,7 +36,7 @@ def register() -> None:
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
 
-    from sb3_rlx2.zoo import search_space
+    from sb3_rlx2.zoo import continuing, search_space
 
     ALGOS.update(ALGORITHMS)
     HYPERPARAMS_SAMPLER.update(search_space.SAMPLERS)
@@ -46,6 +46,7 @@ def register() -> None:
         "__init__": _with_our_files,
         "read_hyperparameters": _with_checks,
         "setup_experiment": _leaving_nothing_behind,
+        "learn": continuing.going_on,
     }
     for name, wrapper in wrappers.items():
         setattr(ExperimentManager, name, wrapper(getattr(ExperimentManager, name)))
