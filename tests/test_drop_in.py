@@ -213,18 +213,20 @@ def test_moments_and_step_counts_of_another_shape_are_refused_for_parameters_of_
             algorithm.load(tmp_path / "model")
 
 
-def test_factored_state_of_matrices_is_loaded():
-    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+def test_state_of_another_optimizer_is_loaded_by_that_optimizer_only():
+    arguments = quick(policy_kwargs={"net_arch": [32, 32], "optimizer_class": th.optim.Adafactor})
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **arguments)
+    model.learn(80)
     parameters = model.get_parameters()
-    matrix = next(i for i, parameter in enumerate(model.critic.parameters()) if parameter.dim() == 2)
-    factored = {
-        "step": th.tensor(3.0),
-        "row_var": th.ones(1, 1),
-        "col_var": th.ones(1, 32),
-    }  # as torch.optim.Adafactor has it
-    parameters["critic.optimizer"]["state"] = {matrix: factored}
-    model.set_parameters(parameters)
-    assert equal(model.get_parameters()["critic.optimizer"]["state"][matrix], factored)
+    assert any("row_var" in state for state in parameters["critic.optimizer"]["state"].values()), "factored"
+    other = RLx2TD3("MlpPolicy", "Pendulum-v1", **arguments)
+    other.set_parameters(parameters)
+    assert equal(other.get_parameters(), parameters)
+    with pytest.raises(CheckpointMismatchError, match=r"critic.optimizer"):
+        RLx2TD3("MlpPolicy", "Pendulum-v1", **quick()).set_parameters(parameters)
+    parameters["critic.optimizer"]["state"][0]["step"] = th.tensor(np.nan)
+    with pytest.raises(CheckpointMismatchError, match=r"critic.optimizer.step has 1 of 1 numbers that are NaN"):
+        other.set_parameters(parameters)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

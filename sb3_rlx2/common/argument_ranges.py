@@ -166,7 +166,7 @@ def check_topology_counters(counters: Any, networks: tuple[str, ...], n_updates:
     for name, counts in counters.items():
         if not isinstance(counts, dict) or set(counts) != {"updates", "evolutions"}:
             raise ValueError(
-                f"topology_counters[{name!r}]={counts!r} is not allowed: it must count updates, evolutions"
+                f"topology_counters[{name!r}]={counts!r} is not allowed: it must have updates and evolutions"
             )
         for key, count in counts.items():
             check_count(count, f"topology_counters[{name!r}][{key!r}]", 0)

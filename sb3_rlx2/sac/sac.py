@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch as th
@@ -88,6 +88,7 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = SAC
     covered_policy_class: ClassVar[type[BasePolicy]] = MlpPolicy
     updates_class: ClassVar[type[Updates]] = SACUpdates
+    variable_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {"log_ent_coef": (1,), "ent_coef_tensor": ()}
 
     def __init__(
         self,
