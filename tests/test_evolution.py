@@ -10,6 +10,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sb3_rlx2.sparse import (
     SET,
@@ -173,6 +174,86 @@ def test_moments_shared_between_two_optimizers_are_not_corrupted():
     before = optimizers[1].state[second.values]["exp_avg"].clone()
     relocate(first, th.arange(8), optimizers=[optimizers[0]])
     assert th.equal(optimizers[1].state[second.values]["exp_avg"], before)
+
+
+class TestAverages:
+    """Averages and target networks of a network whose topology evolves."""
+
+    def start(self, multi_avg_fn=None, **kwargs):
+        th.manual_seed(0)
+        network = sparsify(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1)), 0.7)
+        average = AveragedModel(network, multi_avg_fn=multi_avg_fn, **kwargs)
+        return network, average, th.optim.Adam(network.parameters(), lr=1e-2)
+
+    def update(self, network, optimizer):
+        optimizer.zero_grad()
+        network(th.randn(32, 6)).square().mean().backward()
+        optimizer.step()
+
+    @pytest.mark.parametrize("rule", ["rigl", "set"])
+    def test_an_average_of_mirrors_is_that_of_each_connection(self, rule):
+        decay = 0.9
+        network, average, optimizer = self.start(get_ema_multi_avg_fn(decay))
+        layers, averages = sparse_layers(network), sparse_layers(average.module)
+        mirrors = {name: [layer] for name, layer in averages.items()}
+        evolver = TopologyEvolver(layers, optimizer, rule, interval=3, progress=lambda n: n / 50, mirrors=mirrors)
+        average.update_parameters(network)
+        expected = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        for _ in range(20):
+            self.update(network, optimizer)
+            average.update_parameters(network)
+            for name, layer in layers.items():
+                # A connection that is dropped loses its average, a new one starts at zero
+                before = expected[name] * layer.mask
+                expected[name] = decay * before + (1 - decay) * layer.weight.detach()
+                assert th.equal(averages[name].indices, layer.indices)
+                th.testing.assert_close(averages[name].weight.detach(), expected[name])
+        assert evolver.counters["evolutions"] == 6
+
+    def test_an_average_that_is_no_mirror_is_warned_of_at_the_first_evolution(self):
+        network, average, optimizer = self.start()
+        TopologyEvolver(sparse_layers(network), optimizer, "set", interval=2, progress=lambda n: n / 50)
+        self.update(network, optimizer)
+        average.update_parameters(network)
+        with pytest.warns(UserWarning, match=r"mix values of different connections.*mirrors="):
+            self.update(network, optimizer)
+
+    def test_a_target_network_that_is_no_mirror_is_warned_of(self):
+        network, _, optimizer = self.start()
+        target = copy.deepcopy(network).requires_grad_(False)
+        TopologyEvolver(sparse_layers(network), optimizer, "set", interval=1, progress=lambda n: n / 50)
+        with th.no_grad():
+            for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
+                slow.lerp_(fast, 0.1)
+        with pytest.warns(UserWarning, match="mix values of different connections"):
+            self.update(network, optimizer)
+
+    @pytest.mark.filterwarnings("error")
+    def test_copies_that_nobody_averages_are_no_reason_to_warn(self):
+        network, average, optimizer = self.start()  # not yet averaged
+        snapshot, member, loaded = (copy.deepcopy(network) for _ in range(3))
+        loaded.load_state_dict(network.state_dict())
+        other = th.optim.Adam(member.parameters())
+        evolver = TopologyEvolver(sparse_layers(network), optimizer, "set", interval=1, progress=lambda n: n / 10)
+        for _ in range(12):
+            self.update(member, other)
+            self.update(network, optimizer)
+        assert evolver.counters["evolutions"] == 9
+        # Averaging that starts when evolution is over
+        for _ in range(2):
+            average.update_parameters(network)
+        th.testing.assert_close(average.module[0].weight, network[0].weight)
+        assert not th.equal(snapshot[0].indices, network[0].indices)
+
+    @pytest.mark.parametrize("rows", [2, 256])
+    def test_averaged_indices_are_an_error_when_they_are_used(self, rows):
+        network = sparsify(nn.Sequential(nn.Linear(200, 300), nn.ReLU(), nn.Linear(300, 1)), 0.9)
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+        for _ in range(2):
+            average.update_parameters(network)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"indices of a SparseLinear were overwritten.*use_buffers=False"):
+                average(th.randn(rows, 200))
 
 
 class TestEvolver:

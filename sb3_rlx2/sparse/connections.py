@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,9 @@ def relocate(
     values and indices are rewritten in place. Optimizer moments are replaced by new tensors, since
     ``load_state_dict`` lets two optimizers share them.
 
+    A UserWarning says so where a deep copy of the layer is kept in step with it and is none of the mirrors: an average
+    (``torch.optim.swa_utils.AveragedModel``) or a target network would from now on mix different connections.
+
     :param layer: the layer, changed in place
     :param indices: its new flat positions [nnz], int32 or int64, sorted and unique
     :param mirrors: layers with the same connections that are to follow, such as the target network's
@@ -54,6 +58,7 @@ def relocate(
         raise ValueError("mirrors: a layer is there twice, or is the layer itself, and would be changed twice")
     if not all(th.equal(layer.indices, mirror.indices) for mirror in mirrors):
         raise RuntimeError("the connections of a mirrored layer (target network) differ from the layer's own")
+    _warn_of_averages(layer, mirrors)
     states = [
         optimizer.state[holder.values]
         for optimizer in optimizers
@@ -80,10 +85,20 @@ def relocate(
         if holder.values.grad is not None:
             holder.values.grad = moved(holder.values.grad)
         holder.indices.copy_(new)
-        holder.topology_version += 1
+        holder.connections_changed()
     for state in states:
         for name, entry in state.items():
             if th.is_tensor(entry) and entry.shape == layer.values.shape:
                 state[name] = moved(entry)
     changed = layer.nnz - int(kept.sum())
     return Relocation(dropped=changed, grown=changed)
+
+
+def _warn_of_averages(layer: SparseLinear, mirrors: Sequence[SparseLinear]) -> None:
+    if any(all(twin is not mirror for mirror in mirrors) for twin in layer.copies_in_step()):
+        warnings.warn(
+            f"a layer of {layer.in_features} -> {layer.out_features} gets new connections, and a copy that is kept in "
+            "step with it (AveragedModel, a target network) does not: it would mix values of different connections. "
+            "Pass the copy's layers to TopologyEvolver(mirrors=...)",
+            stacklevel=2,
+        )

@@ -61,7 +61,8 @@ class TopologyEvolver:
     :param drop_fraction: ζ0, the fraction of each layer's connections up for exchange at first; annealed to nothing by
         a cosine
     :param progress: maps the number of updates so far to the progress of training; evolution ends when it reaches 1
-    :param mirrors: by layer name, further layers that keep the same connections (target networks, averages)
+    :param mirrors: by layer name, further layers that keep the same connections (target networks,
+        ``torch.optim.swa_utils.AveragedModel``)
     :param counters: where to go on counting; the dict is updated in place, so that its owner can save it
     :param on_evolution: called after each evolution with what it did
     :raises ValueError: if an argument is of the wrong type or out of range, the optimizer does not hold the ``values``

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import weakref
 from typing import Any, ClassVar, Literal, cast
 
 import torch as th
@@ -117,6 +119,7 @@ class SparseLinear(nn.Module):
         self.topology_version = 0
         self._dense_gradient: DenseGradient | None = None
         self._structure: tuple[int, Structure] | None = None
+        self._start_watching()
 
     @property
     def nnz(self) -> int:
@@ -127,6 +130,7 @@ class SparseLinear(nn.Module):
     def structure(self) -> Structure:
         """The connections as the compiled kernels want them; the layer must be on the CPU."""
         if self._structure is None or self._structure[0] != self.connections_version:
+            self._check_indices()
             indices = self.indices.numpy()
             self._structure = self.connections_version, Structure(indices, self.in_features, self.out_features)
         return self._structure[1]
@@ -136,7 +140,7 @@ class SparseLinear(nn.Module):
         """A number that changes with the connections, even where somebody wrote to ``indices`` directly."""
         indices = self._buffers["indices"]
         assert indices is not None
-        return (self.topology_version << 32) + (0 if indices.is_inference() else indices._version)
+        return (self.topology_version << 32) + _writes(indices)
 
     @property
     def density(self) -> float:
@@ -188,6 +192,8 @@ class SparseLinear(nn.Module):
             x, self.values, self.bias, self.in_features, self.out_features
         ):
             return autograd.sparse_linear(x, self.values, self.bias, self.structure)
+        if not autograd.is_transformed():
+            self._check_indices()
         return F.linear(x, self._watched_weight(), self.bias)
 
     def _watched_weight(self) -> th.Tensor:
@@ -249,12 +255,67 @@ class SparseLinear(nn.Module):
             f"density={self.density:.4f}, bias={self.bias is not None}"
         )
 
+    # --- writes to its tensors by others ---
+
+    def connections_changed(self) -> None:
+        """To be called by what changes values and indices together."""
+        self.topology_version += 1
+        self._known_writes = _writes(self.values), _writes(self.indices)
+        self._checked_writes = self._known_writes[1]
+
+    def copies_in_step(self) -> list[SparseLinear]:
+        """Deep copies of this layer, with the same connections, that others keep in step with it by writing to them.
+
+        These are averages such as ``torch.optim.swa_utils.AveragedModel``, which overwrites the indices, and target
+        networks, whose values are frozen and yet change.
+        """
+        return [
+            twin
+            for twin in self._copies
+            if twin._is_kept_in_step() and th.equal(twin.indices, self.indices.to(twin.indices.device))
+        ]
+
+    def _is_kept_in_step(self) -> bool:
+        values, indices = self._known_writes
+        return _writes(self.indices) != indices or not (self.values.requires_grad or _writes(self.values) == values)
+
+    def _check_indices(self) -> None:
+        if _writes(self.indices) == self._checked_writes:
+            return
+        problem = index_problem(self.indices, self.nnz, self.in_features * self.out_features)
+        if problem:
+            raise ValueError(
+                f"the indices of a SparseLinear were overwritten: {problem}. Indices cannot be averaged "
+                "(AveragedModel: use_buffers=False)"
+            )
+        self._checked_writes = _writes(self.indices)
+
+    def _start_watching(self) -> None:
+        self._copies: weakref.WeakSet[SparseLinear] = weakref.WeakSet()
+        self._known_writes = _writes(self.values), _writes(self.indices)
+        self._checked_writes = self._known_writes[1]
+
+    # --- copies, moves, loading ---
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseLinear:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        self._copies.add(twin)
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_dense_gradient": None, "_structure": None}
+        state = {**self.__dict__, "_dense_gradient": None, "_structure": None}
+        del state["_copies"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._start_watching()
 
     def _apply(self, *args: Any, **kwargs: Any) -> SparseLinear:
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self.topology_version += 1
+        self.connections_changed()
         return self
 
     def _load_from_state_dict(
@@ -270,7 +331,7 @@ class SparseLinear(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        self.topology_version += 1
+        self.connections_changed()
 
 
 def index_problem(indices: th.Tensor, nnz: int, size: int | None = None) -> str | None:
@@ -290,6 +351,11 @@ def index_problem(indices: th.Tensor, nnz: int, size: int | None = None) -> str 
     if not bool((indices[1:] > indices[:-1]).all()):
         return "connection indices are not sorted and unique"
     return None
+
+
+def _writes(tensor: th.Tensor) -> int:
+    """How often a tensor was written to in place; of one made in inference mode it is not known."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def values_of(layer: SparseLinear | nn.Linear) -> nn.Parameter:
