@@ -1,8 +1,10 @@
 """Searches for hyperparameters: the space, in memory, on a database that processes share, and trials that diverge."""
 
 import pickle
+import warnings
 
 import pytest
+from stable_baselines3.common.env_util import make_vec_env
 from zoo_helpers import start, train
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
@@ -15,12 +17,13 @@ pytest.importorskip("rl_zoo3")
 SEARCH = ["-optimize", "--n-startup-trials", "1", "--n-evaluations", "1", "--eval-episodes", "1", "--no-optim-plots"]
 OWN = {
     *("actor_density", "critic_density", "topology_interval", "drop_fraction"),
-    *("n_steps", "n_steps_delay", "buffer_distance_threshold"),
+    *("n_steps", "n_steps_delay"),
+    *("buffer_min_size", "buffer_check_interval", "buffer_distance_threshold"),
 }
 NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
 
 
-def sampled(algo, seed=0, **file):
+def sampled(algo, seed=0, *, n_timesteps=1_000_000, n_envs=1, **file):
     """Arguments for the algorithm and parameters of a trial, where the file of hyperparameters says this."""
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 
@@ -29,7 +32,8 @@ def sampled(algo, seed=0, **file):
     for name, value in file.items():
         study.set_user_attr(name, str(value))
     trial = study.ask()
-    return HYPERPARAMS_SAMPLER[algo](trial, 1, 1, NO_HER), trial.params
+    trial.set_user_attr("n_timesteps", n_timesteps)
+    return HYPERPARAMS_SAMPLER[algo](trial, 1, n_envs, NO_HER), trial.params
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -47,6 +51,66 @@ def test_every_sample_makes_a_model(algo, seed):
     assert model.actor_sparsity == pytest.approx(1 - params["actor_density"])
     assert model.topology_interval == params["topology_interval"]
     assert 1 <= model.n_steps <= 5
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("n_timesteps", [100, 1_000, 20_000, 300_000, 3_000_000])
+@pytest.mark.parametrize("n_envs", [1, 4])
+def test_every_part_takes_effect_in_a_training_of_any_length(algo, n_timesteps, n_envs):
+    for seed in range(20):
+        arguments, _ = sampled(algo, seed, n_timesteps=n_timesteps, n_envs=n_envs)
+        env = make_vec_env("Pendulum-v1", n_envs)
+        small = {"buffer_size": 8, "policy_kwargs": {"net_arch": [64, 64]}}
+        model = ALGORITHMS[algo]("MlpPolicy", env, **{**arguments, **small})
+        assert model.learning_starts <= n_timesteps / 2
+        rounds = (n_timesteps - model.learning_starts) // (arguments["train_freq"] * n_envs)
+        updates = rounds * model.gradient_steps
+        updates_of_actor = updates // (2 if algo == "rlx2_td3" else 1)
+        # An evolution at the very last update has annealed to nothing
+        assert model.topology_interval < updates_of_actor
+        assert model.n_steps_delay < updates
+        assert model.buffer_min_size < n_timesteps
+        assert model.buffer_check_interval <= max(n_timesteps / 50, 1)
+        model.buffer_size = 1_000_000
+        model._total_timesteps = n_timesteps
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model._warn_of_what_will_not_happen()
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("n_timesteps", [150, 400])
+def test_short_trials_evolve_and_reach_their_targets(algo, n_timesteps):
+    for seed in range(3):
+        arguments, _ = sampled(algo, seed, n_timesteps=n_timesteps)
+        tiny = {"batch_size": 8, "policy_kwargs": {"net_arch": [32, 32]}, "actor_sparsity": 0.5, "critic_sparsity": 0.5}
+        model = ALGORITHMS[algo]("MlpPolicy", "Pendulum-v1", **{**arguments, **tiny}, buffer_size=1000, device="cpu")
+        model.learn(n_timesteps)
+        assert min(counters["evolutions"] for counters in model.topology_counters.values()) > 0
+        assert model.replay_buffer.n_steps_in_use == model.n_steps
+        assert model.replay_buffer.last_check > 0
+
+
+def test_topology_that_evolves_in_a_part_of_the_training():
+    fixed = {"learning_starts": 1000, "topology_end": 3000}
+    for seed in range(10):
+        arguments, _ = sampled("rlx2_td3", seed, n_timesteps=100_000, **fixed)
+        updates_of_actor = 2000 * arguments["gradient_steps"] / arguments["train_freq"] / 2
+        assert arguments["topology_interval"] <= updates_of_actor / 10
+
+
+def test_a_file_that_fits_keeps_its_warm_up():
+    assert "learning_starts" not in sampled("rlx2_td3", n_timesteps=300_000, learning_starts=25_000)[0]
+    assert sampled("rlx2_td3", n_timesteps=20_000, learning_starts=25_000)[0]["learning_starts"] <= 2000
+    assert sampled("rlx2_sac", n_timesteps=1_000_000, buffer_size=1000)[0]["buffer_min_size"] <= 500
+
+
+def test_a_trial_that_does_not_know_its_length():
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+
+    register()
+    with pytest.raises(ValueError, match="no user attribute n_timesteps"):
+        HYPERPARAMS_SAMPLER["rlx2_sac"](optuna.create_study().ask(), 1, 1, NO_HER)
 
 
 def test_no_noise_is_no_noise():
@@ -69,7 +133,10 @@ def test_no_noise_is_no_noise():
     [
         ({"n_steps": 3, "dynamic_buffer": True, "topology": "rigl"}, set()),
         ({"n_steps": 1, "topology": "rigl"}, {"n_steps", "n_steps_delay"}),
-        ({"dynamic_buffer": False}, {"buffer_distance_threshold"}),
+        (
+            {"dynamic_buffer": False},
+            {"buffer_min_size", "buffer_check_interval", "buffer_distance_threshold"},
+        ),
         ({"topology": "static"}, {"topology_interval", "drop_fraction"}),
         ({"topology": "dense"}, {"topology_interval", "drop_fraction", "actor_density", "critic_density"}),
     ],
@@ -84,6 +151,7 @@ def test_in_memory(algo, tmp_path):
     study = pickle.loads(next((tmp_path / algo).glob("report_*.pkl")).read_bytes())
     assert len(study.trials) == 2
     assert study.best_trial.params.keys() >= OWN
+    assert study.best_trial.user_attrs["n_timesteps"] == 40
 
 
 def test_diverging_trials_are_pruned(tmp_path, monkeypatch, capsys):

@@ -47,6 +47,7 @@ def register() -> None:
         "read_hyperparameters": _with_checks,
         "setup_experiment": _leaving_nothing_behind,
         "learn": continuing.going_on,
+        "objective": search_space.knowing_the_length,
     }
     for name, wrapper in wrappers.items():
         setattr(ExperimentManager, name, wrapper(getattr(ExperimentManager, name)))
