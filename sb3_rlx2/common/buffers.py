@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_rlx2.common.finite import FLOAT32_MAX, check_transition
 from sb3_rlx2.engine.updates import Samples
 from sb3_rlx2.sparse.checks import check_count
 
@@ -86,6 +87,10 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         self.noise_free_actions = np.zeros_like(self.actions)
         self._next_noise_free_action: Array | None = None
         self._forgotten_rows = 0
+        self._observation_max = FLOAT32_MAX
+        if np.issubdtype(self.observations.dtype, np.floating):
+            self._observation_max = min(FLOAT32_MAX, float(np.finfo(self.observations.dtype).max))
+        self.num_timesteps: int | None = None  # of the model that stores here, for messages
         self.last_check = -1
         self.last_distance = math.nan
         self.state_bonus: Callable[[th.Tensor], th.Tensor] | None = None
@@ -153,7 +158,12 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         done: Array,
         infos: list[dict[str, Any]],
     ) -> None:
-        """Store one transition of each environment, as in SB3's ``ReplayBuffer``."""
+        """Store one transition of each environment, as in SB3's ``ReplayBuffer``.
+
+        :raises ValueError: if a number is NaN, infinite or larger than the type that it is stored in; nothing is
+            stored then
+        """
+        check_transition(obs, next_obs, action, reward, step=self.num_timesteps, observation_max=self._observation_max)
         noise_free = action if self._next_noise_free_action is None else self._next_noise_free_action
         self._next_noise_free_action = None
         self.noise_free_actions[self.pos] = noise_free.reshape(self.n_envs, self.action_dim)
@@ -251,8 +261,8 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         return self.to_torch(cast(Array, self._normalize_obs(stored, env)))
 
     def __getstate__(self) -> dict[str, Any]:
-        # The bonus belongs to a model, which sets it anew
-        return {**self.__dict__, "state_bonus": None, "_next_noise_free_action": None}
+        # The bonus and the count of steps belong to a model, which sets them anew
+        return {**self.__dict__, "state_bonus": None, "num_timesteps": None, "_next_noise_free_action": None}
 
 
 def draw(buffer: ReplayBuffer, updates: int, batch_size: int) -> Samples:

@@ -158,6 +158,7 @@ class DynamicBufferCallback(BaseCallback):
             self.buffer.end_cut_episodes(cast(Any, last_obs))
 
     def _on_step(self) -> bool:
+        self.buffer.num_timesteps = self.num_timesteps  # which step it is that is stored next
         if self.distance_threshold is None:
             return True
         model = _off_policy(self.model, self)

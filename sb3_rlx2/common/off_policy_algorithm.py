@@ -27,6 +27,7 @@ from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCa
 from sb3_rlx2.common.checked_parameters import CheckedParameters
 from sb3_rlx2.common.compiled_training import LOSSES, RECORDED, train_compiled
 from sb3_rlx2.common.engine_choice import ENGINES, Engine, EngineChoice
+from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistics, check_reset
 from sb3_rlx2.common.model_files import (
     CHECKPOINT_FORMAT,
     CheckedLoading,
@@ -217,7 +218,9 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         noise = self.action_noise
         if isinstance(noise, VectorizedActionNoise) and noise.n_envs != self.n_envs:
             self.action_noise = noise.base_noise  # the model was saved with another number of environments
+        self._statistics_before = RunningStatistics(self.get_vec_normalize_env())
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._check_reset()
         self._evolve_topology()
         self._warn_of_what_will_not_happen()
         self.__dict__.pop("_engine_choice", None)  # hooks may have been added since the last learn()
@@ -289,12 +292,49 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[Array, Array]:
+        self._statistics_before = RunningStatistics(self._vec_normalize_env)
         policy = cast(SparsePolicyMixin, self.policy)
         policy.noise_free_action = None
         actions = super()._sample_action(learning_starts, action_noise, n_envs)
         # predict() may be called again before the transition is stored
         self._noise_free_action = policy.noise_free_action
         return actions
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: Array,
+        new_obs: Array | dict[str, Array],
+        reward: Array,
+        dones: Array,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        storage = replay_buffer
+        if isinstance(replay_buffer, DynamicReplayBuffer):  # it checks by itself
+            replay_buffer.num_timesteps = self.num_timesteps
+        else:
+            storage = cast(ReplayBuffer, CheckedStorage(replay_buffer, self.num_timesteps))
+        try:
+            super()._store_transition(storage, buffer_action, new_obs, reward, dones, infos)
+        except ValueError:
+            self._forget_step()
+            raise
+        if dones.any():
+            self._check_reset()
+
+    def _check_reset(self) -> None:
+        """Check the observation from which the next step starts, unnormalized."""
+        observation = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        try:
+            check_reset(cast(Observation, observation), self.n_envs, self.num_timesteps)
+        except ValueError:
+            self._forget_step()
+            raise
+
+    def _forget_step(self) -> None:
+        """After a step that must not count: the next one follows a reset of the environment."""
+        self._statistics_before.put_back()
+        self._last_obs = None
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Make gradient updates, as the base algorithm does.
@@ -325,7 +365,7 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
 
     def __getstate__(self) -> dict[str, Any]:
         # What holds addresses belongs to this very object: a copy makes its own
-        own = ("_engine_choice", "_noise_free_action")
+        own = ("_engine_choice", "_noise_free_action", "_statistics_before")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def _choose_engine(self) -> EngineChoice:
@@ -360,7 +400,8 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
     # --- saving and loading ---
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_has_warned", "_engine_choice", "_noise_free_action"]
+        own = ["_has_warned", "_engine_choice", "_noise_free_action", "_statistics_before"]
+        return [*super()._excluded_save_params(), *own]
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """Load a replay buffer, as in SB3.
