@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import get_device
 
 from sb3_rlx2.common.argument_ranges import COUNTS, NUMBERS, SWITCHES
 from sb3_rlx2.common.arguments import check_attributes, check_device
@@ -79,7 +80,7 @@ class CheckedLoading(BaseAlgorithm):
 
         :param path: path of the file, or the open file
         :param env: the environment to go on with; None (default): the model can predict, but not learn
-        :param device: where the networks are put
+        :param device: where the networks are put; ``"auto"``: as for the constructor
         :param custom_objects: objects that take the place of saved ones
         :param print_system_info: whether to print the systems that saved and load the model
         :param force_reset: whether the environment is reset before learning goes on
@@ -87,13 +88,20 @@ class CheckedLoading(BaseAlgorithm):
         :raises ModelFileError: if the file is no model, is not whole, or does not fit this version or algorithm
         :raises ValueError: for an unknown argument or a device that cannot be used
         """
+        is_auto, device = device == "auto", "cpu" if device == "auto" else device
         check_device(device)
         check_attributes(cls, kwargs)
         with reading_model_file(path, cls.__name__):
             saved = read_saved_names(path)
             model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
             model._check_saved_names(saved, kwargs)
+            if is_auto and (chosen := model._automatic_device()).type != "cpu":
+                model = super().load(path, env, chosen, custom_objects, False, force_reset, **kwargs)
         return model
+
+    def _automatic_device(self) -> th.device:
+        """The device that ``"auto"`` stands for. The model is on the CPU."""
+        return get_device("auto")
 
     def _check_saved_names(self, saved: SavedNames, given: Collection[str]) -> None:
         """Where something is missing in a file, SB3 goes on with the default."""

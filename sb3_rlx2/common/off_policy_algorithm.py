@@ -19,6 +19,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import get_device
 
 from sb3_rlx2.common.argument_ranges import check_learning_arguments, check_topology_counters
 from sb3_rlx2.common.arguments import check_device
@@ -71,6 +72,8 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
     :param buffer_check_interval: environment steps between two comparisons of policies
     :param buffer_distance_threshold: policy distance above which the oldest transitions are forgotten
     :param engine: which code computes the updates
+    :param device: where the networks live; ``"auto"``: on the CPU if the compiled engine computes their updates there,
+        or else as in SB3
     :param kwargs: as for the algorithm
     """
 
@@ -94,10 +97,14 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         buffer_check_interval: int,
         buffer_distance_threshold: float,
         engine: Engine,
+        device: th.device | str,
         _init_setup_model: bool,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, _init_setup_model=False, **{**kwargs, "n_steps": n_steps})  # type: ignore[call-arg]
+        # Which device "auto" stands for is known when the networks are there
+        self._device_is_auto = isinstance(device, str) and device == "auto"
+        given = {**kwargs, "n_steps": n_steps, "device": "cpu" if self._device_is_auto else device}
+        super().__init__(*args, _init_setup_model=False, **given)  # type: ignore[call-arg]
         self.checkpoint_format = CHECKPOINT_FORMAT
         self.topology_counters: dict[str, EvolutionCounters] = {}
         self.actor_sparsity = actor_sparsity
@@ -170,10 +177,26 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
     def _setup_model(self) -> None:
         self._check_checkpoint_format()
         self._check_arguments()
+        random_state, replay_buffer = th.get_rng_state(), self.replay_buffer
+        self._build()
+        if self._device_is_auto and (chosen := self._automatic_device()).type != "cpu":
+            # Once more, with the same random numbers, where SB3 would have put the networks
+            th.set_rng_state(random_state)
+            self.device, self.replay_buffer = chosen, replay_buffer
+            if self.verbose >= 1:
+                print(f"Using {self.device} device")
+            self._build()
+
+    def _build(self) -> None:
+        """Make replay buffer, networks and optimizers, and choose the engine."""
         with self._as_the_base_algorithm_sees_it():
             super()._setup_model()
         self._evolve_topology()
         self._choose_engine()
+
+    def _automatic_device(self) -> th.device:
+        """The CPU if the compiled engine makes the updates, or else the one that SB3 takes."""
+        return th.device("cpu") if self._choose_engine().reason is None else get_device("auto")
 
     @contextmanager
     def _as_the_base_algorithm_sees_it(self) -> Iterator[None]:
@@ -400,7 +423,7 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
     # --- saving and loading ---
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["_has_warned", "_engine_choice", "_noise_free_action", "_statistics_before"]
+        own = ["_has_warned", "_engine_choice", "_noise_free_action", "_statistics_before", "_device_is_auto"]
         return [*super()._excluded_save_params(), *own]
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:

@@ -57,7 +57,8 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
     :param policy_kwargs: arguments of the policy, SB3's and those of ``SparsePolicyMixin``
     :param verbose: 0: nothing, 1: information, 2: debugging
     :param seed: seed of all random generators
-    :param device: where the networks live
+    :param device: where the networks live: ``"auto"`` (default: the CPU if the compiled engine computes their updates
+        there, or else a GPU if there is one), ``"cpu"`` or ``"cuda"``, which is obeyed
     :param actor_sparsity: fraction of the actor's weights that are missing, in [0, 1), default 0.90
     :param critic_sparsity: fraction of each critic's weights that are missing, in [0, 1), default 0.85
     :param topology: ``"rigl"`` (default), ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule`` object
