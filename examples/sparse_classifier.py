@@ -12,7 +12,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_rlx2.sparse import RigL, TopologyEvolver, sparse_layers, sparsify, summarize
+from sb3_rlx2.sparse import RigL, TopologyEvolver, sparse_layers, sparsify, stages_of, summarize
 
 N_INPUTS, N_INFORMATIVE, N_CLASSES = 200, 10, 4
 
@@ -53,6 +53,7 @@ def main() -> None:
         RigL(),
         interval=updates // 30,
         progress=lambda update: update / (0.75 * updates),
+        chains=[stages_of(network)],
     )
 
     before = share_on_informative_inputs(network)

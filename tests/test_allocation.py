@@ -79,3 +79,38 @@ def test_unknown_allocation():
 def test_layer_without_a_connection():
     with pytest.raises(ValueError, match="leaves layer '4'"):
         allocate(PAPER_CRITIC, 0.999, "uniform")
+
+
+@given(SHAPES, st.integers(2, 4), st.floats(0, 0.9), st.sampled_from(["erdos_renyi", "uniform"]))
+def test_a_group_gets_what_one_layer_of_its_joint_width_gets(shapes, members, sparsity, allocation):
+    (out, in_), *others = shapes
+    joint = {"group": (members * out, in_)} | {str(i): shape for i, shape in enumerate(others)}
+    apart = {f"member {i}": (out, in_) for i in range(members)} | {str(i): shape for i, shape in enumerate(others)}
+    group = [f"member {i}" for i in range(members)]
+    try:
+        expected = allocate(joint, sparsity, allocation)
+        counts = allocate(apart, sparsity, allocation, groups=[group])
+    except ValueError:
+        return
+    own = [counts.pop(name) for name in group]
+    assert sum(own) == expected.pop("group")
+    assert max(own) - min(own) <= 1
+    assert counts == expected
+
+
+def test_connections_of_a_group_are_divided_in_proportion_to_sizes():
+    counts = allocate({"a": (30, 10), "b": (10, 10), "c": (40, 40)}, 0.5, "uniform", groups=[["b", "a"]])
+    assert counts == {"a": 150, "b": 50, "c": 800}
+
+
+@pytest.mark.parametrize(
+    ("groups", "problem"),
+    [
+        ([["0", "9"]], "layer '9' is unknown: allowed are"),
+        ([["0"], ["2"], ["2"]], "layer '2' is in another group too"),
+        ([["0", "2"]], r"must read the same inputs; their numbers differ \('0': 23, '2': 256\)"),
+    ],
+)
+def test_groups_that_do_not_fit(groups, problem):
+    with pytest.raises(ValueError, match=f"groups.*{problem}"):
+        allocate(PAPER_CRITIC, 0.5, groups=groups)

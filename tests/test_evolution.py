@@ -90,7 +90,7 @@ def test_a_rigl_step_equals_the_dense_reference(in_features, out_features, data,
     mask, arrays = layer.mask.numpy(), dense_arrays(layer, optimizer, target)
     expected_mask, expected = reference_step(mask, arrays, np.abs(layer.dense_grad.numpy()), fraction)
 
-    moved = relocate(layer, next_connections(layer, RigL(), fraction), mirrors=[target], optimizers=[optimizer])
+    moved = relocate(layer, next_connections(layer, RigL(), fraction).indices, mirrors=[target], optimizers=[optimizer])
 
     np.testing.assert_array_equal(layer.mask.numpy(), expected_mask)
     assert th.equal(target.indices, layer.indices)
@@ -108,7 +108,7 @@ def test_set_keeps_the_strongest_and_grows_among_the_absent(nnz, fraction, seed)
     layer = SparseLinear(6, 5, nnz)
     count = math.floor(fraction * nnz)
     strongest = set(layer.indices[layer.values.detach().abs().argsort(descending=True)[: nnz - count]].tolist())
-    new = next_connections(layer, SET(), fraction)
+    new = next_connections(layer, SET(), fraction).indices
     assert len(set(new.tolist())) == nnz
     assert strongest <= set(new.tolist())
 
@@ -118,7 +118,7 @@ def test_set_grows_everywhere_with_equal_chance():
     layer = SparseLinear(10, 10, 20)
     counts = th.zeros(100)
     for _ in range(2000):
-        counts[next_connections(layer, SET(), 0.5)] += 1
+        counts[next_connections(layer, SET(), 0.5).indices] += 1
     kept = layer.indices[layer.values.detach().abs().argsort(descending=True)[:10]].long()
     grown = np.delete(counts.numpy(), kept.numpy())
     assert bool((counts[kept] == 2000).all())
@@ -450,9 +450,9 @@ class TestEvolver:
         assert isinstance(evolver.rule, RigL)
         layer = SparseLinear(6, 5, 8)
         th.manual_seed(0)
-        by_name = next_connections(layer, "set", 0.5)
+        by_name = next_connections(layer, "set", 0.5).indices
         th.manual_seed(0)
-        assert th.equal(by_name, next_connections(layer, SET(), 0.5))
+        assert th.equal(by_name, next_connections(layer, SET(), 0.5).indices)
 
 
 def test_resolve_rule():

@@ -10,7 +10,7 @@ from torch import nn
 from sb3_rlx2 import RLx2SAC
 from sb3_rlx2.common.policies import SparsePolicyMixin
 from sb3_rlx2.common.topology import network_density
-from sb3_rlx2.sparse import SparseLinear, linear_layers, sparse_layers
+from sb3_rlx2.sparse import SparseLinear, allocate, linear_layers, sparse_layers
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -113,3 +113,12 @@ def test_policy_save_and_load(algorithm, tmp_path):
     np.testing.assert_array_equal(
         policy.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0]
     )
+
+
+def test_sacs_two_heads_count_as_the_one_layer_of_the_paper():
+    model = RLx2SAC("MlpPolicy", "Hopper-v5", actor_sparsity=0.98, critic_sparsity=0.95, buffer_size=1)
+    paper = allocate({"0": (256, 11), "2": (256, 256), "heads": (6, 256)}, 0.98)
+    assert paper == {"0": 358, "2": 688, "heads": 352}
+    assert {name: layer.nnz for name, layer in sparse_layers(model.actor).items()} == {
+        "latent_pi.0": 358, "latent_pi.2": 688, "mu": 176, "log_std": 176,
+    }  # fmt: skip

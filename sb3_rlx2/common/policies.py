@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from sb3_rlx2.common.stages import network_stages
 from sb3_rlx2.common.topology import EVOLVERS
 from sb3_rlx2.engine.acting import FastActor
 from sb3_rlx2.engine.coverage import why_not_policy
@@ -19,6 +20,7 @@ from sb3_rlx2.sparse import sparsify
 from sb3_rlx2.sparse.allocation import AllocationName
 from sb3_rlx2.sparse.checks import check_sparsity
 from sb3_rlx2.sparse.layers import ConnectionsName, WeightScale
+from sb3_rlx2.sparse.units import Stages
 
 SPARSITY_ARGUMENTS = ("actor_sparsity", "critic_sparsity")
 POLICY_ARGUMENTS = (
@@ -40,7 +42,9 @@ class SparsePolicyMixin(BasePolicy):
     Put it before a policy class of Stable-Baselines3 (``class MyPolicy(SparsePolicyMixin, TD3Policy)``); every argument
     of that class keeps its meaning. Sparsity is met by the actor as a whole and by each critic network on its own.
     Target networks have the same connections. A layer that gets all of its connections stays a ``torch.nn.Linear``;
-    with sparsity 0 the network is the dense one.
+    with sparsity 0 the network is the dense one. SAC's two heads count as one layer of twice the width, as in RLx2's
+    experiments. Each output has a path from some input (``sparsify``); inputs are those of the first layer after the
+    features extractor.
 
     :param args: as for the policy class
     :param actor_sparsity: fraction of the actor's weights that are missing, in [0, 1); None: the class's default
@@ -51,8 +55,8 @@ class SparsePolicyMixin(BasePolicy):
     :param sparse_features_extractor: whether the linear layers of the features extractor (a CNN's last layer) are
         sparse too, default False; convolutions are dense always
     :param kwargs: as for the policy class
-    :raises ValueError: for a sparsity out of range or one that leaves a layer without a connection, for unknown names,
-        or for a sparse features extractor that actor and critic share
+    :raises ValueError: for a sparsity out of range or one that leaves a layer without a connection or the last layer
+        with fewer than outputs, for unknown names, or for a sparse features extractor that actor and critic share
     """
 
     default_actor_sparsity: ClassVar[float] = 0.90
@@ -114,15 +118,17 @@ class SparsePolicyMixin(BasePolicy):
         assert isinstance(extractor, nn.Module)
         place = f"{argument}={sparsity} in {type(network).__name__}"
         try:
-            for part in parts:
-                self._sparsify_part(part, sparsity, exclude=[extractor])
+            for part, stages in zip(parts, network_stages(network), strict=True):
+                self._sparsify_part(part, sparsity, exclude=[extractor], stages=stages)
             if self.sparse_features_extractor:
                 place = f"sparse_features_extractor=True, {place}"
                 self._sparsify_part(extractor, sparsity)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
 
-    def _sparsify_part(self, part: nn.Module, sparsity: float, exclude: Sequence[nn.Module] = ()) -> None:
+    def _sparsify_part(
+        self, part: nn.Module, sparsity: float, exclude: Sequence[nn.Module] = (), stages: Stages = ()
+    ) -> None:
         sparsify(
             part,
             sparsity,
@@ -130,6 +136,7 @@ class SparsePolicyMixin(BasePolicy):
             connections=self.connections,
             weight_scale=self.weight_scale,
             exclude=exclude,
+            stages=stages,
         )
 
     def predict(

@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
+from sb3_rlx2.common.stages import network_stages
 from sb3_rlx2.sparse import Evolution, TopologyEvolver, TopologyRule, density, resolve_rule, sparse_layers
 from sb3_rlx2.sparse.checks import check_count, check_drop_fraction
 
@@ -164,6 +165,7 @@ def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -
         drop_fraction=settings.drop_fraction,
         progress=progress,
         mirrors={} if target is None else {key: [layer] for key, layer in sparse_layers(target).items()},
+        chains=[stages for stages in network_stages(network) if stages],
         counters=model.__dict__.setdefault("topology_counters", {}).setdefault(name, {"updates": 0, "evolutions": 0}),
         on_evolution=log,
     )

@@ -5,6 +5,7 @@ from sb3_rlx2.sparse.connections import Relocation, relocate
 from sb3_rlx2.sparse.conversion import dense_state_dict, densify, linear_layers, sparse_layers, sparsify
 from sb3_rlx2.sparse.evolution import Evolution, EvolutionCounters, TopologyEvolver
 from sb3_rlx2.sparse.layers import SparseLinear
+from sb3_rlx2.sparse.reachability import stages_of, unreachable_outputs
 from sb3_rlx2.sparse.rules import SET, DenseTopology, RigL, StaticTopology, TopologyRule, resolve_rule
 from sb3_rlx2.sparse.summary import LayerSummary, density, summarize
 
@@ -30,6 +31,8 @@ __all__ = [
     "resolve_rule",
     "sparse_layers",
     "sparsify",
+    "stages_of",
     "summarize",
     "uniform",
+    "unreachable_outputs",
 ]

@@ -64,16 +64,26 @@ ALLOCATIONS: Mapping[str, Callable[[Sequence[Shape], int], list[int]]] = {
 
 
 def allocate(
-    shapes: Mapping[str, Shape], sparsity: float, allocation: AllocationName = "erdos_renyi"
+    shapes: Mapping[str, Shape],
+    sparsity: float,
+    allocation: AllocationName = "erdos_renyi",
+    *,
+    groups: Sequence[Sequence[str]] = (),
 ) -> dict[str, int]:
     """Distribute the connections of a network over its linear layers.
+
+    Layers of one group get what one layer of their joint width would get (the two heads of SAC's actor are one layer in
+    RLx2's experiments), divided in proportion to their sizes. How many each gets follows from shapes alone, so that
+    networks of the same shapes can exchange their parameters.
 
     :param shapes: ``(out_features, in_features)`` by layer name
     :param sparsity: fraction of all weights that are missing, in [0, 1)
     :param allocation: ``"erdos_renyi"`` (default, the paper's) or ``"uniform"``
+    :param groups: names of layers that read the same inputs and count as one layer; default: each layer for itself
     :return: number of connections by layer name; they add up to ``round((1 - sparsity) * weights)``
-    :raises ValueError: for a sparsity outside [0, 1), an unknown allocation, no layer at all, or a sparsity that would
-        leave a layer without a single connection
+    :raises ValueError: for a sparsity outside [0, 1), an unknown allocation, no layer at all, a sparsity that would
+        leave a layer without a single connection, or a group with an unknown layer, one of another group or layers of
+        different ``in_features``
     """
     check_sparsity(sparsity)
     if allocation not in ALLOCATIONS:
@@ -81,7 +91,11 @@ def allocate(
     if not shapes:
         raise ValueError("there is no linear layer (torch.nn.Linear) to make sparse")
     total = round((1.0 - sparsity) * sum(out * in_ for out, in_ in shapes.values()))
-    counts = dict(zip(shapes, ALLOCATIONS[allocation](list(shapes.values()), total), strict=True))
+    members = _members(shapes, groups)
+    joint = [(sum(shapes[name][0] for name in names), shapes[names[0]][1]) for names in members]
+    counts: dict[str, int] = dict.fromkeys(shapes, 0)
+    for names, count in zip(members, ALLOCATIONS[allocation](joint, total), strict=True):
+        counts |= dict(zip(names, uniform([shapes[name] for name in names], count), strict=True))
     for name, count in counts.items():
         if count < 1:
             out, in_ = shapes[name]
@@ -90,3 +104,23 @@ def allocate(
                 "choose a lower sparsity or wider layers"
             )
     return counts
+
+
+def _members(shapes: Mapping[str, Shape], groups: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Names of the layers that count as one, in the order of ``shapes``; a layer of no group stands alone."""
+    group_of: dict[str, Sequence[str]] = {}
+    for group in groups:
+        for name in group:
+            if name not in shapes or name in group_of:
+                reason = "is in another group too" if name in shapes else f"is unknown: allowed are {list(shapes)}"
+                raise ValueError(f"groups={[list(group) for group in groups]}: layer {name!r} {reason}")
+            group_of[name] = group
+        if len({shapes[name][1] for name in group}) > 1:
+            inputs = ", ".join(f"{name!r}: {shapes[name][1]}" for name in group)
+            raise ValueError(f"groups: layers of one group must read the same inputs; their numbers differ ({inputs})")
+    members: list[list[str]] = []
+    for name in shapes:
+        group = group_of.get(name, [name])
+        if name == group[0]:
+            members.append(list(group))
+    return members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator
 from typing import TypeVar
 
@@ -9,7 +10,9 @@ import torch as th
 from torch import nn
 
 from sb3_rlx2.sparse.allocation import AllocationName, allocate
-from sb3_rlx2.sparse.layers import ConnectionsName, SparseLinear, WeightScale
+from sb3_rlx2.sparse.layers import ConnectionsName, SparseLinear, WeightScale, choose_connections
+from sb3_rlx2.sparse.reachability import connect_outputs, stages_of, stages_problem
+from sb3_rlx2.sparse.units import Stages, connection_mask
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -44,11 +47,18 @@ def sparsify(
     connections: ConnectionsName = "magnitude",
     weight_scale: WeightScale = "dense",
     exclude: Collection[nn.Module] = (),
+    stages: Stages | None = None,
 ) -> ModuleT:
     """Replace the linear layers of a network by sparse ones, in place.
 
     A layer that gets all of its connections stays a ``torch.nn.Linear``. Make optimizers afterwards: the parameters
     are new ones.
+
+    Where the order of the layers is known (``stages``), every output has a path from some input, which ``connections``
+    alone does not promise: the fewest connections move that make it so. In each layer as many come, at positions of
+    large weight, as go: of those on no path from an input to an output the ones of smallest weight, and where there is
+    none, of those that no output needs. Values are always those of the dense layer. (The algorithm is that of
+    ``sb3_rlx2.sparse.paths.reconnect``.)
 
     :param module: the network, changed in place; it must not be a ``torch.nn.Linear`` itself
         (for a single layer there is ``SparseLinear.from_dense``)
@@ -57,16 +67,30 @@ def sparsify(
     :param connections: ``"magnitude"`` (default) or ``"random"``, see ``SparseLinear``
     :param weight_scale: ``"dense"`` (default) or ``"fan_in"``, see ``SparseLinear``
     :param exclude: submodules that stay as they are, with everything below them
+    :param stages: the linear layers in the order in which data pass them; those of one stage read the same inputs, the
+        outputs of the stage before, and count as one layer of their joint width (``allocate``). None (default): the
+        order of an ``nn.Sequential`` (``stages_of``); for any other module it is not known
     :return: ``module``
-    :raises ValueError: for a sparsity outside [0, 1) or one that leaves a layer without a connection, for a module
-        without linear layers, or for a layer with hooks, with a reparametrized weight or with one that another module
-        shares
+    :raises ValueError: for a sparsity outside [0, 1), one that leaves a layer without a connection or the last stage
+        with fewer connections than outputs, for a module without linear layers, for stages that do not follow on
+        one another or hold layers of other modules, or for a layer with hooks, with a reparametrized weight or with one
+        that another module shares
     """
     if isinstance(module, nn.Linear):
         raise ValueError("`module` is a single torch.nn.Linear: use SparseLinear.from_dense(linear, nnz)")
     layers = {name: layer for name, layer in linear_layers(module, exclude).items() if isinstance(layer, nn.Linear)}
     shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
-    counts = allocate(shapes, sparsity, allocation)
+    stages = stages_of(module) if stages is None else _checked_stages(module, stages)
+    name_of: dict[nn.Module, str] = {layer: name for name, layer in layers.items()}
+    groups = [[name_of[layer] for layer in layers if layer in name_of] for layers in stages]
+    counts = allocate(shapes, sparsity, allocation, groups=[group for group in groups if group])
+    for layer in stages[-1] if stages else ():
+        if (name := name_of.get(layer)) is not None and counts[name] < layer.out_features:
+            raise ValueError(
+                f"sparsity={sparsity} leaves layer {name!r} {counts[name]} connections for {layer.out_features} "
+                "outputs, so that some would depend on no input: choose a lower sparsity or wider layers, or put it in "
+                "`exclude`"
+            )
     chosen = {name: layer for name, layer in layers.items() if counts[name] < layer.weight.numel()}
     for name, layer in chosen.items():
         hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
@@ -80,12 +104,45 @@ def sparsify(
         ]
         if len(holders) > 1:
             raise ValueError(f"layer {name!r} cannot be sparse: another module shares its weight; put it in `exclude`")
+    masks: dict[nn.Module, th.Tensor] = {
+        layer: _initial_mask(layer, counts[name], connections) for name, layer in chosen.items()
+    }
+    _connect(masks, stages)
     replacements: dict[nn.Module, nn.Module] = {
-        layer: SparseLinear.from_dense(layer, counts[name], connections=connections, weight_scale=weight_scale)
-        for name, layer in chosen.items()
+        layer: SparseLinear.from_dense(layer, connections=masks[layer], weight_scale=weight_scale)
+        for layer in chosen.values()
     }
     _replace(module, replacements)
     return module
+
+
+def _checked_stages(module: nn.Module, stages: Stages) -> Stages:
+    problem = stages_problem(stages)
+    if problem is None and not {layer for layers in stages for layer in layers} <= set(module.modules()):
+        problem = "a layer is none of the module's"
+    if problem is not None:
+        raise ValueError(f"stages: {problem}")
+    return stages
+
+
+def _initial_mask(layer: nn.Linear, nnz: int, connections: ConnectionsName) -> th.Tensor:
+    shape = (layer.out_features, layer.in_features)
+    mask = th.zeros(shape, dtype=th.bool, device=layer.weight.device)
+    mask.view(-1)[choose_connections(layer.weight.detach().reshape(-1), nnz, shape, connections)] = True
+    return mask
+
+
+def _connect(masks: dict[nn.Module, th.Tensor], stages: Stages) -> None:
+    """Move connections of layers that become sparse, in place, so that every output has a path."""
+    if not stages:
+        return
+    arrays = [[masks.get(layer, connection_mask(layer)).cpu().numpy() for layer in layers] for layers in stages]
+    weights = [[layer.weight.detach().cpu().double().numpy() for layer in layers] for layers in stages]
+    movable = [[layer in masks for layer in layers] for layers in stages]
+    connected = connect_outputs(arrays, weights, movable)
+    for layer, array in zip(itertools.chain(*stages), itertools.chain(*connected), strict=True):
+        if layer in masks:
+            masks[layer].copy_(th.from_numpy(array))
 
 
 def densify(module: ModuleT) -> ModuleT:

@@ -10,7 +10,16 @@ import torch as th
 from sb3_rlx2.sparse.checks import check_callable, check_count, check_drop_fraction
 from sb3_rlx2.sparse.connections import Relocation, relocate
 from sb3_rlx2.sparse.layers import SparseLinear
-from sb3_rlx2.sparse.rules import TopologyName, TopologyRule, cosine_drop_fraction, next_connections, resolve_rule
+from sb3_rlx2.sparse.reachability import keep_paths, stages_problem
+from sb3_rlx2.sparse.rules import (
+    Exchange,
+    TopologyName,
+    TopologyRule,
+    cosine_drop_fraction,
+    next_connections,
+    resolve_rule,
+)
+from sb3_rlx2.sparse.units import Stages
 
 
 class EvolutionCounters(TypedDict):
@@ -63,6 +72,8 @@ class TopologyEvolver:
     :param progress: maps the number of updates so far to the progress of training; evolution ends when it reaches 1
     :param mirrors: by layer name, further layers that keep the same connections (target networks,
         ``torch.optim.swa_utils.AveragedModel``)
+    :param chains: networks whose outputs are never to lose their last path, each as its layers in the order in which
+        data pass them (``stages_of``); default: none
     :param counters: where to go on counting; the dict is updated in place, so that its owner can save it
     :param on_evolution: called after each evolution with what it did
     :raises ValueError: if an argument is of the wrong type or out of range, the optimizer does not hold the ``values``
@@ -79,6 +90,7 @@ class TopologyEvolver:
         drop_fraction: float = 0.5,
         progress: Callable[[int], float],
         mirrors: Mapping[str, Sequence[SparseLinear]] | None = None,
+        chains: Sequence[Stages] = (),
         counters: EvolutionCounters | None = None,
         on_evolution: Callable[[Evolution], None] | None = None,
     ) -> None:
@@ -89,6 +101,7 @@ class TopologyEvolver:
         self.drop_fraction = check_drop_fraction(drop_fraction)
         self.progress = check_callable(progress, "progress")
         self.mirrors = _checked_mirrors({} if mirrors is None else mirrors, self.layers)
+        self.chains = _checked_chains(chains)
         self.counters = _checked_counters({"updates": 0, "evolutions": 0} if counters is None else counters)
         self.on_evolution = None if on_evolution is None else check_callable(on_evolution, "on_evolution")
         self.last_evolution: Evolution | None = None
@@ -159,7 +172,7 @@ class TopologyEvolver:
 
     def _evolve(self, update: int) -> None:
         fraction = cosine_drop_fraction(self.drop_fraction, self.progress(update))
-        done: dict[str, Relocation] = {}
+        exchanges: dict[SparseLinear, Exchange] = {}
         for name, layer in self.layers.items():
             # As for an optimizer, a layer that took no part in the loss is left alone
             if layer.values.grad is None:
@@ -170,10 +183,17 @@ class TopologyEvolver:
                     "its forward pass must come after the optimizer's previous step, and not be scripted"
                 )
             try:
-                indices = next_connections(layer, self.rule, fraction)
+                exchanges[layer] = next_connections(layer, self.rule, fraction)
             except ValueError as error:
                 raise ValueError(f"layer {name!r}, update {update}: {error}") from error
-            done[name] = relocate(layer, indices, mirrors=self.mirrors.get(name, ()), optimizers=[self.optimizer])
+        indices = {layer: exchange.indices for layer, exchange in exchanges.items()}
+        for stages in self.chains:
+            indices |= keep_paths(stages, exchanges)
+        done = {
+            name: relocate(layer, indices[layer], mirrors=self.mirrors.get(name, ()), optimizers=[self.optimizer])
+            for name, layer in self.layers.items()
+            if layer in indices
+        }
         self.counters["evolutions"] += 1
         self.last_evolution = Evolution(update, fraction, done)
         if self.on_evolution is not None:
@@ -241,6 +261,16 @@ def _checked_mirrors(mirrors: Any, layers: Mapping[str, SparseLinear]) -> dict[s
     if len({id(layer) for layer in holders}) < len(holders):
         raise ValueError("layers, mirrors: a layer is there twice, and would be changed twice")
     return {name: list(copies) for name, copies in mirrors.items()}
+
+
+def _checked_chains(chains: Any) -> list[Stages]:
+    if not isinstance(chains, (list, tuple)):
+        raise ValueError(f"chains is a {type(chains).__name__}: it must be a list of networks, each as from stages_of")
+    for number, stages in enumerate(chains):
+        problem = stages_problem(stages)
+        if problem is not None:
+            raise ValueError(f"chains[{number}]: {problem}")
+    return list(chains)
 
 
 def _checked_counters(counters: Any) -> EvolutionCounters:

@@ -104,7 +104,7 @@ class SparseLinear(nn.Module):
                 f"a layer of {self.in_features} -> {self.out_features} is too large: positions are stored as int32"
             )
         dense = linear.weight.detach().reshape(-1)
-        chosen = _choose(dense, nnz, (self.out_features, self.in_features), connections)
+        chosen = choose_connections(dense, nnz, (self.out_features, self.in_features), connections)
         values = dense[chosen]
         if weight_scale == "fan_in":
             rows = chosen // self.in_features
@@ -370,8 +370,18 @@ def _copy(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
 
 
-def _choose(dense: th.Tensor, nnz: int, shape: tuple[int, int], connections: ConnectionsName | th.Tensor) -> th.Tensor:
-    """Sorted flat positions (int64) of the connections that are present at first."""
+def choose_connections(
+    dense: th.Tensor, nnz: int, shape: tuple[int, int], connections: ConnectionsName | th.Tensor
+) -> th.Tensor:
+    """The connections that are present at first.
+
+    :param dense: weights of a dense initialisation, [out_features * in_features]
+    :param nnz: number of connections
+    :param shape: (out_features, in_features)
+    :param connections: as for ``SparseLinear``
+    :return: flat positions [nnz], int64, sorted
+    :raises ValueError: if the mask or the name is not allowed
+    """
     if isinstance(connections, th.Tensor):
         if connections.dtype != th.bool or tuple(connections.shape) != shape or int(connections.sum()) != nnz:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch as th
 
@@ -105,8 +105,21 @@ def cosine_drop_fraction(initial: float, progress: float) -> float:
     return initial / 2.0 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
 
+class Exchange(NamedTuple):
+    """What one step of prune and grow changes in a layer; flat positions, int64.
+
+    :param indices: the connections after it [nnz], sorted
+    :param dropped: those that go, from the lowest drop score to the highest
+    :param grown: as many that come, from the highest growth score to the lowest
+    """
+
+    indices: th.Tensor
+    dropped: th.Tensor
+    grown: th.Tensor
+
+
 @th.no_grad()
-def next_connections(layer: SparseLinear, rule: TopologyName | TopologyRule, drop_fraction: float) -> th.Tensor:
+def next_connections(layer: SparseLinear, rule: TopologyName | TopologyRule, drop_fraction: float) -> Exchange:
     """The connections that a layer is to have after one step of prune and grow.
 
     The k = floor(drop_fraction * nnz) connections of lowest drop score go; then the k positions of highest growth
@@ -116,7 +129,7 @@ def next_connections(layer: SparseLinear, rule: TopologyName | TopologyRule, dro
     :param layer: the layer, which stays as it is
     :param rule: gives the scores; its name or a ``TopologyRule``
     :param drop_fraction: ζ_t in [0, 1]
-    :return: flat positions [nnz], int64, sorted
+    :return: the connections, and what of them is new; one that was dropped and came back counts as never dropped
     :raises ValueError: if the rule is unknown, or a score is NaN or infinity (a diverged network); -infinity is allowed
     """
     rule = resolve_rule(rule, "rule")
@@ -127,8 +140,10 @@ def next_connections(layer: SparseLinear, rule: TopologyName | TopologyRule, dro
     promise = _checked(rule.growth_score(layer), "growth score").reshape(-1).clone()
     promise[kept] = -th.inf
     grown = th.argsort(promise, descending=True, stable=True)[: min(count, int((promise > -th.inf).sum()))]
-    spared = dropped[~th.isin(dropped, grown)].flip(0)[: count - len(grown)]
-    return th.cat([kept, grown, spared]).sort().values
+    gone = dropped[~th.isin(dropped, grown)]
+    gone, spared = gone.tensor_split([len(gone) - (count - len(grown))])
+    new = grown[~th.isin(grown, dropped)]
+    return Exchange(th.cat([kept, grown, spared]).sort().values, gone, new)
 
 
 def _checked(score: th.Tensor, name: str) -> th.Tensor:
