@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["CheckpointMismatchError", "DivergenceError", "ModelFileError"]
 
 
@@ -14,7 +16,7 @@ class CheckpointMismatchError(ModelFileError, RuntimeError):
 
 
 class DivergenceError(ValueError):
-    """A loss is NaN or infinite.
+    """A loss is NaN or infinite, or it is finite and its gradients are more than float32 can hold.
 
     :param loss: name of the loss
     :param value: its value
@@ -23,8 +25,9 @@ class DivergenceError(ValueError):
 
     def __init__(self, loss: str, value: float, update: int) -> None:
         self._arguments = (loss, value, update)
+        overflow = ", and the step of its optimizer is not finite" if math.isfinite(value) else ""
         super().__init__(
-            f"{loss} is {value} at update {update}: training has diverged. "
+            f"{loss} is {value} at update {update}{overflow}: training has diverged. "
             "Check the rewards and observations, or lower the learning rate"
         )
 

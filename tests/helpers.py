@@ -1,8 +1,15 @@
 """What several tests share."""
 
+import multiprocessing
+import traceback
+import warnings
+from contextlib import contextmanager
+
 import torch as th
+from stable_baselines3.common.logger import Logger
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.engine import updates
 from sb3_rlx2.sparse import sparse_layers
 
 ALGORITHMS = [RLx2TD3, RLx2SAC]
@@ -35,3 +42,98 @@ def targets_follow(model):
             if not all(th.equal(online.indices, layer.indices) for online, layer in pairs):
                 return False
     return True
+
+
+def threads_of_last_run(model):
+    """How many threads the compiled engine had in its last run."""
+    return model._choose_engine().updates.n_threads
+
+
+@contextmanager
+def engine_threads(count):
+    """The compiled engine works on this many threads, however little there is to do; a batch of 400 is enough for 3."""
+    before = th.get_num_threads(), updates.CONNECTIONS_PER_THREAD
+    th.set_num_threads(count)
+    updates.CONNECTIONS_PER_THREAD = 1
+    try:
+        yield
+    finally:
+        th.set_num_threads(before[0])
+        updates.CONNECTIONS_PER_THREAD = before[1]
+
+
+def with_transitions(algorithm, count=400, **kwargs):
+    """A model of the compiled engine with so many transitions in its replay buffer, and no update made."""
+    model = algorithm(
+        "MlpPolicy", "Pendulum-v1", engine="compiled", **quick(learning_starts=count, topology_end=100_000, **kwargs)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.learn(count)
+    model.set_logger(Logger(None, []))
+    model.set_random_seed(5)
+    return model
+
+
+def everything(model):
+    """All that training changes: parameters, connections, moments and counts, by name."""
+    state = {f"policy.{name}": tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    optimizers = {name: getattr(model, name).optimizer for name in ("actor", "critic")}
+    if getattr(model, "ent_coef_optimizer", None) is not None:
+        optimizers["ent_coef"] = model.ent_coef_optimizer
+        state["log_ent_coef"] = model.log_ent_coef.detach().clone()
+    for name, optimizer in optimizers.items():
+        for i, moments in enumerate(optimizer.state.values()):
+            state |= {f"{name}.{i}.{key}": value.clone() for key, value in moments.items()}
+    counts = {"updates": model._n_updates, "buffer": getattr(model.replay_buffer, "n_updates", model._n_updates)}
+    for name, counters in model.topology_counters.items():
+        counts |= {f"{name} {key}": value for key, value in counters.items()}
+    return state | {name: th.tensor(value) for name, value in counts.items()}
+
+
+def differing(one, other):
+    """Names of what is not the same, bit for bit, in two results of ``everything``."""
+    same = one.keys() == other.keys()
+    return [name for name in one if not th.equal(one[name], other[name])] if same else ["other contents"]
+
+
+def assert_counts_agree(model):
+    """Number of updates, topology counters, Adam's step counts and the buffer's count are those of one history."""
+    n_updates, delay = model._n_updates, getattr(model, "policy_delay", 1)
+    assert getattr(model.replay_buffer, "n_updates", n_updates) == n_updates
+    for name, steps in (("actor", n_updates // delay), ("critic", n_updates)):
+        counters = model.topology_counters[name]
+        assert counters["updates"] == steps, name
+        for state in getattr(model, name).optimizer.state.values():
+            assert state["step"].item() == steps - counters["evolutions"], name
+    if getattr(model, "ent_coef_optimizer", None) is not None:
+        assert all(state["step"].item() == n_updates for state in model.ent_coef_optimizer.state.values())
+
+
+def apart(function, *args, timeout=120):
+    """What a function returns in a process of its own, which is ended after so many seconds."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+
+    def work():
+        try:
+            theirs.send((True, function(*args)))
+        except BaseException:
+            theirs.send((False, traceback.format_exc()))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork in a process with threads
+        process = context.Process(target=work)
+        process.start()
+    theirs.close()
+    try:
+        assert ours.poll(timeout), f"no result within {timeout} seconds"
+        worked, result = ours.recv()
+    except EOFError:
+        process.join()
+        raise AssertionError(f"the process ended with {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+    assert worked, result
+    return result

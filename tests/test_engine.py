@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import quick
+from helpers import engine_threads, quick, threads_of_last_run
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
@@ -149,12 +149,9 @@ def test_same_seed_same_run_bit_for_bit_with_any_number_of_threads(algorithm):
     runs = []
     for threads in (1, 1, 2):
         model = with_data(algorithm, "compiled", batch_size=300, n_steps_delay=0)
-        before = th.get_num_threads()
-        th.set_num_threads(threads)
-        try:
+        with engine_threads(threads):
             model.train(40, 300)
-        finally:
-            th.set_num_threads(before)
+        assert threads_of_last_run(model) == threads
         runs.append(model)
     assert largest_difference(runs[0], runs[1]) == 0.0
     assert largest_difference(runs[0], runs[2]) == 0.0

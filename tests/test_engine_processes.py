@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, engine_threads, quick, threads_of_last_run
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
@@ -17,8 +17,9 @@ def fingerprint(algorithm=RLx2TD3):
     th.set_num_threads(1)  # PyTorch's own threads hang in a process that was forked after their first use
     model = algorithm("MlpPolicy", "Pendulum-v1", engine="compiled", **quick(batch_size=256))
     model.learn(90)
-    th.set_num_threads(2)
-    model.train(30, 256)
+    with engine_threads(2):
+        model.train(30, 256)
+    assert threads_of_last_run(model) == 2
     return sum(parameter.double().sum().item() for parameter in model.policy.parameters())
 
 
@@ -54,10 +55,10 @@ def test_several_models_in_several_threads(algorithm):
         model = algorithm("MlpPolicy", "Pendulum-v1", engine="compiled", **quick(batch_size=256, seed=seed))
         model.learn(60)
         models.append(model)
-    th.set_num_threads(2)
-    with ThreadPoolExecutor(4) as pool:
+    with engine_threads(2), ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda model: model.train(60, 256), models))
     for model in models:
+        assert threads_of_last_run(model) == 2
         assert model._n_updates == 70
         assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
@@ -13,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer, draw
 from sb3_rlx2.common.topology import attached_evolvers
+from sb3_rlx2.common.update_state import UpdateState
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.updates import Samples, Updates
 from sb3_rlx2.errors import DivergenceError
@@ -33,47 +33,90 @@ class CompiledAlgorithm(Protocol):
     def _prepare_updates(self, updates: Any, samples: Samples) -> None:
         """Set constants and draw the noise of some updates."""
 
-    def _trains(self, network: str, update: int) -> bool:
-        """Whether an update, counted from 1 over the whole training, takes a step of a network's optimizer."""
+    def _optimizer_steps(self, network: str, n_updates: int) -> int:
+        """How many of the first updates of the whole training take a step of a network's optimizer."""
 
 
 def train_compiled(model: OffPolicyAlgorithm, updates: Updates, gradient_steps: int, batch_size: int) -> Floats:
     """Make gradient updates with compiled code.
+
+    An update is made wholly or not at all. In whatever way this ends, the model's counts are those of the updates made.
 
     :param model: a ``CompiledAlgorithm``
     :param updates: its compiled updates
     :param gradient_steps: number of updates
     :param batch_size: number of transitions in each
     :return: losses of each update, see ``Updates.run``
-    :raises DivergenceError: if a loss is NaN or infinite; the optimizer's step with it was not taken
+    :raises DivergenceError: if float32 cannot hold a loss or what follows from it; all is as before that update then
     """
+    counts = _Counts(model, updates)
+    try:
+        try:
+            return _train(model, updates, gradient_steps, batch_size, counts)
+        finally:
+            counts.settle()
+    finally:  # Ctrl-C may come in the midst of that, too
+        counts.settle()
+
+
+class _Counts:
+    """All counts of a model's updates, which follow from the one that compiled code keeps."""
+
+    def __init__(self, model: OffPolicyAlgorithm, updates: Updates) -> None:
+        self._model, self._updates, self._evolvers = model, updates, attached_evolvers(model)
+        self._steps = cast(CompiledAlgorithm, model)._optimizer_steps
+        self._before = model._n_updates - updates.completed
+        self._steps_before = {
+            name: evolver.counters["updates"] - self._steps(name, model._n_updates)
+            for name, evolver in self._evolvers.items()
+        }
+
+    @property
+    def n_updates(self) -> int:
+        """Updates over the whole training."""
+        return self._before + self._updates.completed
+
+    def settle(self) -> None:
+        """Set all counts. It does no harm to do that twice."""
+        n_updates, buffer = self.n_updates, self._model.replay_buffer
+        for name, evolver in self._evolvers.items():
+            missing = self._steps_before[name] + self._steps(name, n_updates) - evolver.counters["updates"]
+            if missing:
+                evolver.count(missing)
+        self._model._n_updates = n_updates
+        if isinstance(buffer, DynamicReplayBuffer):
+            buffer.n_updates = n_updates
+
+
+def _train(
+    model: OffPolicyAlgorithm, updates: Updates, gradient_steps: int, batch_size: int, counts: _Counts
+) -> Floats:
     algorithm, buffer = cast(CompiledAlgorithm, model), cast(ReplayBuffer, model.replay_buffer)
     updates.read_from(buffer, model.get_vec_normalize_env(), model.gamma)
     evolvers = attached_evolvers(model)
-    before, done, rows = model._n_updates, 0, []
-    while done < gradient_steps:
+    before, rows = counts.n_updates, []
+    while (done := counts.n_updates - before) < gradient_steps:
         first = before + done + 1
-        evolving = [name for name in evolvers if algorithm._trains(name, first) and evolvers[name].evolves_next]
+        evolving = [name for name in evolvers if _trains(algorithm, name, first) and evolvers[name].evolves_next]
         count = 1 if evolving else _updates_until_break(algorithm, buffer, evolvers, first, gradient_steps - done)
         samples = draw(buffer, count, batch_size)
         algorithm._prepare_updates(updates, samples)
         if evolving:
-            results, completed = _evolve(updates, samples, (before, done), evolving, evolvers)
+            results, completed = _evolve(model, updates, samples, (before, done), evolving)
         else:
             results, completed = updates.run(samples, before, done)
         if completed < count:
-            values = {name: results[completed, column] for name, column in LOSSES.items()}
-            # Each is computed only if those before it are finite
-            names = ["critic_loss", *(["ent_coef_loss"] if "coefficient" in updates.optimizers else []), "actor_loss"]
-            name = next(name for name in names if not math.isfinite(values[name]))
-            model._n_updates += done + completed
-            raise DivergenceError(name, values[name], first + completed)
-        for name, evolver in evolvers.items():
-            if name not in evolving:
-                evolver.count(sum(algorithm._trains(name, first + i) for i in range(count)))
+            of_update = results[completed]
+            loss = next(name for name, column in LOSSES.items() if column == of_update[t.DIVERGED])
+            raise DivergenceError(loss, float(of_update[LOSSES[loss]]), first + completed)
+        counts.settle()
         rows.append(results)
-        done += count
     return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def _trains(algorithm: CompiledAlgorithm, network: str, update: int) -> bool:
+    """Whether an update, counted from 1 over the whole training, takes a step of a network's optimizer."""
+    return algorithm._optimizer_steps(network, update) > algorithm._optimizer_steps(network, update - 1)
 
 
 def _updates_until_break(
@@ -93,7 +136,7 @@ def _updates_until_break(
             continue
         steps = 0
         for i in range(count):
-            steps += algorithm._trains(name, first + i)
+            steps += _trains(algorithm, name, first + i)
             if steps == due:  # that update is on its own, unless it is the very next one and evolution has ended
                 count = max(i, 1)
                 break
@@ -101,30 +144,45 @@ def _updates_until_break(
 
 
 def _evolve(
-    updates: Updates,
-    samples: Samples,
-    before: tuple[int, int],
-    evolving: list[str],
-    evolvers: Mapping[str, TopologyEvolver],
+    model: OffPolicyAlgorithm, updates: Updates, samples: Samples, before: tuple[int, int], evolving: list[str]
 ) -> tuple[Floats, int]:
     """One update in which the topology of one or both networks evolves in place of its optimizer's step."""
+    updates.refresh()  # which makes optimizer states that are not there yet
+    completed, state = updates.completed, UpdateState(model, updates.optimizers.values())
+    try:
+        try:
+            return _evolution_update(
+                updates, samples, before, {name: attached_evolvers(model)[name] for name in evolving}
+            )
+        finally:
+            if updates.completed == completed:
+                state.restore()
+    finally:  # Ctrl-C may come in the midst of that, too
+        if updates.completed == completed:
+            state.restore()
+
+
+def _evolution_update(
+    updates: Updates, samples: Samples, before: tuple[int, int], evolvers: Mapping[str, TopologyEvolver]
+) -> tuple[Floats, int]:
     phases = {"critic": (t.CRITIC_GRADIENT, t.CRITIC_STEP), "actor": (t.ACTOR_GRADIENT, t.ACTOR_STEP)}
     results = np.full((1, t.RESULTS), np.nan)
     for name, (gradient, step) in phases.items():
-        evolves = name in evolving
+        evolves = name in evolvers
         if not evolves:
             part, completed = updates.run(samples, *before, gradient | step)
         else:
             updates.want_all_positions(name, True)
-            try:
-                part, completed = updates.run(samples, *before, gradient)
-                gradients = updates.dense_gradients(name)
-            finally:
-                updates.want_all_positions(name, False)
+            part, completed = updates.run(samples, *before, gradient)
+            gradients = updates.dense_gradients(name)
+            updates.want_all_positions(name, False)
         results = np.where(np.isnan(part), results, part)
         if completed < 1:
             return results, completed
         if evolves:
+            if not all(gradient.isfinite().all() for gradient in gradients.values()):
+                results[0, t.DIVERGED] = LOSSES[f"{name}_loss"]
+                return results, 0
             evolvers[name].evolve_with(gradients)
     _, completed = updates.run(samples, *before, t.TARGETS)
     return results, completed

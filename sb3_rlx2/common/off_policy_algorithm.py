@@ -308,9 +308,9 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         """In which fraction of the gradient updates each network takes part."""
         return {"actor": 1.0, "critic": 1.0}
 
-    def _trains(self, network: str, update: int) -> bool:
-        """Whether an update, counted from 1 over the whole training, takes a step of a network's optimizer."""
-        return True
+    def _optimizer_steps(self, network: str, n_updates: int) -> int:
+        """How many of the first updates of the whole training take a step of a network's optimizer."""
+        return n_updates
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -379,7 +379,6 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         updates = choice.updates
         self._update_learning_rate(list(updates.optimizers.values()))
         results = train_compiled(self, updates, gradient_steps, batch_size)
-        self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, column in RECORDED.items():
             values = [row[column] for row in results.tolist() if not math.isnan(row[column])]

@@ -1,15 +1,22 @@
-"""What the compiled updates of all algorithms share: shards, losses, optimizer steps."""
+"""What the compiled updates of all algorithms share: shards, losses, optimizer steps, and how an update ends.
+
+An update is made wholly or not at all. Whatever float32 cannot hold is a divergence: a loss, and a parameter or moment
+after a step of Adam. Steps that the same update has taken before it are taken back.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
+
 from sb3_rlx2.engine import task as t
-from sb3_rlx2.engine.adam import adam, count_steps
+from sb3_rlx2.engine.adam import adam, count_steps, take_back
 from sb3_rlx2.engine.threads import wait_for_all
 from sb3_rlx2.kernels.compiled import compiled
 from sb3_rlx2.kernels.products import TILE
-from sb3_rlx2.kernels.vectors import fill_zero, load_double, store_double
+from sb3_rlx2.kernels.vectors import fill_zero, load_double, load_int64, store_double, store_int64
 
 Table = Any
 
@@ -17,6 +24,8 @@ MAX_SHARDS = 8
 COEFFICIENT_SLOT = 2 * MAX_SHARDS
 """Where, behind the sums, the entropy coefficient of the current update is kept, and behind it its gradient."""
 SLOTS = COEFFICIENT_SLOT + 2
+LARGEST = float(np.finfo(np.float32).max)
+LARGEST_ROOT = math.sqrt(LARGEST)
 
 
 @compiled
@@ -59,6 +68,54 @@ def total(task: Table, column: int) -> float:
 
 
 @compiled
+def in_float32(loss: float) -> float:
+    """A loss, infinite where float32 cannot hold it; NaN stays NaN."""
+    return math.copysign(math.inf, loss) if abs(loss) > LARGEST else loss
+
+
+@compiled
+def give_up(
+    parameters: Table, task: Table, results: Table, update: int, loss: int, first: int, last: int, thread: int
+) -> int:
+    """End an update that diverges, with everything as it was before it.
+
+    A part of an update (see ``PHASES``) leaves that to the caller.
+
+    :param parameters: table of parameters, see ``adam``
+    :param task: integers of the task
+    :param results: [updates, RESULTS]
+    :param update: number of the update in this call
+    :param loss: which loss is to blame, a column of the results
+    :param first: first parameter that has had a step in this update
+    :param last: end of them
+    :param thread: number of this thread
+    :return: ``update``
+    """
+    if thread == 0:
+        results[update, t.DIVERGED] = loss
+        if task[t.PHASES] == t.ALL_PHASES:
+            take_back(parameters, first, last)
+    return update
+
+
+@compiled
+def complete(task: Table, thread: int) -> None:
+    """Count an update that has been made wholly.
+
+    :param task: integers of the task
+    :param thread: number of this thread
+    """
+    if thread == 0 and task[t.PHASES] & t.TARGETS:
+        store_int64(task[t.SHARED], t.COMPLETED, load_int64(task[t.SHARED], t.COMPLETED) + 1)
+
+
+@compiled
+def is_finite(task: Table) -> bool:
+    """Whether all that the last step of Adam has written is finite; all threads must have passed its barrier."""
+    return bool(load_int64(task[t.SHARED], t.IS_NOT_FINITE) == 0)
+
+
+@compiled
 def optimize(
     parameters: Table,
     task: Table,
@@ -83,7 +140,7 @@ def optimize(
     :param threads: number of threads
     :return: number of barriers that it has passed then
     """
-    adam(
+    is_finite = adam(
         parameters,
         first,
         last,
@@ -97,7 +154,9 @@ def optimize(
         thread,
         threads,
     )
-    passed = wait_for_all(task[t.BARRIER], passed, threads)
+    if not is_finite:
+        store_int64(task[t.SHARED], t.IS_NOT_FINITE, 1)
+    passed = wait_for_all(task[t.SHARED], passed, threads)
     if thread == 0:  # all have read the counters
         count_steps(parameters, first, last)
     return passed

@@ -130,6 +130,10 @@ class ParameterTable:
         self.state_holders = [optimizer.state for optimizer, _, _ in groups]
         self.states = [_state(optimizer, parameter) for optimizer, parameters, _ in groups for parameter in parameters]
         self._holders_of = [optimizer.state for optimizer, parameters, _ in groups for _ in parameters]
+        # What a step of Adam overwrites, see ``adam``
+        blocks = 3 * self.rows[:, a.SIZE] + 1
+        self._before = np.zeros(blocks.sum(), np.float32)
+        self.rows[:, a.BEFORE] = address(self._before) + 4 * (np.cumsum(blocks) - blocks)
         self._moments = self._current_moments()
         for column, moments in zip((a.MEAN, a.SQUARE, a.STEP), self._moments, strict=True):
             self.rows[:, column] = [moment.data_ptr() for moment in moments]
@@ -158,9 +162,8 @@ def _state(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.
     """Adam's state of a parameter, made as Adam itself makes it at its first step."""
     state: dict[str, th.Tensor] = optimizer.state[parameter]
     if not state:
-        state["step"] = th.tensor(0.0, dtype=th.float32, device="cpu")
-        state["exp_avg"] = th.zeros_like(parameter)
-        state["exp_avg_sq"] = th.zeros_like(parameter)
+        step, mean, square = th.tensor(0.0, dtype=th.float32, device="cpu"), *(th.zeros_like(parameter) for _ in "mv")
+        state.update(step=step, exp_avg=mean, exp_avg_sq=square)  # all at once: Ctrl-C may come at any time
     return state
 
 

@@ -16,14 +16,34 @@ from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.adam import PARAMETER, adam, count_steps, polyak
 from sb3_rlx2.engine.gaussian import ACTION, actor_gradient, sample_actions
 from sb3_rlx2.engine.networks import backward, forward, order_values
-from sb3_rlx2.engine.phases import COEFFICIENT_SLOT, begin_shard, end_shard, first_tile, optimize, total
+from sb3_rlx2.engine.phases import (
+    COEFFICIENT_SLOT,
+    LARGEST_ROOT,
+    begin_shard,
+    complete,
+    end_shard,
+    first_tile,
+    give_up,
+    in_float32,
+    is_finite,
+    optimize,
+    total,
+)
 from sb3_rlx2.engine.plan import address
 from sb3_rlx2.engine.replay import read_observation, read_tile, return_length
-from sb3_rlx2.engine.threads import wait_for_all
+from sb3_rlx2.engine.threads import on_threads, wait_for_all
 from sb3_rlx2.engine.updates import Samples, Updates
 from sb3_rlx2.kernels.compiled import compiled
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE
-from sb3_rlx2.kernels.vectors import FLOAT_BYTES, load_double, load_float, load_int64, store_double, store_float
+from sb3_rlx2.kernels.vectors import (
+    FLOAT_BYTES,
+    load_double,
+    load_float,
+    load_int64,
+    store_double,
+    store_float,
+    store_int64,
+)
 
 Table = Any
 
@@ -153,23 +173,26 @@ def _actor_tile(layers: Table, task: Table, tile: int, memory: int, gradients: i
 
 
 @compiled
-def sac_updates(
+def _updates(
     layers: Table, parameters: Table, task: Table, floats: Table, results: Table, thread: int, threads: int
 ) -> int:
-    """Gradient updates of SAC; every thread calls this with the same tables. Parameters: as for ``td3_updates``."""
+    """Gradient updates of SAC; every thread calls this with the same tables. Parameters: as for TD3."""
     memory = task[t.THREAD_MEMORY] + thread * task[t.THREAD_BYTES]
     shards, batch, phases = task[t.SHARDS], task[t.BATCH], task[t.PHASES]
-    critic, learned, end = task[t.CRITIC_PARAMETERS], task[t.COEFFICIENT], task[t.PARAMETERS_END]
+    actor, critic = task[t.ACTOR_PARAMETERS], task[t.CRITIC_PARAMETERS]
+    learned, end = task[t.COEFFICIENT], task[t.PARAMETERS_END]
     slots = task[t.LOSSES] + COEFFICIENT_SLOT * DOUBLE_BYTES
     gradient_slot = slots + DOUBLE_BYTES
     my_shards = range(shards * thread // threads, shards * (thread + 1) // threads)
     passed = 0
+    if thread == 0:
+        store_int64(task[t.SHARED], t.THREADS, threads)
     for update in range(task[t.UPDATES]):
         if phases & t.CRITIC_GRADIENT:
             log_coefficient = float(load_float(parameters[learned, PARAMETER], 0)) if learned < end else 0.0
             coefficient = float(np.float32(math.exp(log_coefficient))) if learned < end else floats[t.FIXED_COEFFICIENT]
             order_values(layers, task[t.CRITIC], task[t.N_CRITICS] * task[t.CRITIC_LAYERS], thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            passed = wait_for_all(task[t.SHARED], passed, threads)
             for shard in my_shards:
                 gradients = begin_shard(task, shard, task[t.CRITIC_GRADIENTS])
                 loss, entropy = 0.0, 0.0
@@ -179,18 +202,20 @@ def sac_updates(
                     entropy += parts[1]
                 end_shard(task, shard, 0, loss)
                 end_shard(task, shard, 1, entropy)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
-            if passed < 0:
-                return update
-            loss, surplus = total(task, 0) / batch, total(task, 1) / batch + floats[t.TARGET_ENTROPY]
+            passed = wait_for_all(task[t.SHARED], passed, threads)
+            loss = in_float32(total(task, 0) / batch)
+            surplus = total(task, 1) / batch + floats[t.TARGET_ENTROPY]
             if thread == 0:
                 results[update, t.CRITIC_LOSS] = loss
                 results[update, t.COEFFICIENT_VALUE] = coefficient
                 store_double(slots, 0, coefficient)
                 if learned < end:
                     results[update, t.COEFFICIENT_LOSS] = -log_coefficient * surplus
-            if not (math.isfinite(loss) and math.isfinite(surplus)):
-                return update
+            if not math.isfinite(loss):
+                return give_up(parameters, task, results, update, t.CRITIC_LOSS, critic, critic, thread)
+            # The square of the coefficient's gradient goes into its moments
+            if learned < end and not abs(surplus) < LARGEST_ROOT:
+                return give_up(parameters, task, results, update, t.COEFFICIENT_LOSS, critic, critic, thread)
             if thread == 0 and learned < end:
                 store_float(gradient_slot, 0, -surplus)
                 rate, beta1 = floats[t.COEFFICIENT_RATE], floats[t.COEFFICIENT_BETA1]
@@ -199,31 +224,32 @@ def sac_updates(
                 count_steps(parameters, learned, end)
         if phases & t.CRITIC_STEP:
             passed = optimize(parameters, task, floats, critic, learned, t.CRITIC_RATE, passed, thread, threads)
+            if not is_finite(task):
+                return give_up(parameters, task, results, update, t.CRITIC_LOSS, critic, end, thread)
         if phases & t.ACTOR_GRADIENT:
             order_values(layers, task[t.CRITIC], task[t.N_CRITICS] * task[t.CRITIC_LAYERS], thread, threads)
             order_values(layers, task[t.ACTOR], task[t.ACTOR_LAYERS], thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            passed = wait_for_all(task[t.SHARED], passed, threads)
             coefficient = load_double(slots, 0)
             for shard in my_shards:
                 gradients, loss = begin_shard(task, shard, task[t.ACTOR_GRADIENTS]), 0.0
                 for tile in range(first_tile(task, shard), first_tile(task, shard + 1)):
                     loss += _actor_tile(layers, task, tile, memory, gradients, coefficient)
                 end_shard(task, shard, 0, loss)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
-            if passed < 0:
-                return update
-            loss = total(task, 0) / batch
+            passed = wait_for_all(task[t.SHARED], passed, threads)
+            loss = in_float32(total(task, 0) / batch)
             if thread == 0:
                 results[update, t.ACTOR_LOSS] = loss
             if not math.isfinite(loss):
-                return update
+                return give_up(parameters, task, results, update, t.ACTOR_LOSS, critic, end, thread)
         if phases & t.ACTOR_STEP:
-            passed = optimize(
-                parameters, task, floats, task[t.ACTOR_PARAMETERS], critic, t.ACTOR_RATE, passed, thread, threads
-            )
+            passed = optimize(parameters, task, floats, actor, critic, t.ACTOR_RATE, passed, thread, threads)
+            if not is_finite(task):
+                return give_up(parameters, task, results, update, t.ACTOR_LOSS, actor, end, thread)
         if phases & t.TARGETS and (task[t.UPDATES_WITHIN] + update) % task[t.TARGET_INTERVAL] == 0:
             polyak(parameters, critic, learned, floats[t.TAU], thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            passed = wait_for_all(task[t.SHARED], passed, threads)
+        complete(task, thread)
     return int(task[t.UPDATES])
 
 
@@ -249,6 +275,12 @@ def _find_between(task: Table, entries: npt.NDArray[np.int64], starts: npt.NDArr
             entries[count, 2] = k + 1
             count += 1
     return count
+
+
+@compiled
+def sac_updates(layers: Table, parameters: Table, task: Table, floats: Table, results: Table, threads: int) -> int:
+    """Gradient updates of SAC in several threads. Parameters: as for ``_updates``; see ``on_threads``."""
+    return int(on_threads(_updates, (layers, parameters, task, floats, results), threads))
 
 
 class SACUpdates(Updates):

@@ -30,7 +30,8 @@ NOISE, NEXT_NOISE = (next(_integer) for _ in range(2))  # float32 [updates, batc
 BETWEEN_STARTS, BETWEEN_ENTRIES, BETWEEN_NOISE = (next(_integer) for _ in range(3))
 
 # Memory (addresses), and what each thread has of its own (offsets in bytes)
-INPUTS, GRADIENTS, SHARD_BYTES, LOSSES, BARRIER = (next(_integer) for _ in range(5))
+INPUTS, GRADIENTS, SHARD_BYTES, LOSSES = (next(_integer) for _ in range(4))
+SHARED = next(_integer)  # int64 that all threads write: see below
 ACTOR_GRADIENTS, CRITIC_GRADIENTS = (next(_integer) for _ in range(2))  # numbers of floats
 ACTOR_MEMORY, ACTOR_TILE_BYTES = (next(_integer) for _ in range(2))  # what SAC's actor keeps of every tile
 ACTOR_BYTES, CRITIC_BYTES = (next(_integer) for _ in range(2))  # activations of a tile in one network
@@ -54,4 +55,10 @@ ALL_PHASES = CRITIC_GRADIENT | CRITIC_STEP | ACTOR_GRADIENT | ACTOR_STEP | TARGE
 
 # Columns of the results, one row an update; NaN where there is nothing
 CRITIC_LOSS, ACTOR_LOSS, COEFFICIENT_LOSS, COEFFICIENT_VALUE = range(4)
-RESULTS = 4
+DIVERGED = 4  # column of the loss with which the update diverged
+RESULTS = 5
+
+# int64 that threads write: the barrier's counter, whether a step of Adam was not finite, updates completed so far,
+# number of threads
+BARRIER, IS_NOT_FINITE, COMPLETED, THREADS = range(4)
+SHARED_FIELDS = 4

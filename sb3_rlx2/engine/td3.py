@@ -15,13 +15,23 @@ import torch as th
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.adam import polyak
 from sb3_rlx2.engine.networks import backward, forward, order_values, times_tanh_slope
-from sb3_rlx2.engine.phases import begin_shard, end_shard, first_tile, optimize, total
+from sb3_rlx2.engine.phases import (
+    begin_shard,
+    complete,
+    end_shard,
+    first_tile,
+    give_up,
+    in_float32,
+    is_finite,
+    optimize,
+    total,
+)
 from sb3_rlx2.engine.replay import clip, read_tile
-from sb3_rlx2.engine.threads import wait_for_all
+from sb3_rlx2.engine.threads import on_threads, wait_for_all
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.kernels.compiled import compiled
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE
-from sb3_rlx2.kernels.vectors import load_float, store_float, tanh_floats
+from sb3_rlx2.kernels.vectors import load_float, store_float, store_int64, tanh_floats
 
 Table = Any
 
@@ -111,7 +121,7 @@ def _actor_tile(layers: Table, task: Table, tile: int, memory: int, gradients: i
 
 
 @compiled
-def td3_updates(
+def _updates(
     layers: Table, parameters: Table, task: Table, floats: Table, results: Table, thread: int, threads: int
 ) -> int:
     """Gradient updates of TD3; every thread calls this with the same tables.
@@ -123,58 +133,68 @@ def td3_updates(
     :param results: [updates, RESULTS], losses of each update; NaN where there is none
     :param thread: number of this thread
     :param threads: number of threads
-    :return: number of updates done; fewer than asked for if a loss was not finite, which is in the results
+    :return: number of updates made; fewer than asked for if one diverged, which is in the results
     """
     memory = task[t.THREAD_MEMORY] + thread * task[t.THREAD_BYTES]
     shards, batch, phases = task[t.SHARDS], task[t.BATCH], task[t.PHASES]
-    critic, critics_end = task[t.CRITIC_PARAMETERS], task[t.COEFFICIENT]
-    actor, actor_end = task[t.ACTOR_PARAMETERS], task[t.CRITIC_PARAMETERS]
+    critic, end = task[t.CRITIC_PARAMETERS], task[t.PARAMETERS_END]
+    actor = task[t.ACTOR_PARAMETERS]
     my_shards = range(shards * thread // threads, shards * (thread + 1) // threads)
     passed = 0
+    if thread == 0:
+        store_int64(task[t.SHARED], t.THREADS, threads)
     for update in range(task[t.UPDATES]):
         if phases & t.CRITIC_GRADIENT:
             order_values(layers, task[t.CRITIC], task[t.N_CRITICS] * task[t.CRITIC_LAYERS], thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            passed = wait_for_all(task[t.SHARED], passed, threads)
             for shard in my_shards:
                 gradients, loss = begin_shard(task, shard, task[t.CRITIC_GRADIENTS]), 0.0
                 for tile in range(first_tile(task, shard), first_tile(task, shard + 1)):
                     loss += _critic_tile(layers, task, floats, update, tile, memory, gradients)
                 end_shard(task, shard, 0, loss)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
-            if passed < 0:
-                return update
-            loss = total(task, 0) / batch
+            passed = wait_for_all(task[t.SHARED], passed, threads)
+            loss = in_float32(total(task, 0) / batch)
             if thread == 0:
                 results[update, t.CRITIC_LOSS] = loss
             if not math.isfinite(loss):
-                return update
+                return give_up(parameters, task, results, update, t.CRITIC_LOSS, critic, critic, thread)
         if phases & t.CRITIC_STEP:
-            passed = optimize(parameters, task, floats, critic, critics_end, t.CRITIC_RATE, passed, thread, threads)
+            passed = optimize(parameters, task, floats, critic, end, t.CRITIC_RATE, passed, thread, threads)
+            if not is_finite(task):
+                return give_up(parameters, task, results, update, t.CRITIC_LOSS, critic, end, thread)
         if (task[t.UPDATES_BEFORE] + update + 1) % task[t.POLICY_DELAY] != 0:
+            complete(task, thread)
             continue
         if phases & t.ACTOR_GRADIENT:
             order_values(layers, task[t.CRITIC], task[t.CRITIC_LAYERS], thread, threads)
             order_values(layers, task[t.ACTOR], task[t.ACTOR_LAYERS], thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            passed = wait_for_all(task[t.SHARED], passed, threads)
             for shard in my_shards:
                 gradients, loss = begin_shard(task, shard, task[t.ACTOR_GRADIENTS]), 0.0
                 for tile in range(first_tile(task, shard), first_tile(task, shard + 1)):
                     loss += _actor_tile(layers, task, tile, memory, gradients)
                 end_shard(task, shard, 0, loss)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
-            if passed < 0:
-                return update
-            loss = total(task, 0) / batch
+            passed = wait_for_all(task[t.SHARED], passed, threads)
+            loss = in_float32(total(task, 0) / batch)
             if thread == 0:
                 results[update, t.ACTOR_LOSS] = loss
             if not math.isfinite(loss):
-                return update
+                return give_up(parameters, task, results, update, t.ACTOR_LOSS, critic, end, thread)
         if phases & t.ACTOR_STEP:
-            passed = optimize(parameters, task, floats, actor, actor_end, t.ACTOR_RATE, passed, thread, threads)
+            passed = optimize(parameters, task, floats, actor, critic, t.ACTOR_RATE, passed, thread, threads)
+            if not is_finite(task):
+                return give_up(parameters, task, results, update, t.ACTOR_LOSS, actor, end, thread)
         if phases & t.TARGETS:
-            polyak(parameters, actor, critics_end, floats[t.TAU], thread, threads)
-            passed = wait_for_all(task[t.BARRIER], passed, threads)
+            polyak(parameters, actor, end, floats[t.TAU], thread, threads)
+            passed = wait_for_all(task[t.SHARED], passed, threads)
+        complete(task, thread)
     return int(task[t.UPDATES])
+
+
+@compiled
+def td3_updates(layers: Table, parameters: Table, task: Table, floats: Table, results: Table, threads: int) -> int:
+    """Gradient updates of TD3 in several threads. Parameters: as for ``_updates``; see ``on_threads``."""
+    return int(on_threads(_updates, (layers, parameters, task, floats, results), threads))
 
 
 class TD3Updates(Updates):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -21,7 +19,6 @@ from sb3_rlx2.engine import networks as n
 from sb3_rlx2.engine import task as t
 from sb3_rlx2.engine.phases import MAX_SHARDS, SLOTS
 from sb3_rlx2.engine.plan import Layer, NetworkTable, ParameterTable, address, aligned
-from sb3_rlx2.engine.threads import CALLED_OFF
 from sb3_rlx2.kernels.compiled import is_ready
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE
 from sb3_rlx2.kernels.structure import Structure
@@ -97,13 +94,11 @@ class Updates:
         self.integers[[t.N_OBS, t.N_ACT, t.N_CRITICS]] = n_obs, n_act, len(networks.critics)
         self.integers[t.ACTIVATION] = ACTIVATIONS[activation]
         self.losses = np.zeros(SLOTS, np.float64)
-        self.barrier = np.zeros(1, np.int64)
-        self.integers[[t.LOSSES, t.BARRIER]] = address(self.losses), address(self.barrier)
+        self._shared = np.zeros(t.SHARED_FIELDS, np.int64)
+        self.integers[[t.LOSSES, t.SHARED]] = address(self.losses), address(self._shared)
         self._batch = 0
         self._powers_of: tuple[int, float] | None = None
         self._buffer_arrays: list[Array] = []
-        self._helper: ThreadPoolExecutor | None = None
-        self._helper_process = -1
         self._build()
         if not is_ready(type(self).function):
             print("Compiling the sparse engine for this processor, once; it takes some seconds …", flush=True)
@@ -132,6 +127,7 @@ class Updates:
 
     def _build(self) -> None:
         """Make the tables of layers and parameters from the networks as they are now."""
+        self._is_built = False
         networks = self.networks
         all_networks = [networks.actor, networks.actor_target, *networks.critics, *networks.critic_targets]
         count = len(networks.critics)
@@ -155,6 +151,7 @@ class Updates:
         online = [*networks.actor, *(layer for critic in networks.critics for layer in critic)]
         self._connections = sum(values_of(layer).numel() for layer in online)
         self._place_gradients()
+        self._is_built = True  # last: Ctrl-C may come at any time
 
     def _further_parameters(self) -> list[tuple[th.optim.Optimizer, list[th.Tensor]]]:
         return []
@@ -180,8 +177,9 @@ class Updates:
     def _n_critic_layers(self) -> int:
         return sum(map(len, self.networks.critics))
 
-    def _refresh(self) -> None:
-        if not (self.layers.is_current and self.parameters.is_current):
+    def refresh(self) -> None:
+        """Follow what has changed since the last run: connections, optimizer states, addresses."""
+        if not (self._is_built and self.layers.is_current and self.parameters.is_current):
             self._build()
         self.layers.refresh()
         self.parameters.refresh()
@@ -242,10 +240,10 @@ class Updates:
         if len(arrays) != len(self._buffer_arrays) or any(
             x is not y for x, y in zip(arrays, self._buffer_arrays, strict=True)
         ):
-            self._buffer_arrays = arrays
             integers[t.OBSERVATIONS : t.TIMEOUTS + 1] = [address(array) for array in arrays]
             integers[t.IS_DOUBLE] = buffer.observations.dtype == np.float64
             integers[[t.N_ENVS, t.N_ROWS]] = buffer.n_envs, buffer.buffer_size
+            self._buffer_arrays = arrays
         floats[t.GAMMA] = gamma
         floats[t.REWARD_STD] = integers[t.OBS_MEAN] = 0
         if normalize is not None and normalize.norm_obs:
@@ -261,9 +259,9 @@ class Updates:
     def place_samples(self, samples: Samples) -> None:
         """Say which transitions are next."""
         if self._powers_of != (samples.n_steps, self.floats[t.GAMMA]):
-            self._powers_of = (samples.n_steps, self.floats[t.GAMMA])
             self._powers = (self.floats[t.GAMMA] ** np.arange(samples.n_steps + 1)).astype(np.float32)
             self.integers[t.POWERS] = address(self._powers)
+            self._powers_of = (samples.n_steps, self.floats[t.GAMMA])
         self._samples = samples
         # One number at a time: NumPy's indexing with lists takes ten times as long
         integers = self.integers
@@ -271,6 +269,16 @@ class Updates:
         integers[t.SAMPLED_ROWS], integers[t.SAMPLED_ENVS] = address(samples.rows), address(samples.environments)
 
     # --- updates ---
+
+    @property
+    def completed(self) -> int:
+        """Number of updates made so far, by all runs; compiled code counts them itself, so it is right at any time."""
+        return int(self._shared[t.COMPLETED])
+
+    @property
+    def n_threads(self) -> int:
+        """Number of threads of the last run."""
+        return int(self._shared[t.THREADS])
 
     def run(self, samples: Samples, before: int, within: int, phases: int = t.ALL_PHASES) -> tuple[Array, int]:
         """Make gradient updates.
@@ -280,12 +288,12 @@ class Updates:
         :param within: number of updates before these in that call
         :param phases: which parts of the update
         :return: losses, [updates, RESULTS], NaN where there is none; and the number of updates that were completed,
-            fewer than asked for if a loss was not finite
+            fewer than asked for if one diverged. That one has changed nothing, if all parts of it were asked for
         """
         updates, batch = samples.rows.shape
         self.reserve(batch)
         self.place_samples(samples)
-        self._refresh()
+        self.refresh()
         integers = self.integers
         integers[t.UPDATES], integers[t.PHASES] = updates, phases
         integers[t.UPDATES_BEFORE], integers[t.UPDATES_WITHIN] = before + within, within
@@ -306,22 +314,9 @@ class Updates:
         floats[first + 1], floats[first + 2] = group["betas"]
 
     def _start(self, results: Array, threads: int) -> int:
-        arguments = (self.layers.rows, self.parameters.rows, self.integers, self.floats, results)
-        self.barrier[0] = 0
-        run = type(self).function
-        if threads == 1:
-            return run(*arguments, 0, 1)
-        if self._helper is None or self._helper_process != os.getpid():  # threads do not survive a fork
-            self._helper, self._helper_process = ThreadPoolExecutor(MAX_SHARDS - 1), os.getpid()
-        try:
-            others = [self._helper.submit(run, *arguments, thread, threads) for thread in range(1, threads)]
-            completed = run(*arguments, 0, threads)
-        except BaseException:  # such as Ctrl-C just before this thread began: the others would wait for it forever
-            self.barrier[0] = CALLED_OFF
-            raise
-        for other in others:
-            other.result()
-        return completed
+        self._shared[[t.BARRIER, t.IS_NOT_FINITE]] = 0
+        tables = (self.layers.rows, self.parameters.rows, self.integers, self.floats)
+        return type(self).function(*tables, results, threads)
 
     # --- gradients at all positions ---
 
@@ -331,7 +326,7 @@ class Updates:
         :param network: ``"actor"`` or ``"critic"``
         :param wanted: whether to
         """
-        self._refresh()
+        self.refresh()
         self._full: list[Structure] = []
         for number in self._sparse_rows(network):
             row, layer = self.layers.rows[number], self.layers.layers[number]

@@ -242,6 +242,12 @@ def store_double(b: Builder, address: Value, index: Value, value: Value) -> None
     b.store(value, b.gep(pointer(b, address, DOUBLE), [index]))
 
 
+@intrinsic(None, INT64, INT64, INT64)
+def store_int64(b: Builder, address: Value, index: Value, value: Value) -> None:
+    """Set the index-th int64 of an array."""
+    b.store(value, b.gep(pointer(b, address, INT64), [index]))
+
+
 @intrinsic(None, INT64)
 def prefetch(b: Builder, address: Value) -> None:
     """Tell the CPU that the cache line at an address will be read soon."""
@@ -257,6 +263,16 @@ def fill_zero(b: Builder, address: Value, count: Value) -> None:
     function = cgutils.get_or_insert_function(b.module, kind, "llvm.memset.p0.i64")
     size = b.mul(count, int64(FLOAT_BYTES))
     b.call(function, [pointer(b, address, BYTE), ir.Constant(BYTE, 0), size, ir.Constant(ir.IntType(1), 0)])
+
+
+@intrinsic(None, INT64, INT64, INT64)
+def copy_floats(b: Builder, source: Value, target: Value, count: Value) -> None:
+    """Copy floats to memory that does not overlap theirs."""
+    at = BYTE.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [at, at, INT64, ir.IntType(1)])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.memcpy.p0.p0.i64")
+    size = b.mul(count, int64(FLOAT_BYTES))
+    b.call(function, [pointer(b, target, BYTE), pointer(b, source, BYTE), size, ir.Constant(ir.IntType(1), 0)])
 
 
 def _map(function: Callable[[Builder, Value], Value]) -> Callable[..., Any]:

@@ -108,7 +108,7 @@ class TopologyEvolver:
         self._checked_versions = -1
         self._holders = [*self.layers.values(), *(mirror for mirrors in self.mirrors.values() for mirror in mirrors)]
         self.check_mirrors()
-        self._prepare_next()
+        self._prepare_for(self.counters["updates"] + 1)
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
     def close(self) -> None:
@@ -136,11 +136,12 @@ class TopologyEvolver:
         :param updates: how many
         """
         before = self.counters["updates"]
-        self.counters["updates"] += updates
-        if before // self.interval < self.counters["updates"] // self.interval:  # a due step after evolution's end
+        after = before + updates
+        if before // self.interval < after // self.interval:  # a due step after evolution's end
             for layer in self.layers.values():
                 layer.release_dense_grad()
-        self._prepare_next()
+        self._prepare_for(after + 1)
+        self.counters["updates"] = after  # last: after Ctrl-C on the way here it can be called again
 
     def evolve_with(self, gradients: Mapping[SparseLinear, th.Tensor]) -> None:
         """Evolve at this step, for which the gradients were computed without autograd. It counts as a step.
@@ -151,11 +152,24 @@ class TopologyEvolver:
             layer.set_dense_grad(gradients[layer])
         self._before_step(self.optimizer, (), {})
 
+    def go_back(self, counters: EvolutionCounters, last_evolution: Evolution | None) -> None:
+        """Count from where it was before, for code that takes an update back and puts back all tensors itself.
+
+        :param counters: the counters as they were
+        :param last_evolution: the last evolution that then was
+        """
+        for layer in self.layers.values():
+            layer.release_dense_grad()
+            layer.values.grad = None
+        self.counters.update(counters)
+        self.last_evolution = last_evolution
+        self._prepare_for(self.counters["updates"] + 1)
+
     def _is_due(self, update: int) -> bool:
         return bool(self.layers) and self.rule.evolves and update % self.interval == 0
 
-    def _prepare_next(self) -> None:
-        if self.rule.needs_dense_grad and self._is_due(self.counters["updates"] + 1):
+    def _prepare_for(self, update: int) -> None:
+        if self.rule.needs_dense_grad and self._is_due(update):
             for layer in self.layers.values():
                 layer.request_dense_grad()
 
@@ -168,7 +182,7 @@ class TopologyEvolver:
                 _clear_gradients(optimizer)
             for layer in self.layers.values():
                 layer.release_dense_grad()
-        self._prepare_next()
+        self._prepare_for(self.counters["updates"] + 1)
 
     def _evolve(self, update: int) -> None:
         fraction = cosine_drop_fraction(self.drop_fraction, self.progress(update))

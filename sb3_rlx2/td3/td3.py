@@ -177,8 +177,8 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, 0.1))
         super()._setup_model()
 
-    def _trains(self, network: str, update: int) -> bool:
-        return network == "critic" or update % self.policy_delay == 0
+    def _optimizer_steps(self, network: str, n_updates: int) -> int:
+        return n_updates if network == "critic" else n_updates // self.policy_delay
 
     def _prepare_updates(self, updates: TD3Updates, samples: Samples) -> None:
         """Set constants and draw the noise of some updates, with the random numbers that SB3's ``train`` would use."""
