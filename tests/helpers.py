@@ -46,7 +46,7 @@ def targets_follow(model):
 
 def threads_of_last_run(model):
     """How many threads the compiled engine had in its last run."""
-    return model._choose_engine().updates.n_threads
+    return model._engine_choice.updates.n_threads
 
 
 @contextmanager

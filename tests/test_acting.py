@@ -8,6 +8,7 @@ import torch as th
 from helpers import ALGORITHMS, quick
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.td3 import MlpPolicy
@@ -145,3 +146,23 @@ def test_an_actor_that_was_rebuilt_is_noticed():
     model.policy.actor.mu[0].register_forward_hook(lambda *_: seen.append(1))
     model.predict(observations)
     assert seen
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_actor_of_another_type_or_with_a_forward_of_its_own_is_left_to_torch(algorithm):
+    model = model_for(algorithm)
+    observations = np.random.default_rng(0).standard_normal((3, 17))
+    expected = model.predict(observations, deterministic=True)[0]
+    bias = model.actor.latent_pi[0].bias if algorithm is RLx2SAC else model.actor.mu[0].bias
+    saved = bias.data
+    bias.data = saved.double()  # of a single tensor, which no layer notices
+    assert model.policy._fast_actor() is None
+    bias.data = saved
+    assert model.policy._fast_actor() is not None
+    handle = register_module_forward_hook(lambda *_: None)
+    assert model.policy._fast_actor() is None
+    handle.remove()
+    model.actor.forward = lambda *_, **__: th.full((3, 6), 0.25)
+    np.testing.assert_allclose(model.predict(observations)[0], 0.25)
+    del model.actor.forward
+    np.testing.assert_array_equal(model.predict(observations, deterministic=True)[0], expected)

@@ -13,6 +13,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
 
@@ -170,6 +172,230 @@ def test_copies_make_tables_of_their_own(algorithm):
     copied.train(20, 32)
     for name, tensor in model.policy.state_dict().items():
         assert th.equal(tensor, before[name]), name
+
+
+def option(name, value):
+    def change(model):
+        group = model.critic.optimizer.param_groups[0]
+        before = group[name]
+        group[name] = value
+        return lambda: group.__setitem__(name, before)
+
+    return change
+
+
+def conversion(dtype):
+    def change(model):
+        model.critic.to(dtype)
+        return lambda: model.critic.to(th.float32)
+
+    return change
+
+
+def hook(register):
+    return lambda model: register(model).remove
+
+
+def frozen(model):
+    parameter = first_parameter(model).requires_grad_(False)
+    return lambda: parameter.requires_grad_(True)
+
+
+def second_group(model):
+    model.actor.optimizer.add_param_group({"params": [nn.Parameter(th.zeros(1))]})
+    return lambda: model.actor.optimizer.param_groups.pop()
+
+
+def attribute(find, name, value):
+    def change(model):
+        owner = find(model)
+        before = vars(owner).get(name)
+        setattr(owner, name, value)
+        return lambda: delattr(owner, name) if before is None else setattr(owner, name, before)
+
+    return change
+
+
+def other_module(model):
+    layers = model.critic.qf0
+    before = layers[0]
+    layers[0] = copy.deepcopy(before)
+    return lambda: layers.__setitem__(0, before)
+
+
+def other_class(model):
+    model.critic.optimizer.__class__ = th.optim.AdamW
+    return lambda: setattr(model.critic.optimizer, "__class__", th.optim.Adam)
+
+
+def moment(entry, change_of, matrix=False):
+    def change(model):
+        parameter = next(p for p in model.critic.parameters() if (p.dim() == 2) is matrix)
+        state = model.critic.optimizer.state[parameter]
+        before = state[entry]
+        state[entry] = change_of(before)
+        return lambda: state.__setitem__(entry, before)
+
+    return change
+
+
+def moved_moment(model):
+    tensor = next(iter(model.critic.optimizer.state.values()))["exp_avg"]
+    before = tensor.data
+    tensor.data = before[:1].clone()
+    return lambda: setattr(tensor, "data", before)
+
+
+def transposed_weight(model):
+    weight = next(p for p in model.critic_target.parameters() if p.dim() == 2)
+    before = weight.data
+    weight.data = before.T
+    return lambda: setattr(weight, "data", before)
+
+
+def target_connections(model):
+    indices = model.critic_target.qf0[0].indices
+    before = indices.clone()
+    free = next(i for i in range(10**6) if i not in before.tolist())
+    others = before.tolist()[1:]
+    indices.copy_(th.tensor(sorted([free, *others]), dtype=indices.dtype))
+    return lambda: indices.copy_(before)
+
+
+def rewards_in_float64(model):
+    before = model.replay_buffer.rewards
+    model.replay_buffer.rewards = before.astype(np.float64)
+    return lambda: setattr(model.replay_buffer, "rewards", before)
+
+
+def first_parameter(model):
+    return next(model.critic.parameters())
+
+
+def nothing(*_, **__):
+    return None
+
+
+CHANGES = {
+    "double": (conversion(th.float64), r"the critic has parameters of type torch\.float64"),
+    "half": (conversion(th.float16), r"the critic has parameters of type torch\.float16"),
+    "maximize": (option("maximize", True), "maximize=True"),
+    "amsgrad": (option("amsgrad", True), "amsgrad=True"),
+    "weight decay": (option("weight_decay", 0.1), r"weight_decay=0\.1"),
+    "capturable": (option("capturable", True), "capturable=True"),
+    "differentiable": (option("differentiable", True), "differentiable=True"),
+    "learning rate": (option("lr", th.tensor(1e-3)), "learning rate or betas in a tensor"),
+    "betas": (option("betas", (th.tensor(0.9), 0.999)), "learning rate or betas in a tensor"),
+    "second group": (second_group, "the actor's optimizer has 2 groups"),
+    "optimizer's class": (other_class, "the critic's optimizer is AdamW"),
+    "frozen": (frozen, "parameters that are not trained"),
+    "gradient hook": (hook(lambda m: first_parameter(m).register_hook(nothing)), "parameters with hooks"),
+    "accumulated gradient hook": (
+        hook(lambda m: first_parameter(m).register_post_accumulate_grad_hook(nothing)),
+        "parameters with hooks",
+    ),
+    "forward hook": (hook(lambda m: m.critic.qf0[0].register_forward_hook(nothing)), "the critic has hooks"),
+    "pre-hook": (hook(lambda m: m.actor.register_forward_pre_hook(nothing)), "the actor has hooks"),
+    "backward hook": (hook(lambda m: m.critic.register_full_backward_hook(nothing)), "the critic has hooks"),
+    "hook of all modules": (hook(lambda _: register_module_forward_hook(nothing)), "hooks of all modules"),
+    "pre-step hook": (hook(lambda m: m.critic.optimizer.register_step_pre_hook(nothing)), "step hooks"),
+    "post-step hook": (hook(lambda m: m.critic.optimizer.register_step_post_hook(nothing)), "step hooks"),
+    "pre-step hook of all": (hook(lambda _: register_optimizer_step_pre_hook(nothing)), "hooks of all optimizers"),
+    "post-step hook of all": (hook(lambda _: register_optimizer_step_post_hook(nothing)), "hooks of all optimizers"),
+    "own step": (attribute(lambda m: m.critic.optimizer, "step", nothing), "a step of its own"),
+    "own forward": (attribute(lambda m: m.critic.qf0[1], "forward", nothing), "a forward of its own"),
+    "other module": (other_module, "does not hold all of its parameters"),
+    "other network": (attribute(lambda m: m, "critic_target", nn.Identity()), "the model's critic_target is not"),
+    "transposed weight": (transposed_weight, r"the critic_target has parameters of shape \(32, 1\), not \(1, 32\)"),
+    "0-dim moment": (moment("exp_avg", lambda _: th.zeros(())), r"exp_avg of shape \(\), not \(\d+,\)"),
+    "[1, 1] moment": (moment("exp_avg_sq", lambda _: th.zeros(1, 1)), r"exp_avg_sq of shape \(1, 1\), not \(\d+,\)"),
+    "transposed moment": (moment("exp_avg", lambda m: m.T, matrix=True), r"exp_avg of shape \(32, 1\), not \(1, 32\)"),
+    "strided moment": (moment("exp_avg", lambda m: m.repeat(2)[::2]), "exp_avg that are not contiguous"),
+    "moment in float64": (moment("exp_avg_sq", lambda m: m.double()), r"exp_avg_sq of type torch\.float64"),
+    "no moment": (moment("exp_avg_sq", lambda m: None), "no tensor exp_avg_sq"),
+    "moved moment": (moved_moment, r"exp_avg of shape \(1,\)"),
+    "step of shape [1]": (moment("step", lambda step: step[None]), r"step of shape \(1,\), not \(\)"),
+    "step in float64": (moment("step", lambda step: step.double()), r"step of type torch\.float64"),
+    "target's connections": (target_connections, "critic_target has other connections than the critic"),
+    "rewards in float64": (rewards_in_float64, "rewards are stored as float64"),
+    "own sample": (attribute(lambda m: m.replay_buffer, "sample", nothing), "methods of its own"),
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_changes_under_the_compiled_engine_falls_back_or_raises(algorithm, change, capsys, monkeypatch):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(verbose=1, topology="static"))
+    model.learn(80)
+    assert model._choose_engine().reason is None
+    calls = []
+    monkeypatch.setattr(algorithm.dense_class, "train", lambda *_: calls.append(1))
+    make, reason = CHANGES[change]
+    undo = make(model)
+    try:
+        capsys.readouterr()
+        model.train(1, 32)
+        assert calls == [1]  # SB3's own train has it
+        assert re.search(rf"^Engine: torch \(.*{reason}.*\)$", capsys.readouterr().out, re.MULTILINE)
+        model.engine = "compiled"
+        before = copy.deepcopy(model.policy.state_dict())
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"engine='compiled' does not cover this .*" + reason) as caught:
+                model.train(1, 32)
+            assert "\n" not in str(caught.value)
+        assert all(th.equal(tensor, before[name]) for name, tensor in model.policy.state_dict().items())
+    finally:
+        undo()
+    model.train(2, 32)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_policy_that_was_double_and_is_float_again_learns_on_as_if_nothing_had_been(algorithm):
+    kwargs = quick(topology_end=1000)
+    models = [algorithm("MlpPolicy", "Pendulum-v1", engine="compiled", **copy.deepcopy(kwargs)) for _ in range(2)]
+    for model in models:
+        model.set_random_seed(2)
+        model.learn(80)
+        if model is models[1]:
+            for convert in (model.policy.half, model.policy.double):
+                before = copy.deepcopy(model.policy.state_dict())
+                convert()
+                assert model.policy._fast_actor() is None
+                with pytest.raises(ValueError, match="parameters of type"):
+                    model.train(1, 32)
+                model.policy.float()
+                model.policy.load_state_dict(before)
+        model.set_random_seed(3)
+        model.train(40, 32)
+        assert model.policy._fast_actor() is not None
+    assert models[0].topology_counters["critic"]["evolutions"] > 2
+    for name, tensor in models[0].policy.state_dict().items():
+        assert th.equal(tensor, models[1].policy.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", ["mean", "var"])
+def test_statistics_of_other_observations_are_an_error_before_they_are_read(name):
+    model = RLx2TD3("MlpPolicy", VecNormalize(make_vec_env("Pendulum-v1")), engine="compiled", **quick())
+    model.learn(60)
+    setattr(model.get_vec_normalize_env().obs_rms, name, np.ones(2))
+    with pytest.raises(ValueError, match=rf"obs_rms\.{name} is \(2,\), and observations are \(3,\)"):
+        model.train(1, 32)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_learning_rate_and_betas_may_change_to_other_numbers(algorithm):
+    models = [
+        algorithm("MlpPolicy", "Pendulum-v1", **quick(topology="static", engine=e)) for e in ("compiled", "torch")
+    ]
+    for model in models:
+        model.set_random_seed(0)
+        model.learn(80)
+        model.lr_schedule = lambda _: 3e-2
+        model.critic.optimizer.param_groups[0]["betas"] = (0.5, 0.9)
+        model.train(3, 32)
+    for name, tensor in models[0].policy.state_dict().items():
+        th.testing.assert_close(tensor, models[1].policy.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -11,7 +11,8 @@ from stable_baselines3.common.save_util import load_from_zip_file, recursive_get
 
 from sb3_rlx2.common.model_files import read_saved_names, reading_model_file
 from sb3_rlx2.common.state_checks import optimizer_problems, tensor_problem
-from sb3_rlx2.engine.coverage import why_not_policy
+from sb3_rlx2.engine.support import why_not_policy
+from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.errors import CheckpointMismatchError
 from sb3_rlx2.sparse.layers import SparseLinear, index_problem
 
@@ -59,7 +60,7 @@ class CheckedParameters(BaseAlgorithm):
         """What of the given parameters differs from the model's own in names, shapes or connections."""
         names = self._get_torch_save_params()[0]
         # Of other networks some parameters may never have had a gradient
-        is_plain = why_not_policy(self.policy, type(self.policy)) is None
+        is_plain = why_not_policy(Watch(), self.policy, type(self.policy)) is None
         if exact_match:
             yield from (f"{name} is missing" for name in names if name not in params)
             yield from (f"{name} is unexpected" for name in params if name not in names)

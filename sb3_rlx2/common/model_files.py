@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import get_device
 
@@ -150,7 +149,7 @@ def reading_model_file(path: str | pathlib.Path | io.BufferedIOBase, reader: str
     :param reader: the class that loads it
     :raises ModelFileError: in place of every exception, but those of the operating system
     """
-    name = _name_of(path)
+    name = name_of(path)
     try:
         yield
     except ModelFileError as error:
@@ -187,7 +186,7 @@ def read_saved_names(path: str | pathlib.Path | io.BufferedIOBase) -> SavedNames
     :raises ModelFileError: if it is no model, or not whole
     """
     with _opened(path) as file:
-        _check_archive(file, _name_of(path))
+        _check_archive(file, name_of(path))
         with zipfile.ZipFile(file) as archive:
             attributes = json.loads(archive.read("data").decode())
             if not isinstance(attributes, dict):
@@ -241,7 +240,11 @@ def _check_archive(file: Any, name: str) -> None:
         raise ModelFileError(f"{name} is no model: it has {twice} more than once")
 
 
-def _name_of(path: str | pathlib.Path | io.BufferedIOBase) -> str:
+def name_of(path: str | pathlib.Path | io.BufferedIOBase) -> str:
+    """How an error calls a file.
+
+    :param path: path of the file, or the open file
+    """
     return str(path) if isinstance(path, (str, pathlib.Path)) else str(getattr(path, "name", "the open file"))
 
 
@@ -265,17 +268,4 @@ def reading_replay_buffer(path: str | pathlib.Path | io.BufferedIOBase) -> Itera
         raise
     # A foreign pickle may fail with any kind of exception
     except Exception as error:
-        raise ModelFileError(f"{_name_of(path)} is no replay buffer, or was cut short: {_reason(error)}") from error
-
-
-def check_n_envs(buffer: ReplayBuffer, n_envs: int) -> None:
-    """Check that a loaded replay buffer can take the transitions of a model.
-
-    :param buffer: the buffer
-    :param n_envs: number of environments of the model
-    :raises ValueError: if the buffer is for another number of environments
-    """
-    if buffer.n_envs != n_envs:
-        raise ValueError(
-            f"the replay buffer is for n_envs={buffer.n_envs}, and the model has n_envs={n_envs}: they must be the same"
-        )
+        raise ModelFileError(f"{name_of(path)} is no replay buffer, or was cut short: {_reason(error)}") from error

@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_rlx2.common.argument_ranges import check_learning_arguments, check_topology_counters
 from sb3_rlx2.common.arguments import check_device
+from sb3_rlx2.common.buffer_files import counter_problem, layout_problem
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.checked_parameters import CheckedParameters
@@ -32,7 +33,7 @@ from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistic
 from sb3_rlx2.common.model_files import (
     CHECKPOINT_FORMAT,
     CheckedLoading,
-    check_n_envs,
+    name_of,
     reading_replay_buffer,
 )
 from sb3_rlx2.common.policies import (
@@ -44,7 +45,8 @@ from sb3_rlx2.common.policies import (
 )
 from sb3_rlx2.common.topology import NETWORKS, TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.engine.updates import Updates
-from sb3_rlx2.errors import DivergenceError
+from sb3_rlx2.engine.watch import Watch
+from sb3_rlx2.errors import DivergenceError, ModelFileError
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_sparsity
 
@@ -246,10 +248,9 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         self._check_reset()
         self._evolve_topology()
         self._warn_of_what_will_not_happen()
-        self.__dict__.pop("_engine_choice", None)  # hooks may have been added since the last learn()
-        reason = self._choose_engine().reason
+        choice = self._choose_engine()
         if self.verbose >= 1:
-            print("Engine: compiled" if reason is None else f"Engine: torch ({reason})")
+            print(choice)
         return result
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -368,7 +369,9 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         """
         self._prepare_replay_buffer()
         self._evolve_topology()
-        choice = self._choose_engine()
+        before, choice = self.__dict__.get("_engine_choice"), self._choose_engine()
+        if self.verbose >= 1 and before is not None and before.reason != choice.reason:
+            print(choice)
         if choice.reason is not None or gradient_steps < 1:
             super().train(gradient_steps, batch_size)
             for name in LOSSES if gradient_steps > 0 else ():
@@ -391,15 +394,17 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def _choose_engine(self) -> EngineChoice:
-        """The engine for the next updates; decided anew when a part of the model was replaced."""
+        """The engine for the next updates; decided anew when anything that it rests on has changed."""
         choice: EngineChoice | None = self.__dict__.get("_engine_choice")
-        if choice is None or not choice.holds_for(self):
+        if choice is None or not choice.holds:
             self._engine_choice = choice = EngineChoice(self, (RLx2OffPolicyAlgorithm, self.dense_class))
         return choice
 
     def _prepare_replay_buffer(self) -> None:
         """The model's settings and count of updates hold, wherever the buffer comes from (a load, the user)."""
         buffer = self.replay_buffer
+        if buffer is not None and (problem := counter_problem(buffer)) is not None:
+            raise ValueError(f"the replay buffer {problem}")
         if isinstance(buffer, DynamicReplayBuffer):
             for name, value in self._buffer_settings().items():
                 setattr(buffer, name, value)
@@ -430,16 +435,19 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
 
         :param path: path to the pickled buffer
         :param truncate_last_traj: for ``HerReplayBuffer``, see SB3
-        :raises ValueError: if the file is no replay buffer or not whole, if it is for another number of environments,
-            or if n-step targets or the dynamic buffer need another class; the model keeps its buffer
+        :raises ValueError: if the file is no replay buffer or not whole, if it is for other spaces or another number of
+            environments, if its arrays or counters are damaged, or if n-step targets or the dynamic buffer need another
+            class; the model keeps its buffer
         """
         own = self.replay_buffer
         try:
             with reading_replay_buffer(path):
                 super().load_replay_buffer(path, truncate_last_traj)
-            check_n_envs(cast(ReplayBuffer, self.replay_buffer), self.n_envs)
+                problem = counter_problem(cast(ReplayBuffer, self.replay_buffer)) or layout_problem(Watch(), self)
+            if problem is not None:
+                raise ModelFileError(f"{name_of(path)}: the replay buffer {problem}")
             self._prepare_replay_buffer()
-        except ValueError:
+        except BaseException:
             self.replay_buffer = own
             raise
 

@@ -15,7 +15,8 @@ from torch import nn
 from sb3_rlx2.common.stages import network_stages
 from sb3_rlx2.common.topology import EVOLVERS
 from sb3_rlx2.engine.acting import FastActor
-from sb3_rlx2.engine.coverage import why_not_policy
+from sb3_rlx2.engine.support import why_not_acting
+from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.sparse import sparsify
 from sb3_rlx2.sparse.allocation import AllocationName
 from sb3_rlx2.sparse.checks import check_sparsity
@@ -169,17 +170,16 @@ class SparsePolicyMixin(BasePolicy):
         return (action[0] if is_single else action), state
 
     def _fast_actor(self) -> FastActor | None:
-        """The compiled actor, if it covers this policy; decided anew when the actor was replaced or moved."""
-        cached: tuple[Any, FastActor | None] | None = self.__dict__.get(FAST_ACTOR)
-        actor = cast(nn.Module, self.actor)
-        if cached is None or cached[0] is not actor or not (cached[1] is None or cached[1].is_current):
+        """The compiled actor, if it covers this policy; decided anew when anything that this rests on has changed."""
+        cached: tuple[Watch, FastActor | None] | None = self.__dict__.get(FAST_ACTOR)
+        if cached is None or not cached[0].holds:
+            watch = Watch()
+            actor = watch.item(cast(dict[str, Any], self._modules), "actor")
             # A class below ours may have another forward pass
-            is_ours = "is_plain_mlp" in vars(type(self))
-            is_covered = is_ours and FastActor.is_worth_it(actor) and why_not_policy(self, type(self)) is None
-            cached = (actor, FastActor(self) if is_covered else None)
-            self.__dict__[FAST_ACTOR] = cached
-        fast = cached[1]
-        return None if fast is None or fast.has_hooks else fast
+            is_ours = "is_plain_mlp" in vars(watch.type_of(self))
+            is_covered = is_ours and why_not_acting(watch, self, type(self)) is None and FastActor.is_worth_it(actor)
+            cached = self.__dict__[FAST_ACTOR] = (watch, FastActor(self) if is_covered else None)
+        return cached[1]
 
     def set_training_mode(self, mode: bool) -> None:
         """As in Stable-Baselines3, but done only where it changes anything: this is called at every step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -81,7 +80,9 @@ def _outputs(
 class FastActor:
     """The actor of a covered policy, computed from its own parameters without PyTorch.
 
-    :param policy: a policy of TD3 or SAC that ``why_not_policy`` has nothing against
+    It is right as long as the ``Watch`` holds that ``why_not_acting`` read the policy through.
+
+    :param policy: a policy of TD3 or SAC that ``why_not_acting`` has nothing against
     """
 
     def __init__(self, policy: Any) -> None:
@@ -94,26 +95,11 @@ class FastActor:
         self.n_obs, self.n_act = layers[0].in_features, layers[-1].out_features
         self._n_out = self.n_act * (2 if self.is_gaussian else 1)
         self._room = 2 * max(layer.out_features for layer in layers)
-        modules = list(actor.modules())
-        self._children = [(module._modules, list(module._modules.values())) for module in modules if module._modules]
-        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
 
     @staticmethod
     def is_worth_it(actor: th.nn.Module) -> bool:
         """Whether there is anything sparse to compute."""
         return any(isinstance(module, SparseLinear) for module in actor.modules())
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the actor has the modules, the connections and the device that it had."""
-        return self._table.is_current and all(
-            len(now) == len(then) and all(map(is_, now.values(), then)) for now, then in self._children
-        )
-
-    @property
-    def has_hooks(self) -> bool:
-        """Whether somebody listens to the actor's forward pass."""
-        return any(self._hooks)
 
     def __call__(self, observations: Array, deterministic: bool) -> tuple[Array, Array]:
         """Actions in [-1, 1], and the same without noise.

@@ -227,6 +227,7 @@ class Updates:
         :param buffer: the replay buffer
         :param normalize: normalizes observations and rewards, or None
         :param gamma: discount factor
+        :raises ValueError: if the statistics are not those of these observations
         """
         arrays = [
             buffer.observations,
@@ -250,6 +251,11 @@ class Updates:
             statistics = cast(RunningMeanStd, normalize.obs_rms)
             self._mean = np.ascontiguousarray(statistics.mean, np.float64)
             self._std = np.sqrt(np.ascontiguousarray(statistics.var, np.float64) + normalize.epsilon)
+            for name, array in (("mean", self._mean), ("var", self._std)):
+                if array.size != self.n_obs:
+                    raise ValueError(
+                        f"VecNormalize's obs_rms.{name} is {array.shape}, and observations are ({self.n_obs},)"
+                    )
             integers[[t.OBS_MEAN, t.OBS_STD]] = address(self._mean), address(self._std)
             floats[t.CLIP_OBS] = normalize.clip_obs
         if normalize is not None and normalize.norm_reward:

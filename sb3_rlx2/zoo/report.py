@@ -16,6 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.analysis.report import report
+from sb3_rlx2.errors import ModelFileError
 
 ALGORITHMS: Mapping[str, type[OffPolicyAlgorithm]] = {
     "rlx2_td3": RLx2TD3,
@@ -84,6 +85,8 @@ def load_model(path: Path, algo: str | None = None, replay_buffer: Path | None =
     if replay_buffer is not None:
         try:
             model.load_replay_buffer(replay_buffer)
+        except ModelFileError:  # which names the file
+            raise
         except Exception as error:  # as above
             raise ValueError(f"{replay_buffer}: cannot be loaded as a replay buffer: {_first_line(error)}") from error
     return model

@@ -1,0 +1,197 @@
+"""Reading objects in a way that notices later when anything that was read has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter, is_
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+_dtype: Callable[[Any], Any] = attrgetter("dtype")
+_version: Callable[[Any], Any] = attrgetter("_version")
+_layout: Callable[[Any], Any] = attrgetter("shape", "strides", "dtype")
+
+
+class Watch:
+    """Reads objects and remembers what it read: a decision that reads through it alone cannot go stale.
+
+    ``holds`` costs some 40 ns for each thing that was read. Memory of tensors stays allocated as long as it is watched,
+    so that nothing else can come to lie at its address.
+    """
+
+    def __init__(self) -> None:
+        # Lists side by side, which a few calls of ``map`` compare
+        self._mappings: list[dict[Any, Any]] = []
+        self._names: list[Any] = []
+        self._values: list[Any] = []
+        self._objects: list[Any] = []
+        self._types: list[type] = []
+        self._empty: list[Mapping[Any, Any]] = []
+        self._sized: list[Mapping[Any, Any]] = []
+        self._sizes: list[int] = []
+        self._tensors: list[th.Tensor] = []
+        self._aliases: list[th.Tensor] = []
+        self._dtypes: list[th.dtype] = []
+        self._placed: list[th.Tensor] = []
+        self._addresses: list[int] = []
+        self._storages: list[th.Tensor] = []
+        self._counted: list[th.Tensor] = []
+        self._versions: list[int] = []
+        self._arrays: list[Array] = []
+        self._layouts: list[Any] = []
+        self._getters: dict[tuple[str, ...], tuple[Callable[[Any], Any], list[Any], list[Any]]] = {}
+        self._keys: list[tuple[Mapping[Any, Any], tuple[Any, ...]]] = []
+        self._sequences: list[tuple[Sequence[Any], tuple[Any, ...]]] = []
+        self._calls: list[tuple[Callable[[], Any], Any]] = []
+        self._seen: set[tuple[str, int, Any]] = set()
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything is still as it was when it was read."""
+        try:
+            same_memory = all(map(th.Tensor.is_set_to, self._tensors, self._aliases))
+        except RuntimeError:  # on two devices
+            return False
+        return (
+            same_memory
+            and [*map(th.Tensor.data_ptr, self._placed)] == self._addresses
+            and all(map(is_, map(dict.get, self._mappings, self._names), self._values))
+            and not any(self._empty)
+            and [*map(len, self._sized)] == self._sizes
+            and [*map(_dtype, self._tensors)] == self._dtypes
+            and all(map(is_, map(type, self._objects), self._types))
+            and [*map(_version, self._counted)] == self._versions
+            and [*map(_layout, self._arrays)] == self._layouts
+            and all([*map(get, owners)] == values for get, owners, values in self._getters.values())
+            and all(tuple(mapping) == keys for mapping, keys in self._keys)
+            and all(len(now) == len(then) and all(map(is_, now, then)) for now, then in self._sequences)
+            and all(call() is result for call, result in self._calls)
+        )
+
+    def _is_new(self, kind: str, owner: object, name: Any = None) -> bool:
+        key = (kind, id(owner), name)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
+
+    def item(self, mapping: dict[Any, Any], key: Any) -> Any:
+        """What a dict, such as an object's ``vars``, has under a key; None if nothing. Watched: that very object.
+
+        :param mapping: the dict
+        :param key: the key
+        """
+        value = mapping.get(key)
+        if self._is_new("item", mapping, key):
+            self._mappings.append(mapping)
+            self._names.append(key)
+            self._values.append(value)
+        return value
+
+    def items(self, mapping: dict[Any, T]) -> dict[Any, T]:
+        """All that a dict has. Watched: its size and those very objects.
+
+        :param mapping: the dict
+        """
+        if self._is_new("size", mapping):
+            self._sized.append(mapping)
+            self._sizes.append(len(mapping))
+        return {key: self.item(mapping, key) for key in mapping}
+
+    def keys(self, mapping: Mapping[Any, Any]) -> tuple[Any, ...]:
+        """The keys of a dict, such as one of hooks.
+
+        :param mapping: the dict
+        """
+        keys = tuple(mapping)
+        if keys:
+            self._keys.append((mapping, keys))
+        else:
+            self._empty.append(mapping)
+        return keys
+
+    def sequence(self, sequence: Sequence[T]) -> tuple[T, ...]:
+        """The entries of a sequence. Watched: those very objects.
+
+        :param sequence: the sequence
+        """
+        entries = tuple(sequence)
+        self._sequences.append((sequence, entries))
+        return entries
+
+    def type_of(self, value: object) -> type:
+        """The class of an object.
+
+        :param value: the object
+        """
+        if self._is_new("type", value):
+            self._objects.append(value)
+            self._types.append(type(value))
+        return type(value)
+
+    def attributes(self, owner: object, *names: str) -> tuple[Any, ...]:
+        """Attributes that are computed, as those of tensors are. Watched: whether they are equal.
+
+        :param owner: the object
+        :param names: two or more attributes
+        """
+        get, owners, values = self._getters.setdefault(names, (attrgetter(*names), [], []))
+        owners.append(owner)
+        values.append(get(owner))
+        return tuple(values[-1])
+
+    def call(self, function: Callable[[], T]) -> T:
+        """What a function returns. Watched: that very object.
+
+        :param function: the function
+        """
+        result = function()
+        self._calls.append((function, result))
+        return result
+
+    def tensor(self, tensor: th.Tensor) -> th.Tensor:
+        """A tensor. Watched: its type, device, shape, strides and address, but not its numbers.
+
+        :param tensor: the tensor
+        """
+        self._tensors.append(tensor)
+        self._aliases.append(tensor.detach())
+        self._dtypes.append(tensor.dtype)
+        return tensor
+
+    def memory(self, tensor: th.Tensor) -> th.Tensor:
+        """A tensor. Watched: its address alone, at a third of the cost; for one that is replaced where it changes.
+
+        :param tensor: the tensor
+        """
+        self._placed.append(tensor)
+        self._addresses.append(tensor.data_ptr())
+        self._storages.append(tensor.detach())
+        return tensor
+
+    def numbers(self, tensor: th.Tensor) -> th.Tensor:
+        """A tensor. Watched: its numbers, as far as PyTorch counts their changes.
+
+        :param tensor: the tensor
+        """
+        if not tensor.is_inference():
+            self._counted.append(tensor)
+            self._versions.append(tensor._version)
+        return tensor
+
+    def array(self, array: Array) -> Array:
+        """A NumPy array. Watched: its type, shape and strides, but not its numbers.
+
+        :param array: the array
+        """
+        assert isinstance(array, np.ndarray)
+        if self._is_new("array", array):
+            self._arrays.append(array)
+            self._layouts.append(_layout(array))
+        return array
