@@ -1,6 +1,7 @@
 """RLx2TD3 and RLx2SAC: the method."""
 
 import copy
+import warnings
 
 import cloudpickle
 import gymnasium as gym
@@ -237,6 +238,20 @@ def test_episodes_that_are_cut_off_count_as_truncated(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_layers_with_too_few_connections_to_evolve_are_named_once(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(actor_sparsity=0.98, critic_sparsity=0.5, drop_fraction=0.1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.learn(60)
+        model.learn(30, reset_num_timesteps=False)
+    told = [str(warning.message) for warning in caught if "never evolve" in str(warning.message)]
+    assert len(told) == 1
+    few = [f"{name!r} ({layer.nnz})" for name, layer in sparse_layers(model.actor).items() if layer.nnz < 10]
+    assert len(few) >= 2
+    assert f": {', '.join(few)} with drop_fraction=0.1" in told[0]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_tensorboard_scalars(algorithm, tmp_path):
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick(tensorboard_log=str(tmp_path)))
     seen = {}
@@ -250,6 +265,7 @@ def test_tensorboard_scalars(algorithm, tmp_path):
     model.learn(260, reset_num_timesteps=False)
     for network in ("actor", "critic"):
         assert seen[f"rlx2/{network}_density"] == pytest.approx(1 - getattr(model, f"{network}_sparsity"), abs=0.01)
+        assert seen[f"rlx2/{network}_unreachable_outputs"] == 0
         evolution = attached_evolvers(model)[network].last_evolution
         assert seen[f"rlx2/{network}_dropped"] == sum(layer.dropped for layer in evolution.layers.values())
         assert seen[f"rlx2/{network}_grown"] == sum(layer.grown for layer in evolution.layers.values())

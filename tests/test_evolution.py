@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -379,6 +380,20 @@ class TestEvolver:
         evolver.close()
         self.update(network, optimizer)
         assert not seen
+
+    def test_layers_with_too_few_connections_to_evolve_are_named(self):
+        network, optimizer, _, _ = self.start(RigL(), drop_fraction=0.02)
+        few = {name: layer.nnz for name, layer in sparse_layers(network).items() if math.floor(0.02 * layer.nnz) == 0}
+        assert 0 < len(few) < len(sparse_layers(network))
+        named = ", ".join(rf"'{name}' \({nnz}\)" for name, nnz in few.items())
+        with pytest.warns(UserWarning, match=rf"never evolve, since .* is 0: {named} with drop_fraction=0.02$"):
+            self.update(network, optimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.update(network, optimizer)
+            for rule, fraction in ((StaticTopology(), 0.02), (RigL(), 0.2)):
+                network, optimizer, _, _ = self.start(rule, drop_fraction=fraction)
+                self.update(network, optimizer)
 
     def test_nan_is_an_error_that_names_layer_and_update(self):
         network, optimizer, _, _ = self.start(RigL(), interval=1)

@@ -17,7 +17,8 @@ import sb3_rlx2.td3
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.analysis.network_parts import network_parts
 from sb3_rlx2.analysis.report import report
-from sb3_rlx2.sparse import SparseLinear, sparse_layers
+from sb3_rlx2.common.topology import attached_evolvers
+from sb3_rlx2.sparse import SparseLinear, relocate, sparse_layers
 from sb3_rlx2.sparse.units import dormant_units, mean_activity
 from sb3_rlx2.zoo import report as command
 
@@ -117,6 +118,32 @@ def test_units_that_lost_all_inputs_or_outputs():
     sac = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick())
     heads = sac.actor.mu.mask | sac.actor.log_std.mask
     assert sac.report().networks[0].layers[1].units_without_outputs == int((~heads.any(dim=0)).sum())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_outputs_without_a_path_are_told_by_report_and_scalars(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(critic_sparsity=0.9, topology="static"))
+    assert all(net.total("unreachable_outputs") == 0 for net in model.report().networks)
+    first, second = (model.critic.qf1[place] for place in (0, 2))
+    targets = (model.critic_target.qf1[place] for place in (0, 2))
+    # The first layer leads to units 0 to 7, the second reads the others
+    relocate(first, th.arange(first.nnz), mirrors=[next(targets)])
+    reads = [position for position in range(32 * 32) if position % 32 > 7][: second.nnz]
+    relocate(second, th.tensor(reads), mirrors=[next(targets)])
+    found_report = model.report()
+    found = {net.name: net.total("unreachable_outputs") for net in found_report.networks}
+    assert {name for name, count in found.items() if count} == {"critic.qf1", "critic_target.qf1"}
+    assert found_report.networks[0].layers[0].unreachable_outputs is None
+    by_name = {net["name"]: net for net in found_report.to_dict()["networks"]}
+    assert by_name["critic.qf1"]["layers"][-1]["unreachable_outputs"] == found["critic.qf1"] == 1
+    assert "no path" in str(found_report)
+    model.learn(60)
+    assert model.logger.name_to_value["rlx2/actor_unreachable_outputs"] == 0
+    assert model.logger.name_to_value["rlx2/critic_unreachable_outputs"] == 1
+    model.critic.load_state_dict(
+        algorithm("MlpPolicy", "Pendulum-v1", **quick(critic_sparsity=0.9)).critic.state_dict()
+    )
+    assert attached_evolvers(model)["critic"].unreachable_outputs == 0
 
 
 def test_dormant_units_by_hand():

@@ -24,10 +24,12 @@ class LayerReport:
     :param flops: of a forward pass of one sample
     :param dense_flops: the same for a dense layer
     :param units_without_inputs: units to which no connection leads; None for a convolution
-    :param units_without_outputs: hidden units from which no connection leads on; None for the last layer and in
-        features extractors
+    :param units_without_outputs: hidden units from which no connection leads on; None for the last layer, in
+        features extractors and where the order of the layers is not known
     :param dormant_units: hidden units that are dormant on the batch; None where the layer has no hidden units or no
         batch was there
+    :param unreachable_outputs: outputs of the network to which no path leads from any of its inputs; None for hidden
+        layers, in features extractors and where the order of the layers is not known
     """
 
     name: str
@@ -43,6 +45,7 @@ class LayerReport:
     units_without_inputs: int | None
     units_without_outputs: int | None
     dormant_units: int | None
+    unreachable_outputs: int | None
 
     @property
     def units(self) -> int:

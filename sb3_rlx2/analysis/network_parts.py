@@ -12,8 +12,9 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
+from sb3_rlx2.common.stages import actor_stages, network_stages
 from sb3_rlx2.sparse import linear_layers
-from sb3_rlx2.sparse.units import LinearLayer
+from sb3_rlx2.sparse.units import LinearLayer, Stages
 
 OWNERS = ("actor", "critic", "actor_target", "critic_target")
 ParametricLayer = LinearLayer | nn.Conv2d
@@ -26,7 +27,7 @@ class Part(NamedTuple):
     :param owner: the attribute of the policy that holds it
     :param layers: its linear and convolutional layers, by their name in the owner
     :param stages: names of its linear layers in the order in which data pass them, those of one stage reading the same
-        inputs; empty for a features extractor
+        inputs; empty where that order is not known, and for a features extractor
     """
 
     name: str
@@ -50,33 +51,31 @@ def network_parts(policy: nn.Module) -> list[Part]:
         if network is None:
             continue
         if owner.startswith("critic"):
-            for place, q_network in enumerate(network.q_networks):
-                parts.append(_chain(f"{owner}.qf{place}", owner, f"qf{place}", q_network))
+            for place, (q_network, stages) in enumerate(zip(network.q_networks, network_stages(network), strict=True)):
+                parts.append(_part(f"{owner}.qf{place}", owner, {f"qf{place}": q_network}, stages))
         else:
-            parts.append(_actor(owner, network))
+            modules = {
+                name: module
+                for name in ("latent_pi", "mu", "log_std")
+                if isinstance(module := getattr(network, name, None), nn.Module)
+            }
+            parts.append(_part(owner, owner, modules, actor_stages(network)))
         layers = _parametric(network.features_extractor, "features_extractor.")
         if layers:
             parts.append(Part(f"{owner}.features_extractor", owner, layers, ()))
     return parts
 
 
-def _chain(name: str, owner: str, prefix: str, module: nn.Module) -> Part:
-    layers = {f"{prefix}.{key}": layer for key, layer in linear_layers(module).items()}
-    return Part(name, owner, dict(layers), tuple((key,) for key in layers))
-
-
-def _actor(owner: str, network: Any) -> Part:
-    chain = [name for name in ("latent_pi", "mu") if isinstance(getattr(network, name, None), nn.Module)]
-    heads = ["log_std"] if isinstance(getattr(network, "log_std", None), nn.Module) else []
+def _part(name: str, owner: str, modules: dict[str, nn.Module], stages: Stages) -> Part:
     layers = {
-        f"{name}.{key}".rstrip("."): layer
-        for name in (*chain, *heads)
-        for key, layer in linear_layers(getattr(network, name)).items()
+        f"{key}.{inner}".rstrip("."): layer
+        for key, module in modules.items()
+        for inner, layer in linear_layers(module).items()
     }
-    stages: list[tuple[str, ...]] = [(name,) for name in layers if name not in heads]
-    # SAC's two heads read the same units
-    stages[-1] = (*stages[-1], *heads)
-    return Part(owner, owner, dict(layers), tuple(stages))
+    names = {layer: key for key, layer in layers.items()}
+    is_whole = names.keys() == {layer for stage in stages for layer in stage}
+    ordered = tuple(tuple(names[layer] for layer in stage) for stage in stages) if is_whole else ()
+    return Part(name, owner, dict(layers), ordered)
 
 
 def _parametric(module: nn.Module, prefix: str) -> dict[str, ParametricLayer]:

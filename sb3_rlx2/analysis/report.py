@@ -18,7 +18,7 @@ from sb3_rlx2.analysis.model_report import FlopsReport, InputReport, LayerReport
 from sb3_rlx2.analysis.network_parts import ParametricLayer, Part, convolution_positions, input_names, network_parts
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.topology import TopologySettings
-from sb3_rlx2.sparse import SparseLinear, resolve_rule
+from sb3_rlx2.sparse import SparseLinear, resolve_rule, unreachable_outputs
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, dormant_units, mean_activity
 
@@ -76,7 +76,7 @@ def _saved_size(model: OffPolicyAlgorithm) -> int:
 def _layer_reports(model: OffPolicyAlgorithm, part: Part, dormant: dict[str, int]) -> list[LayerReport]:
     positions = convolution_positions(model, part)
     optimizer: Any = getattr(getattr(model.policy, part.owner), "optimizer", None)
-    without_outputs = _units_without_outputs(part)
+    without_outputs, unreachable = _units_without_outputs(part), _unreachable_outputs(part)
     reports = []
     for name, layer in part.layers.items():
         kernel = layer.weight.numel() if not isinstance(layer, SparseLinear) else layer.in_features * layer.out_features
@@ -102,6 +102,7 @@ def _layer_reports(model: OffPolicyAlgorithm, part: Part, dormant: dict[str, int
                 units_without_inputs=no_inputs,
                 units_without_outputs=without_outputs.get(name),
                 dormant_units=dormant.get(name),
+                unreachable_outputs=unreachable.get(name),
             )
         )
     return reports
@@ -136,6 +137,13 @@ def _units_without_outputs(part: Part) -> dict[str, int]:
         for place in range(len(part.stages) - 1)
         for name in part.stages[place]
     }
+
+
+def _unreachable_outputs(part: Part) -> dict[str, int]:
+    if not part.stages:
+        return {}
+    outputs = unreachable_outputs([part.stage(place) for place in range(len(part.stages))])
+    return {name: int(unreachable.sum()) for name, unreachable in zip(part.stages[-1], outputs, strict=True)}
 
 
 # --- dormant units ---

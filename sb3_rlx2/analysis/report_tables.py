@@ -158,6 +158,7 @@ def _units(report: ModelReport) -> Table:
             _optional(layer.units_without_inputs),
             _optional(layer.units_without_outputs),
             "" if layer.dormant_units is None else f"{layer.dormant_units} ({layer.dormant_units / layer.units:.1%})",
+            _optional(layer.unreachable_outputs),
         )
         for network in report.networks
         for layer in network.layers
@@ -166,7 +167,7 @@ def _units(report: ModelReport) -> Table:
     batch = "no replay buffer at hand"
     if report.n_samples:
         batch = f"dormant: τ = {report.dormant_threshold}, {report.n_samples} transitions"
-    columns = ("network", "layer", "units", "no inputs", "no outputs", "dormant")
+    columns = ("network", "layer", "units", "no inputs", "no outputs", "dormant", "no path")
     return Table(f"Units that do nothing ({batch})", columns, rows)
 
 

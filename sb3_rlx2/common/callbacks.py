@@ -29,9 +29,9 @@ class TopologyEvolutionCallback(BaseCallback):
     """Prune and grow the connections of a sparse policy while it learns (RLx2, algorithm 1; RigL).
 
     Each network evolves every ``topology_interval`` of its own gradient updates; that update's optimizer step is
-    skipped. Logs density, connections dropped and grown, and drop fraction of each network under ``rlx2/``. With stock
-    SB3 ``TD3`` or ``SAC`` use a policy of ``sb3_rlx2.td3`` or ``sb3_rlx2.sac``. ``RLx2TD3`` and ``RLx2SAC`` bring it
-    along; attaching it twice changes nothing.
+    skipped. Logs density, outputs without a path from any input, connections dropped and grown, and drop fraction of
+    each network under ``rlx2/``. With stock SB3 ``TD3`` or ``SAC`` use a policy of ``sb3_rlx2.td3`` or
+    ``sb3_rlx2.sac``. ``RLx2TD3`` and ``RLx2SAC`` bring it along; attaching it twice changes nothing.
 
     :param topology: ``"rigl"`` (default), ``"set"``, ``"static"`` or a ``TopologyRule`` object
     :param topology_interval: ΔT, in gradient updates of each network, default 10,000
@@ -74,6 +74,8 @@ class TopologyEvolutionCallback(BaseCallback):
         evolvers = evolve_topology(model, self.settings)
         self._densities = {name: network_density(module) for name, module in networks(model).items()}
         self._printed = {name: evolver.last_evolution for name, evolver in evolvers.items()}
+        for evolver in evolvers.values():
+            evolver.warn_of_layers_that_stay()
 
     def _on_step(self) -> bool:
         return True
@@ -81,6 +83,9 @@ class TopologyEvolutionCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         for name, value in self._densities.items():
             self.logger.record(f"rlx2/{name}_density", value)
+        for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
+            if evolver.chains:
+                self.logger.record(f"rlx2/{name}_unreachable_outputs", evolver.unreachable_outputs)
         if self.verbose >= 1:
             self._print_evolutions()
 

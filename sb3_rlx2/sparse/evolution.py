@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
@@ -10,7 +12,7 @@ import torch as th
 from sb3_rlx2.sparse.checks import check_callable, check_count, check_drop_fraction
 from sb3_rlx2.sparse.connections import Relocation, relocate
 from sb3_rlx2.sparse.layers import SparseLinear
-from sb3_rlx2.sparse.reachability import keep_paths, stages_problem
+from sb3_rlx2.sparse.reachability import keep_paths, stages_problem, unreachable_outputs
 from sb3_rlx2.sparse.rules import (
     Exchange,
     TopologyName,
@@ -60,7 +62,8 @@ class TopologyEvolver:
     """Evolves the topology of one network every ``interval`` steps of its optimizer.
 
     It listens to the optimizer: just before every ``interval``-th step it prunes and grows every layer and clears all
-    gradients of that optimizer, so that this step changes nothing more (RLx2, algorithm 1; RigL, algorithm 1).
+    gradients of that optimizer, so that this step changes nothing more (RLx2, algorithm 1; RigL, algorithm 1). At the
+    first step a warning names layers that have so few connections that none is ever dropped.
 
     :param layers: the network's sparse layers by name (``sparse_layers``)
     :param optimizer: the optimizer of the network, which holds each layer's ``values`` unless they are frozen
@@ -105,7 +108,9 @@ class TopologyEvolver:
         self.counters = _checked_counters({"updates": 0, "evolutions": 0} if counters is None else counters)
         self.on_evolution = None if on_evolution is None else check_callable(on_evolution, "on_evolution")
         self.last_evolution: Evolution | None = None
-        self._checked_versions = -1
+        self._checked_versions = self._counted_version = -1
+        self._unreachable_outputs = 0
+        self._has_warned = False
         self._holders = [*self.layers.values(), *(mirror for mirrors in self.mirrors.values() for mirror in mirrors)]
         self.check_mirrors()
         self._prepare_for(self.counters["updates"] + 1)
@@ -130,11 +135,23 @@ class TopologyEvolver:
         update = self.counters["updates"] + 1
         return self._is_due(update) and self.progress(update) < 1.0
 
+    @property
+    def unreachable_outputs(self) -> int:
+        """How many outputs of the chains no path leads to from any input."""
+        version = sum([layer.topology_version for layer in self.layers.values()])
+        if version != self._counted_version:
+            outputs = [outputs for stages in self.chains for outputs in unreachable_outputs(stages)]
+            self._unreachable_outputs = sum(int(unreachable.sum()) for unreachable in outputs)
+            self._counted_version = version
+        return self._unreachable_outputs
+
     def count(self, updates: int) -> None:
         """Count optimizer steps that were made without ``optimizer.step``, none of them one that evolves.
 
         :param updates: how many
         """
+        if not self._has_warned:
+            self.warn_of_layers_that_stay()
         before = self.counters["updates"]
         after = before + updates
         if before // self.interval < after // self.interval:  # a due step after evolution's end
@@ -174,6 +191,8 @@ class TopologyEvolver:
                 layer.request_dense_grad()
 
     def _before_step(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._has_warned:
+            self.warn_of_layers_that_stay()
         self.counters["updates"] += 1
         update = self.counters["updates"]
         if self._is_due(update):
@@ -212,6 +231,21 @@ class TopologyEvolver:
         self.last_evolution = Evolution(update, fraction, done)
         if self.on_evolution is not None:
             self.on_evolution(self.last_evolution)
+
+    def warn_of_layers_that_stay(self) -> None:
+        """Warn once of layers that never evolve, since ``floor(drop_fraction * connections)`` is 0."""
+        few = [
+            f"{name!r} ({layer.nnz})"
+            for name, layer in self.layers.items()
+            if self.rule.evolves and math.floor(self.drop_fraction * layer.nnz) == 0
+        ]
+        if few and not self._has_warned:
+            warnings.warn(
+                f"layers with too few connections never evolve, since floor(drop_fraction * connections) is 0: "
+                f"{', '.join(few)} with drop_fraction={self.drop_fraction}",
+                stacklevel=3,
+            )
+        self._has_warned = True
 
     def check_mirrors(self) -> None:
         """Raise a ValueError that names the first layer whose mirrors have other connections than itself.
