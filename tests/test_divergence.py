@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, assert_counts_agree, differing, everything, with_transitions
+from helpers import ALGORITHMS, assert_counts_agree, differing, everything, quick, with_transitions
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.common.topology import attached_evolvers
 from sb3_rlx2.errors import DivergenceError
 
 BATCH = 32
+ENGINE = "compiled"
 WAYS = [
     (RLx2TD3, {}),
     (RLx2TD3, {"policy_delay": 3}),
@@ -21,6 +22,11 @@ WAYS = [
     (RLx2SAC, {"ent_coef": 0.1}),
     (RLx2SAC, {"n_steps": 1, "dynamic_buffer": False}),
 ]
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def _engine(request, monkeypatch):
+    monkeypatch.setitem(globals(), "ENGINE", request.param)
 
 
 @functools.cache
@@ -31,6 +37,7 @@ def _model(algorithm, settings):
 def model_of(algorithm, **kwargs):
     settings = {"batch_size": BATCH, "n_steps_delay": 0, "topology_interval": 12, "n_steps": 3, **kwargs}
     model = copy.deepcopy(_model(algorithm, tuple(settings.items())))
+    model.engine = ENGINE
     model.set_random_seed(5)
     return model
 
@@ -212,3 +219,83 @@ def test_an_exception_at_an_evolution_leaves_all_as_it_was(algorithm, kwargs, ne
     evolver.on_evolution = original
     assert_goes_on(model)
     assert model.topology_counters[network]["evolutions"] > 0
+
+
+def step_hooks(model):
+    optimizers = [model.actor.optimizer, model.critic.optimizer, getattr(model, "ent_coef_optimizer", None)]
+    return [(len(o._optimizer_step_pre_hooks), len(o._optimizer_step_post_hooks)) for o in optimizers if o is not None]
+
+
+@pytest.mark.parametrize("_engine", ["torch"], indirect=True)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("loss", ["critic_loss", "actor_loss"])
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_with_dense_topology_too_and_from_the_first_update_on(algorithm, loss, number, monkeypatch):
+    kwargs = {"policy_delay": 1} if algorithm is RLx2TD3 else {}
+    kwargs |= {"topology": "dense", "engine": "auto", "n_steps": 1, "dynamic_buffer": False}
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(**kwargs))
+    model.learn(50)
+    expected = after_updates(model, number - 1)
+    hooks = step_hooks(model)
+    # The critic's networks compute the critic's loss, and then the first of them the actor's
+    calls = 2 * (number - 1) + (loss == "actor_loss")
+    network = model.critic.q_networks[0]
+
+    def forward(inputs):
+        nonlocal calls
+        calls -= 1
+        return type(network).forward(network, inputs) * (math.nan if calls < 0 else 1.0)
+
+    monkeypatch.setattr(network, "forward", forward)
+    with pytest.raises(DivergenceError, match=f"{loss} is nan at update {number}: "):
+        model.train(10, BATCH)
+    monkeypatch.undo()
+    assert not differing(everything(model), expected)
+    assert model._n_updates == number - 1
+    assert step_hooks(model) == hooks
+    model.train(10, BATCH)
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_entropy_loss_or_learning_rate_that_is_not_finite(algorithm):
+    model = model_of(algorithm)
+    model.train(3, BATCH)
+    expected = everything(model)
+    schedule = model.lr_schedule
+    model.lr_schedule = lambda _: math.nan
+    with pytest.raises(DivergenceError, match=r"loss is \S+ at update 4, and the step of its optimizer is not finite"):
+        model.train(5, BATCH)
+    assert not differing(everything(model), expected)
+    model.lr_schedule = schedule
+    if algorithm is RLx2SAC:
+        model.target_entropy = math.nan
+        with pytest.raises(DivergenceError, match="ent_coef_loss is nan at update 4: "):
+            model.train(5, BATCH)
+        assert not differing(everything(model), expected)
+
+
+@pytest.mark.parametrize("_engine", ["torch"], indirect=True)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("network", ["actor", "critic"])
+def test_ctrl_c_at_a_step_of_sb3s_train_leaves_whole_updates(algorithm, network):
+    model = model_of(algorithm, policy_delay=1) if algorithm is RLx2TD3 else model_of(algorithm)
+    model.train(3, BATCH)
+    expected = after_updates(model, 4)
+    hooks = step_hooks(model)
+    steps = 0
+
+    def interrupt(*_):
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            raise KeyboardInterrupt
+
+    handle = getattr(model, network).optimizer.register_step_post_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(10, BATCH)
+    handle.remove()
+    assert model._n_updates == 7
+    assert not differing(everything(model), expected)
+    assert step_hooks(model) == hooks
+    assert_goes_on(model)

@@ -148,7 +148,8 @@ def _evolve(
 ) -> tuple[Floats, int]:
     """One update in which the topology of one or both networks evolves in place of its optimizer's step."""
     updates.refresh()  # which makes optimizer states that are not there yet
-    completed, state = updates.completed, UpdateState(model, updates.optimizers.values())
+    completed, state = updates.completed, UpdateState()
+    state.save(model, updates.optimizers.values())
     try:
         try:
             return _evolution_update(

@@ -27,7 +27,7 @@ from sb3_rlx2.common.buffer_files import counter_problem, layout_problem
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.checked_parameters import CheckedParameters
-from sb3_rlx2.common.compiled_training import LOSSES, RECORDED, train_compiled
+from sb3_rlx2.common.compiled_training import RECORDED, train_compiled
 from sb3_rlx2.common.engine_choice import ENGINES, Engine, EngineChoice
 from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistics, check_reset
 from sb3_rlx2.common.model_files import (
@@ -44,14 +44,19 @@ from sb3_rlx2.common.policies import (
     sparse_policy_class,
 )
 from sb3_rlx2.common.topology import NETWORKS, TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
+from sb3_rlx2.common.torch_training import WholeUpdates
+from sb3_rlx2.common.update_state import UpdateState
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
-from sb3_rlx2.errors import DivergenceError, ModelFileError
+from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_sparsity
 
 if TYPE_CHECKING:
     from sb3_rlx2.analysis.model_report import ModelReport
+
+OF_THIS_OBJECT = ("_engine_choice", "_noise_free_action", "_statistics_before", "_update_state")
+"""Attributes that a copy makes anew."""
 
 
 class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorithm):
@@ -365,7 +370,8 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
 
         :param gradient_steps: number of updates
         :param batch_size: number of transitions in each
-        :raises ValueError: if a loss is NaN or infinite
+        :raises DivergenceError: if a loss is NaN or infinite, or what follows from it is; all is as before that update
+            then
         """
         self._prepare_replay_buffer()
         self._evolve_topology()
@@ -373,11 +379,9 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         if self.verbose >= 1 and before is not None and before.reason != choice.reason:
             print(choice)
         if choice.reason is not None or gradient_steps < 1:
-            super().train(gradient_steps, batch_size)
-            for name in LOSSES if gradient_steps > 0 else ():
-                value = self.logger.name_to_value.get(f"train/{name}", 0.0)
-                if not math.isfinite(value):
-                    raise DivergenceError(name, value, self._n_updates)
+            state = self.__dict__.setdefault("_update_state", UpdateState())
+            with WholeUpdates(self, state, self.dense_class.train.__code__):
+                super().train(gradient_steps, batch_size)
             return
         updates = choice.updates
         self._update_learning_rate(list(updates.optimizers.values()))
@@ -390,8 +394,7 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
 
     def __getstate__(self) -> dict[str, Any]:
         # What holds addresses belongs to this very object: a copy makes its own
-        own = ("_engine_choice", "_noise_free_action", "_statistics_before")
-        return {name: value for name, value in self.__dict__.items() if name not in own}
+        return {name: value for name, value in self.__dict__.items() if name not in OF_THIS_OBJECT}
 
     def _choose_engine(self) -> EngineChoice:
         """The engine for the next updates; decided anew when anything that it rests on has changed."""
@@ -427,8 +430,7 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
     # --- saving and loading ---
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["_has_warned", "_engine_choice", "_noise_free_action", "_statistics_before", "_device_is_auto"]
-        return [*super()._excluded_save_params(), *own]
+        return [*super()._excluded_save_params(), "_has_warned", "_device_is_auto", *OF_THIS_OBJECT]
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """Load a replay buffer, as in SB3.

@@ -1,0 +1,117 @@
+"""Gradient updates by SB3's own ``train``, each of them made wholly or not at all."""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import partial
+from types import CodeType, FrameType, TracebackType
+from typing import Any, cast
+
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch.utils.hooks import RemovableHandle
+
+from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.topology import attached_evolvers
+from sb3_rlx2.common.update_state import UpdateState
+from sb3_rlx2.errors import DivergenceError
+
+
+class WholeUpdates:
+    """A context in which SB3's ``train`` makes each update wholly or not at all.
+
+    An update begins with the first step of an optimizer in it. If it raises an exception from then on, all is as it was
+    before that update, and the model's counts are those of the updates made. Whatever its numbers cannot hold is a
+    divergence: a loss, and a parameter or moment after a step of an optimizer.
+
+    :param model: an algorithm with ``actor`` and ``critic``, each with its ``optimizer``
+    :param state: where to keep a copy of the model
+    :param code: of the ``train`` whose local variables ``critic_loss``, ``actor_loss`` and, with an entropy
+        coefficient that is learned, ``ent_coef_loss`` are the losses
+    """
+
+    def __init__(self, model: OffPolicyAlgorithm, state: UpdateState, code: CodeType) -> None:
+        known: Any = model
+        # In the order of SB3's steps
+        optimizers: dict[str, th.optim.Optimizer | None] = {
+            "ent_coef_loss": getattr(model, "ent_coef_optimizer", None),
+            "critic_loss": known.critic.optimizer,
+            "actor_loss": known.actor.optimizer,
+        }
+        self._optimizers = {loss: optimizer for loss, optimizer in optimizers.items() if optimizer is not None}
+        self._first_loss = next(iter(self._optimizers))
+        self._model, self._state, self._code = model, state, code
+        self._evolvers = {evolver.optimizer: evolver for evolver in attached_evolvers(model).values()}
+        self._before, self._begun = model._n_updates, 0
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        for loss, optimizer in self._optimizers.items():
+            before = optimizer.register_step_pre_hook(partial(self._before_step, loss))
+            # Evolution's own comes after it
+            cast(Any, optimizer)._optimizer_step_pre_hooks.move_to_end(before.id, last=False)
+            after = optimizer.register_step_post_hook(partial(self._after_step, loss))
+            self._handles += [before, after]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._end(error is not None)
+        except KeyboardInterrupt:
+            self._end(True)
+            raise
+
+    def _end(self, failed: bool) -> None:
+        for handle in self._handles:
+            handle.remove()
+        if failed:
+            if self._begun:
+                self._state.restore()
+            n_updates, buffer = self._before + max(self._begun - 1, 0), self._model.replay_buffer
+            self._model._n_updates = n_updates
+            if isinstance(buffer, DynamicReplayBuffer):
+                buffer.n_updates = n_updates
+
+    def _before_step(self, loss: str, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if loss == self._first_loss:
+            self._state.save(self._model, self._optimizers.values())
+            self._begun += 1
+        value = self._value(loss)
+        if not (math.isfinite(value) and _all_finite(self._grown_by(optimizer))):
+            raise DivergenceError(loss, value, self._before + self._begun)
+
+    def _grown_by(self, optimizer: th.optim.Optimizer) -> list[th.Tensor]:
+        """Gradients by which connections grow, if the topology evolves in place of an optimizer's step."""
+        evolver = self._evolvers.get(optimizer)
+        if evolver is None or not evolver.evolves_next:
+            return []
+        layers = evolver.layers.values()
+        gradients = [gradient for layer in layers for gradient in (layer.values.grad, layer.dense_grad)]
+        return [gradient for gradient in gradients if gradient is not None]
+
+    def _after_step(self, loss: str, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        state = [entry for p in parameters for entry in optimizer.state.get(p, {}).values() if th.is_tensor(entry)]
+        # Counts of steps may be on another device
+        if not _all_finite([*parameters, *(entry for entry in state if entry.dim() > 0)]):
+            raise DivergenceError(loss, self._value(loss), self._before + self._begun)
+
+    def _value(self, loss: str) -> float:
+        """A loss of the update that SB3's ``train`` is at, which it tells in no other way."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame.f_code is not self._code:
+            frame = frame.f_back
+        value = None if frame is None else frame.f_locals.get(loss)
+        return float(value.detach()) if th.is_tensor(value) else 0.0
+
+
+@th.no_grad()
+def _all_finite(tensors: list[th.Tensor]) -> bool:
+    # Norms take a single look at all numbers, but they may overflow where the numbers do not
+    return (
+        not tensors
+        or bool(th.stack(th._foreach_norm(tensors)).isfinite().all())
+        or all(bool(tensor.isfinite().all()) for tensor in tensors)
+    )
