@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
-from sb3_rlx2.sparse import SparseLinear, dense_state_dict, densify, sparse_layers, sparsify, summarize
+from sb3_rlx2.sparse import SparseLinear, dense_state_dict, densify, density, sparse_layers, sparsify, summarize
 
 
 @st.composite
@@ -341,19 +342,97 @@ class TestSparsify:
         assert network[2][0].weight.requires_grad
         assert network[3].bias.requires_grad is False
 
-    def test_layers_with_hooks_or_a_reparametrized_weight_are_refused(self):
-        hooked = self.network()
-        hooked[0].register_forward_hook(lambda *_: None)
-        with pytest.raises(ValueError, match="layer '0' cannot be sparse: its hooks"):
-            sparsify(hooked, 0.5)
-        assert not sparse_layers(sparsify(hooked, 0.5, exclude=[hooked[0]])).keys() & {"0"}
-        normed = self.network()
-        nn.utils.weight_norm(normed[2][0])
-        nn.utils.weight_norm(normed[3])
-        with pytest.raises(ValueError, match=r"layer '2\.0' cannot be sparse"):
-            sparsify(normed, 0.5)
-        sparsify(normed, 0.5, exclude=[normed[2]])  # layer 3 gets all of its connections, and stays as it is
-        assert isinstance(normed[3], nn.Linear)
+    @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda layer: layer.register_forward_hook(lambda *_: None), "its hooks"),
+            (lambda layer: layer.register_full_backward_pre_hook(lambda *_: None), "its hooks"),
+            (lambda layer: layer.weight.register_hook(lambda grad: grad), "its hooks"),
+            (lambda layer: layer.bias.register_post_accumulate_grad_hook(lambda p: None), "its hooks"),
+            (nn.utils.weight_norm, "the parametrization"),
+            (nn.utils.parametrizations.weight_norm, "the parametrization"),
+            (nn.utils.parametrizations.spectral_norm, "the parametrization"),
+            (lambda layer: parametrize.register_parametrization(layer, "bias", nn.Tanh()), "the parametrization"),
+        ],
+    )
+    def test_what_a_layer_would_lose_is_an_error_that_names_it(self, change, reason):
+        network = self.network()
+        change(network[2][0])
+        change(network[3])  # gets all of its connections, and stays as it is
+        counted = set(summarize(network))
+        with pytest.raises(ValueError, match=rf"layer '2\.0' cannot be sparse: {reason} .*`exclude`"):
+            sparsify(network, 0.8)
+        assert set(summarize(network)) == counted
+        sparsify(network, 0.5, exclude=[network[2]])
+        assert set(sparse_layers(network)) == {"0"}
+        assert isinstance(network[3], nn.Linear)
+
+    def test_shared_weights_and_biases_are_an_error(self):
+        for name in ("weight", "bias"):
+            network = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32))
+            setattr(network[1], name, getattr(network[0], name))
+            with pytest.raises(ValueError, match=f"layer '0' cannot be sparse: another module shares its {name}"):
+                sparsify(network, 0.5)
+            assert set(sparse_layers(sparsify(network, 0.5, exclude=network[:2]))) == {"2"}
+
+    @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+    def test_a_lazy_layer_is_sparse_only_after_it_has_run(self):
+        network = nn.Sequential(nn.LazyLinear(32), nn.Linear(32, 32))
+        with pytest.raises(ValueError, match=r"layer '0' is a LazyLinear.*run the network once"):
+            sparsify(network, 0.5)
+        without = copy.deepcopy(network)
+        assert set(sparse_layers(sparsify(without, 0.5, exclude=[without[0]]))) == {"1"}
+        network(th.randn(2, 20))
+        assert set(sparse_layers(sparsify(network, 0.5))) == {"0", "1"}
+
+    @given(st.floats(0.1, 0.95), st.floats(0.5, 0.95))
+    @settings(max_examples=20)
+    def test_layers_that_are_sparse_already_count(self, first, sparsity):
+        network = nn.Sequential(sparsify(self.network(), first), nn.ReLU(), self.network())
+        before = {name: layer.nnz for name, layer in sparse_layers(network).items()}
+        weights = 2 * (8 * 32 + 32 * 32 + 32 * 2)
+        try:
+            sparsify(network, sparsity)
+        except ValueError:
+            assert sum(before.values()) > (1 - sparsity) * weights - 32 * 2 - 3
+            return
+        assert sum(layer.connections for layer in summarize(network)) == round((1 - sparsity) * weights)
+        assert before.items() <= {name: layer.nnz for name, layer in sparse_layers(network).items()}.items()
+
+    def test_a_second_time_the_same_sparsity_changes_nothing_and_another_is_an_error(self):
+        network = sparsify(self.network(), 0.8)
+        before = copy.deepcopy(network.state_dict())
+        sparsify(network, 0.8)
+        assert all(th.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+        assert before.keys() == network.state_dict().keys()
+        for sparsity in (0.5, 0.99):
+            with pytest.raises(ValueError, match=rf"sparsity={sparsity} is .*densify\(module\) first"):
+                sparsify(network, sparsity)
+        sparsify(densify(network), 0.5)
+        assert density(network) == pytest.approx(0.5, abs=1e-3)
+        only_sparse = sparsify(nn.Sequential(nn.Linear(30, 30)), 0.9)
+        assert sparsify(only_sparse, 0.9)[0].nnz == 90
+        with pytest.raises(ValueError, match=r"sparsity=0\.5 is 450 of 900 connections"):
+            sparsify(only_sparse, 0.5)
+
+    def test_arguments_of_the_wrong_type(self):
+        with pytest.raises(ValueError, match=r"module is a list, not a torch\.nn\.Module"):
+            sparsify([nn.Linear(4, 4)], 0.5)
+        with pytest.raises(ValueError, match=r"exclude: '2' is not a torch\.nn\.Module"):
+            sparsify(self.network(), 0.5, exclude=["2"])
+
+    def test_what_is_no_linear_layer_stays_dense(self):
+        class Own(nn.Linear):
+            pass
+
+        network = nn.ModuleList(
+            [nn.Linear(32, 32), Own(32, 32), nn.LSTM(8, 8), nn.Conv2d(3, 3, 3), nn.Bilinear(4, 4, 4)]
+        )
+        kinds = [type(module) for module in network]
+        sparsify(network, 0.5)
+        assert [type(module) for module in network] == [SparseLinear, *kinds[1:]]
+        assert network[0].nnz == 512
 
     def test_attention_keeps_its_own_projection(self):
         network = sparsify(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 0.7)

@@ -14,7 +14,7 @@ from sb3_rlx2.sparse import paths
 from sb3_rlx2.sparse.layers import SparseLinear, values_of
 from sb3_rlx2.sparse.paths import Array
 from sb3_rlx2.sparse.rules import Exchange
-from sb3_rlx2.sparse.units import LinearLayer, Stages, connection_mask
+from sb3_rlx2.sparse.units import LinearLayer, Stages, connection_mask, is_linear_layer
 
 
 def stages_of(*modules: nn.Module) -> list[list[LinearLayer]]:
@@ -26,7 +26,7 @@ def stages_of(*modules: nn.Module) -> list[list[LinearLayer]]:
     """
     layers: list[LinearLayer] = []
     for module in _flat(modules):
-        if type(module) is nn.Linear or isinstance(module, SparseLinear):
+        if is_linear_layer(module):
             layers.append(module)
         elif any(isinstance(inner, nn.Linear | SparseLinear) for inner in module.modules()):
             return []

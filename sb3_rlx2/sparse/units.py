@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch as th
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from sb3_rlx2.sparse.layers import SparseLinear
 
 LinearLayer = nn.Linear | SparseLinear
 Stages = Sequence[Sequence[LinearLayer]]
 """Layers in the order in which data pass them; those of one stage read the same inputs."""
+
+
+def is_linear_layer(module: nn.Module) -> TypeGuard[LinearLayer]:
+    """Whether a module is a sparse or a dense linear layer.
+
+    A subclass of ``torch.nn.Linear`` is none: other code may read its ``weight``. A parametrized ``torch.nn.Linear`` is
+    no subclass in this sense.
+
+    :param module: any module
+    """
+    return type_before_parametrizations(module) is nn.Linear or isinstance(module, SparseLinear)
 
 
 def connection_mask(layer: LinearLayer) -> th.Tensor:
