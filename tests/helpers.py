@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch as th
 from stable_baselines3.common.logger import Logger
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3
 from sb3_rlx2.engine import updates
 from sb3_rlx2.sparse import sparse_layers
 
-ALGORITHMS = [RLx2TD3, RLx2SAC]
+ALGORITHMS = [RLx2TD3, RLx2SAC, RLx2DDPG]
 
 
 def quick(**kwargs):

@@ -1,5 +1,6 @@
 """Where the networks live: device="auto" is the CPU for what the compiled engine covers, and a GPU is obeyed."""
 
+import copy
 import io
 
 import pytest
@@ -13,14 +14,16 @@ from sb3_rlx2.common import model_files, off_policy_algorithm
 
 NOT_COVERED = {
     "engine": {"engine": "torch"},
-    "activation": {"policy_kwargs": {"activation_fn": th.nn.LeakyReLU}},
+    "activation": {"policy_kwargs": {"activation_fn": th.nn.Softplus}},
     "density": {"actor_sparsity": 0.1, "critic_sparsity": 0.1},
     "dense": {"topology": "dense"},
 }
 
 
 def arguments(**kwargs):
-    return {name: value for name, value in quick(**kwargs).items() if name != "device" or "device" in kwargs}
+    return {
+        name: value for name, value in quick(**copy.deepcopy(kwargs)).items() if name != "device" or "device" in kwargs
+    }
 
 
 def stand_in(name):
@@ -74,7 +77,7 @@ def test_auto_is_the_cpu_where_the_compiled_engine_covers_the_model(algorithm, m
 def test_auto_is_the_gpu_where_it_does_not(algorithm, case, gpu, loads, tmp_path):
     model = algorithm("MlpPolicy", "Pendulum-v1", **arguments(**NOT_COVERED[case]))
     assert devices(model) == {"meta"}
-    algorithm("MlpPolicy", "Pendulum-v1", **quick(**NOT_COVERED[case])).save(tmp_path / "model")
+    algorithm("MlpPolicy", "Pendulum-v1", **quick(**copy.deepcopy(NOT_COVERED[case]))).save(tmp_path / "model")
     algorithm.load(tmp_path / "model")
     assert loads == ["cpu", "meta"]
 
@@ -91,8 +94,10 @@ def test_engine_of_a_loaded_model_decides_for_its_device(gpu, loads, tmp_path):
 
 def test_the_compiled_engine_asks_for_the_cpu(gpu):
     assert devices(RLx2TD3("MlpPolicy", "Pendulum-v1", **arguments(engine="compiled"))) == {"cpu"}
-    with pytest.raises(ValueError, match="engine='compiled' does not cover this RLx2TD3: topology='dense'"):
-        RLx2TD3("MlpPolicy", "Pendulum-v1", **arguments(engine="compiled", topology="dense"))
+    dense = RLx2TD3("MlpPolicy", "Pendulum-v1", **arguments(engine="compiled", topology="dense"))
+    assert devices(dense) == {"cpu"}
+    with pytest.raises(ValueError, match="engine='compiled' does not cover this RLx2TD3: the actor has a Softplus"):
+        RLx2TD3("MlpPolicy", "Pendulum-v1", **arguments(engine="compiled", **NOT_COVERED["activation"]))
 
 
 def test_cuda_is_asked_for_by_name(monkeypatch):

@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
+from sb3_rlx2.td3 import MlpPolicy
 
 
 class OwnTrain(RLx2TD3):
@@ -25,11 +26,29 @@ class OwnTrain(RLx2TD3):
 
 
 class OwnPolicy(TD3Policy):
-    pass
+    def forward(self, observation, deterministic=False):
+        return super().forward(observation, deterministic)
 
 
 class OwnSACPolicy(SACPolicy):
-    pass
+    def make_critic(self, features_extractor=None):
+        return super().make_critic(features_extractor)
+
+
+class WideTD3Policy(TD3Policy):
+    """Other defaults."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"net_arch": [40, 24], **kwargs})
+
+
+class WideSACPolicy(SACPolicy):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"net_arch": [40, 24], **kwargs})
+
+
+class OwnSparsePolicy(MlpPolicy):
+    default_net_arch = (24, 24)
 
 
 class OwnBuffer(DynamicReplayBuffer):
@@ -52,28 +71,32 @@ def with_another_activation(model):
     model.critic.qf1[1] = nn.Tanh()
 
 
+def with_dropout(model):
+    for network in (model.critic, model.critic_target):
+        network.qf1[1] = nn.Dropout()
+
+
 def with_patched_sample(model):
     model.replay_buffer.sample = model.replay_buffer.sample
 
 
 MEMORY = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
-ADAMW = {"net_arch": [32, 32], "optimizer_class": th.optim.AdamW}
-DECAY = {"net_arch": [32, 32], "optimizer_kwargs": {"weight_decay": 0.1}}
+SGD = {"net_arch": [32, 32], "optimizer_class": th.optim.SGD}
+AMSGRAD = {"net_arch": [32, 32], "optimizer_kwargs": {"amsgrad": True}}
 NOT_COVERED = [
-    (RLx2TD3, {"topology": "dense"}, None, r"topology='dense'"),
-    (RLx2TD3, {"policy_kwargs": ADAMW}, None, "optimizer is AdamW"),
-    (RLx2SAC, {"policy_kwargs": DECAY}, None, r"weight_decay=0\.1"),
-    (RLx2TD3, {"policy_kwargs": {"activation_fn": nn.GELU}}, None, "activation_fn is GELU"),
+    (RLx2TD3, {"policy_kwargs": SGD}, None, "optimizer is SGD"),
+    (RLx2SAC, {"policy_kwargs": AMSGRAD}, None, r"amsgrad=True"),
+    (RLx2TD3, {"policy_kwargs": {"activation_fn": nn.Softplus}}, None, "the actor has a Softplus"),
     (RLx2SAC, {"use_sde": True}, None, "use_sde=True"),
     (RLx2TD3, {"policy": OwnPolicy}, None, "the policy is a SparseOwnPolicy"),
     (RLx2SAC, {"policy": OwnSACPolicy}, None, "the policy is a SparseOwnSACPolicy"),
     (RLx2TD3, {"replay_buffer_class": OwnBuffer}, None, "the replay buffer is a OwnBuffer"),
     (RLx2TD3, {**MEMORY, "n_steps": 1, "dynamic_buffer": False}, None, "optimize_memory_usage"),
-    (RLx2TD3, {"actor_sparsity": 0.1, "critic_sparsity": 0.1}, None, r"density 0\.9"),
     (OwnTrain, {}, None, "OwnTrain has a train of its own"),
     (RLx2TD3, {}, hooked, "the critic has hooks"),
     (RLx2TD3, {}, with_frozen_bias, "the actor has parameters that are not trained"),
-    (RLx2TD3, {}, with_another_activation, "the critic has layers other than SB3's own"),
+    (RLx2TD3, {}, with_another_activation, "the critic_target has other layers or connections than the critic"),
+    (RLx2TD3, {}, with_dropout, "the critic has a Dropout"),
     (RLx2TD3, {}, with_patched_sample, "the replay buffer has methods of its own"),
     (RLx2SAC, {"env": lambda: OwnNormalize(make_vec_env("Pendulum-v1"))}, None, "normalized by a OwnNormalize"),
 ]
@@ -102,6 +125,32 @@ def test_what_is_not_covered_takes_the_torch_path_and_says_why(algorithm, kwargs
 
     with pytest.raises(ValueError, match=r"engine='compiled' does not cover this .*" + reason):
         ask_for_it()
+
+
+NOT_SPARSE = [
+    ({"topology": "dense"}, r"Engine: torch \(topology='dense'\)"),
+    ({"actor_sparsity": 0.1, "critic_sparsity": 0.1}, r"Engine: torch \(density 0\.9"),
+]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("kwargs", "reason"), NOT_SPARSE)
+def test_what_is_not_sparse_is_compiled_on_request_only(algorithm, kwargs, reason, capsys):
+    algorithm("MlpPolicy", "Pendulum-v1", **quick(verbose=1, **kwargs)).learn(70)
+    assert re.search(reason, capsys.readouterr().out)
+    algorithm("MlpPolicy", "Pendulum-v1", engine="compiled", **quick(verbose=1, **kwargs)).learn(70)
+    assert "Engine: compiled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy"), [(RLx2TD3, WideTD3Policy), (RLx2SAC, WideSACPolicy), (RLx2TD3, OwnSparsePolicy)]
+)
+def test_policies_that_change_defaults_only_are_compiled(algorithm, policy):
+    model = algorithm(policy, "Pendulum-v1", engine="compiled", **quick(policy_kwargs={}))
+    assert model.policy.net_arch in ([40, 24], [24, 24])
+    model.learn(70)
+    assert model._n_updates > 0
+    assert model.policy._fast_actor() is not None
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -136,7 +185,8 @@ def test_a_loss_that_is_not_finite_stops_before_its_step(algorithm, place):
             )
     before = {name: tensor.clone() for name, tensor in model.critic.state_dict().items()}
     loss = "critic_loss" if place == "critic" or algorithm is RLx2SAC else "actor_loss"
-    at = updates + 1 if loss == "critic_loss" else updates + 2 - updates % 2
+    delay = getattr(model, "policy_delay", 1)
+    at = updates + 1 if loss == "critic_loss" else updates + delay - updates % delay
     with pytest.raises(ValueError, match=rf"{loss} is (nan|inf) at update {at}: training has diverged"):
         model.train(10, 32)
     if loss == "critic_loss":
@@ -224,7 +274,7 @@ def other_module(model):
 
 
 def other_class(model):
-    model.critic.optimizer.__class__ = th.optim.AdamW
+    model.critic.optimizer.__class__ = th.optim.NAdam
     return lambda: setattr(model.critic.optimizer, "__class__", th.optim.Adam)
 
 
@@ -281,13 +331,12 @@ CHANGES = {
     "half": (conversion(th.float16), r"the critic has parameters of type torch\.float16"),
     "maximize": (option("maximize", True), "maximize=True"),
     "amsgrad": (option("amsgrad", True), "amsgrad=True"),
-    "weight decay": (option("weight_decay", 0.1), r"weight_decay=0\.1"),
     "capturable": (option("capturable", True), "capturable=True"),
     "differentiable": (option("differentiable", True), "differentiable=True"),
     "learning rate": (option("lr", th.tensor(1e-3)), "learning rate or betas in a tensor"),
     "betas": (option("betas", (th.tensor(0.9), 0.999)), "learning rate or betas in a tensor"),
     "second group": (second_group, "the actor's optimizer has 2 groups"),
-    "optimizer's class": (other_class, "the critic's optimizer is AdamW"),
+    "optimizer's class": (other_class, "the critic's optimizer is NAdam"),
     "frozen": (frozen, "parameters that are not trained"),
     "gradient hook": (hook(lambda m: first_parameter(m).register_hook(nothing)), "parameters with hooks"),
     "accumulated gradient hook": (
@@ -316,7 +365,7 @@ CHANGES = {
     "moved moment": (moved_moment, r"exp_avg of shape \(1,\)"),
     "step of shape [1]": (moment("step", lambda step: step[None]), r"step of shape \(1,\), not \(\)"),
     "step in float64": (moment("step", lambda step: step.double()), r"step of type torch\.float64"),
-    "target's connections": (target_connections, "critic_target has other connections than the critic"),
+    "target's connections": (target_connections, "critic_target has other layers or connections than the critic"),
     "rewards in float64": (rewards_in_float64, "rewards are stored as float64"),
     "own sample": (attribute(lambda m: m.replay_buffer, "sample", nothing), "methods of its own"),
 }
@@ -329,7 +378,10 @@ def test_a_model_that_changes_under_the_compiled_engine_falls_back_or_raises(alg
     model.learn(80)
     assert model._choose_engine().reason is None
     calls = []
-    monkeypatch.setattr(algorithm.dense_class, "train", lambda *_: calls.append(1))
+    of_sb3 = [
+        cls for cls in algorithm.__mro__ if cls.__module__.startswith("stable_baselines3.") and "train" in vars(cls)
+    ]
+    monkeypatch.setattr(of_sb3[0], "train", lambda *_: calls.append(1))
     make, reason = CHANGES[change]
     undo = make(model)
     try:

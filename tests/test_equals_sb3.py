@@ -6,15 +6,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3
 
-PAIRS = [(TD3, RLx2TD3), (SAC, RLx2SAC)]
+PAIRS = [(TD3, RLx2TD3), (SAC, RLx2SAC), (DDPG, RLx2DDPG)]
 AS_IN_SB3 = {"topology": "dense", "n_steps": 1, "dynamic_buffer": False}
 HYPERPARAMETERS = {
     "learning_rate": 1e-3,

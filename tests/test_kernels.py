@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sb3_rlx2.kernels import products
-from sb3_rlx2.kernels.compiled import cache_folder, compiled, is_ready, source_digest
+from sb3_rlx2.kernels.compiled import cache_folder, compiled, is_on_disk, source_digest
 from sb3_rlx2.kernels.products import PADDING, TILE
 from sb3_rlx2.kernels.structure import Structure
 from sb3_rlx2.kernels.vectors import exp_floats, log_floats, tanh_floats
@@ -105,7 +106,7 @@ def test_the_cache_depends_on_every_source_file():
     assert folder.name.endswith(source_digest())
     x = np.zeros(16, np.float32)
     applied(apply_exp, x)
-    assert is_ready(apply_exp)
+    assert is_on_disk(apply_exp.py_func)
 
 
 @pytest.mark.parametrize("can_write", [True, False])
@@ -126,3 +127,26 @@ def test_compiled_code_without_a_home(can_write, tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.strip().startswith(str(tmp_path / "sb3_rlx2-")) if can_write else "None" in result.stdout
+
+
+def test_importing_the_package_writes_nothing(tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    subprocess.run([sys.executable, "-c", "import sb3_rlx2"], env=environment, check=True)
+    assert not (tmp_path / "sb3_rlx2").exists()
+
+
+def test_code_that_no_process_has_used_for_a_month_is_removed(tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    for name, days in (("compiled-old", 31), ("compiled-recent", 29)):
+        folder = tmp_path / "sb3_rlx2" / name
+        folder.mkdir(parents=True)
+        (folder / "code.nbi").touch()
+        then = time.time() - days * 24 * 3600
+        os.utime(folder, (then, then))
+    code = "from sb3_rlx2.kernels.compiled import cache_folder; cache_folder()"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    names = {folder.name for folder in (tmp_path / "sb3_rlx2").iterdir()}
+    assert len(names) == 2
+    assert "compiled-recent" in names

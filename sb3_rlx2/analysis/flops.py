@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sb3_rlx2.engine.description import UpdateDescription
+
 Forward = Mapping[str, float]
 """FLOPs of one forward pass of one sample, by part (``"actor"``, ``"critic.qf0"``, ``"critic.features_extractor"``)."""
 
@@ -12,19 +14,15 @@ Forward = Mapping[str, float]
 class UpdateRecipe(NamedTuple):
     """What one update of an algorithm consists of.
 
+    :param description: its phases, as the compiled engine makes them
     :param batch_size: transitions in an update
-    :param policy_delay: the actor is updated every so many updates of the critics
-    :param target_actor: the network that gives the actions of the TD target
-    :param target_actions: forward passes of that network for each transition
-    :param critics_in_actor_loss: how many critics the actor's loss reads
+    :param target_actions: forward passes for each transition of the network that gives the actions of the TD target
     :param evolution_intervals: ΔT in updates of that network, for networks of which a dense gradient is taken
     """
 
+    description: UpdateDescription
     batch_size: int
-    policy_delay: int
-    target_actor: str
     target_actions: int
-    critics_in_actor_loss: int
     evolution_intervals: Mapping[str, int]
 
 
@@ -64,18 +62,21 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
     :param dense: of the same networks with all connections
     :param recipe: what an update consists of
     """
+    actor_phase, passes = recipe.description.phase("actor"), recipe.description.phase("critic").target_passes
     critics = [flops for part, flops in forward.items() if part.startswith("critic.qf")]
     extractor = forward.get("critic.features_extractor", 0.0)
-    actor_loss = 3 * of_network(forward, "actor") + 2 * sum(critics[: recipe.critics_in_actor_loss]) + extractor
+    actor_loss = 3 * of_network(forward, "actor") + 2 * sum(critics[: actor_phase.loss_critics]) + extractor
     evolution = sum(
-        (of_network(dense, name) - of_network(forward, name))
-        / (interval * (recipe.policy_delay if name == "actor" else 1))
+        (of_network(dense, name) - of_network(forward, name)) / (interval * recipe.description.phase(name).period)
         for name, interval in recipe.evolution_intervals.items()
     )
     per_sample = UpdateFlops(
-        target=recipe.target_actions * of_network(forward, recipe.target_actor) + of_network(forward, "critic_target"),
+        target=sum(
+            count * (recipe.target_actions if name.startswith("actor") else 1) * of_network(forward, name)
+            for name, count in passes.items()
+        ),
         critic=3 * of_network(forward, "critic"),
-        actor=actor_loss / recipe.policy_delay,
+        actor=actor_loss / actor_phase.period,
         evolution=evolution,
     )
     return UpdateFlops(*(recipe.batch_size * flops for flops in per_sample))

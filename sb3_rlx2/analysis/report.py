@@ -17,7 +17,11 @@ from sb3_rlx2.analysis.flops import UpdateRecipe, of_network, update_flops
 from sb3_rlx2.analysis.model_report import FlopsReport, InputReport, LayerReport, ModelReport, NetworkReport
 from sb3_rlx2.analysis.network_parts import ParametricLayer, Part, convolution_positions, input_names, network_parts
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 from sb3_rlx2.common.topology import TopologySettings
+from sb3_rlx2.engine.description import UpdateDescription
+from sb3_rlx2.engine.sac import sac_description
+from sb3_rlx2.engine.td3 import td3_description
 from sb3_rlx2.sparse import SparseLinear, resolve_rule, unreachable_outputs
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, dormant_units, mean_activity
@@ -214,13 +218,18 @@ def update_recipe(model: OffPolicyAlgorithm) -> UpdateRecipe:
         rule = resolve_rule(settings.topology)
         if rule.evolves and rule.needs_dense_grad:
             intervals = {"actor": settings.interval, "critic": settings.interval}
+    # RLx2SAC's n-step target has an entropy term at each of its states
+    has_bonus = getattr(model, "_state_bonus", lambda: None)() is not None
+    target_actions = getattr(model, "n_steps", 1) if has_bonus else 1
+    return UpdateRecipe(_description(model), model.batch_size, target_actions, intervals)
+
+
+def _description(model: OffPolicyAlgorithm) -> UpdateDescription:
+    if isinstance(model, RLx2OffPolicyAlgorithm):
+        return model._describe_update()
     if isinstance(model, SAC):
-        # RLx2SAC's n-step target has an entropy term at each of its states
-        has_bonus = getattr(model, "_state_bonus", lambda: None)() is not None
-        target_actions = getattr(model, "n_steps", 1) if has_bonus else 1
-        n_critics = len(model.critic.q_networks)
-        return UpdateRecipe(model.batch_size, 1, "actor", target_actions, n_critics, intervals)
-    return UpdateRecipe(model.batch_size, cast(TD3, model).policy_delay, "actor_target", 1, 1, intervals)
+        return sac_description(model.target_update_interval, model.ent_coef_optimizer is not None)
+    return td3_description(cast(TD3, model).policy_delay)
 
 
 def _flops(model: OffPolicyAlgorithm, networks: Sequence[NetworkReport]) -> FlopsReport:

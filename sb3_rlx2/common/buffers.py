@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rlx2.common.finite import FLOAT32_MAX, check_transition
-from sb3_rlx2.engine.updates import Samples
+from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.sparse.checks import check_count
 
 Array = npt.NDArray[Any]

@@ -13,8 +13,10 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_rlx2.common.buffers import DynamicReplayBuffer, draw
 from sb3_rlx2.common.topology import attached_evolvers
 from sb3_rlx2.common.update_state import UpdateState
-from sb3_rlx2.engine import task as t
-from sb3_rlx2.engine.updates import Samples, Updates
+from sb3_rlx2.engine.description import UpdateDescription
+from sb3_rlx2.engine.records import GRADIENT, STEP
+from sb3_rlx2.engine.samples import Samples
+from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.errors import DivergenceError
 from sb3_rlx2.sparse import TopologyEvolver
 
@@ -23,18 +25,12 @@ Floats = npt.NDArray[np.float64]
 MAX_CHUNK = 64
 """Updates in one compiled call; it bounds the memory for their noise."""
 
-LOSSES = {"critic_loss": t.CRITIC_LOSS, "ent_coef_loss": t.COEFFICIENT_LOSS, "actor_loss": t.ACTOR_LOSS}
-RECORDED = {**LOSSES, "ent_coef": t.COEFFICIENT_VALUE}
-
 
 class CompiledAlgorithm(Protocol):
     """What an algorithm tells about its updates."""
 
     def _prepare_updates(self, updates: Any, samples: Samples) -> None:
         """Set constants and draw the noise of some updates."""
-
-    def _optimizer_steps(self, network: str, n_updates: int) -> int:
-        """How many of the first updates of the whole training take a step of a network's optimizer."""
 
 
 def train_compiled(model: OffPolicyAlgorithm, updates: Updates, gradient_steps: int, batch_size: int) -> Floats:
@@ -64,7 +60,7 @@ class _Counts:
 
     def __init__(self, model: OffPolicyAlgorithm, updates: Updates) -> None:
         self._model, self._updates, self._evolvers = model, updates, attached_evolvers(model)
-        self._steps = cast(CompiledAlgorithm, model)._optimizer_steps
+        self._steps = updates.description.steps
         self._before = model._n_updates - updates.completed
         self._steps_before = {
             name: evolver.counters["updates"] - self._steps(name, model._n_updates)
@@ -92,35 +88,34 @@ def _train(
     model: OffPolicyAlgorithm, updates: Updates, gradient_steps: int, batch_size: int, counts: _Counts
 ) -> Floats:
     algorithm, buffer = cast(CompiledAlgorithm, model), cast(ReplayBuffer, model.replay_buffer)
+    description = updates.description
     updates.read_from(buffer, model.get_vec_normalize_env(), model.gamma)
     evolvers = attached_evolvers(model)
     before, rows = counts.n_updates, []
     while (done := counts.n_updates - before) < gradient_steps:
         first = before + done + 1
-        evolving = [name for name in evolvers if _trains(algorithm, name, first) and evolvers[name].evolves_next]
-        count = 1 if evolving else _updates_until_break(algorithm, buffer, evolvers, first, gradient_steps - done)
-        samples = draw(buffer, count, batch_size)
-        algorithm._prepare_updates(updates, samples)
+        evolving = [name for name in evolvers if _trains(description, name, first) and evolvers[name].evolves_next]
+        count = 1 if evolving else _updates_until_break(description, buffer, evolvers, first, gradient_steps - done)
+        algorithm._prepare_updates(updates, draw(buffer, count, batch_size))
         if evolving:
-            results, completed = _evolve(model, updates, samples, (before, done), evolving)
+            results, completed = _evolve(model, updates, (before, done), evolving)
         else:
-            results, completed = updates.run(samples, before, done)
+            results, completed = updates.run(before, done)
         if completed < count:
-            of_update = results[completed]
-            loss = next(name for name, column in LOSSES.items() if column == of_update[t.DIVERGED])
-            raise DivergenceError(loss, float(of_update[LOSSES[loss]]), first + completed)
+            loss = updates.diverged
+            raise DivergenceError(loss, float(results[completed, updates.columns[loss]]), first + completed)
         counts.settle()
         rows.append(results)
     return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
-def _trains(algorithm: CompiledAlgorithm, network: str, update: int) -> bool:
+def _trains(description: UpdateDescription, network: str, update: int) -> bool:
     """Whether an update, counted from 1 over the whole training, takes a step of a network's optimizer."""
-    return algorithm._optimizer_steps(network, update) > algorithm._optimizer_steps(network, update - 1)
+    return description.steps(network, update) > description.steps(network, update - 1)
 
 
 def _updates_until_break(
-    algorithm: CompiledAlgorithm,
+    description: UpdateDescription,
     buffer: ReplayBuffer,
     evolvers: Mapping[str, TopologyEvolver],
     first: int,
@@ -136,7 +131,7 @@ def _updates_until_break(
             continue
         steps = 0
         for i in range(count):
-            steps += _trains(algorithm, name, first + i)
+            steps += _trains(description, name, first + i)
             if steps == due:  # that update is on its own, unless it is the very next one and evolution has ended
                 count = max(i, 1)
                 break
@@ -144,7 +139,7 @@ def _updates_until_break(
 
 
 def _evolve(
-    model: OffPolicyAlgorithm, updates: Updates, samples: Samples, before: tuple[int, int], evolving: list[str]
+    model: OffPolicyAlgorithm, updates: Updates, before: tuple[int, int], evolving: list[str]
 ) -> tuple[Floats, int]:
     """One update in which the topology of one or both networks evolves in place of its optimizer's step."""
     updates.refresh()  # which makes optimizer states that are not there yet
@@ -152,9 +147,7 @@ def _evolve(
     state.save(model, updates.optimizers.values())
     try:
         try:
-            return _evolution_update(
-                updates, samples, before, {name: attached_evolvers(model)[name] for name in evolving}
-            )
+            return _evolution_update(updates, before, {name: attached_evolvers(model)[name] for name in evolving})
         finally:
             if updates.completed == completed:
                 state.restore()
@@ -164,17 +157,17 @@ def _evolve(
 
 
 def _evolution_update(
-    updates: Updates, samples: Samples, before: tuple[int, int], evolvers: Mapping[str, TopologyEvolver]
+    updates: Updates, before: tuple[int, int], evolvers: Mapping[str, TopologyEvolver]
 ) -> tuple[Floats, int]:
-    phases = {"critic": (t.CRITIC_GRADIENT, t.CRITIC_STEP), "actor": (t.ACTOR_GRADIENT, t.ACTOR_STEP)}
-    results = np.full((1, t.RESULTS), np.nan)
-    for name, (gradient, step) in phases.items():
+    results = np.full((1, len(updates.columns)), np.nan)
+    for phase in updates.description.phases:
+        name = phase.network
         evolves = name in evolvers
         if not evolves:
-            part, completed = updates.run(samples, *before, gradient | step)
+            part, completed = updates.run(*before, {name: GRADIENT | STEP}, targets=False)
         else:
             updates.want_all_positions(name, True)
-            part, completed = updates.run(samples, *before, gradient)
+            part, completed = updates.run(*before, {name: GRADIENT}, targets=False)
             gradients = updates.dense_gradients(name)
             updates.want_all_positions(name, False)
         results = np.where(np.isnan(part), results, part)
@@ -182,8 +175,8 @@ def _evolution_update(
             return results, completed
         if evolves:
             if not all(gradient.isfinite().all() for gradient in gradients.values()):
-                results[0, t.DIVERGED] = LOSSES[f"{name}_loss"]
+                updates.diverged = phase.losses[0]
                 return results, 0
             evolvers[name].evolve_with(gradients)
-    _, completed = updates.run(samples, *before, t.TARGETS)
+    _, completed = updates.run(*before, {}, targets=True)
     return results, completed

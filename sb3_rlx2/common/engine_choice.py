@@ -9,6 +9,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_rlx2.common.buffer_files import layout_problem
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.support import why_not_updates
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
@@ -30,7 +31,8 @@ class EngineChoice:
 
     def __init__(self, model: Any, trains: tuple[type, type]) -> None:
         self._watch = Watch()
-        self._policy, self._updates_class = model.policy, model.updates_class
+        self._policy, self._updates_class, self._verbose = model.policy, model.updates_class, model.verbose
+        self._description: UpdateDescription = model._describe_update()
         self._coefficient_optimizer = vars(model).get("ent_coef_optimizer")
         problem = layout_problem(self._watch, model)
         if problem is not None:
@@ -53,7 +55,8 @@ class EngineChoice:
     @cached_property
     def updates(self) -> Updates:
         """The compiled updates; made when first needed, since that fills the optimizers' states."""
-        updates: Updates = self._updates_class.of(self._policy, self._coefficient_optimizer)
+        further = {} if self._coefficient_optimizer is None else {"coefficient": self._coefficient_optimizer}
+        updates: Updates = self._updates_class(self._policy, self._description, further, self._verbose)
         return updates
 
     def __str__(self) -> str:
@@ -61,9 +64,11 @@ class EngineChoice:
 
 
 def _why_not_compiled(watch: Watch, model: Any, trains: tuple[type, type]) -> str | None:
-    if not resolve_rule(watch.item(vars(model), "topology")).sparse:
+    is_asked_for = watch.item(vars(model), "engine") == "compiled"
+    if not resolve_rule(watch.item(vars(model), "topology")).sparse and not is_asked_for:
         return "topology='dense'"
     classes = [cls for cls in watch.type_of(model).__mro__ if "train" in vars(cls)]
-    if (*classes[:2],) != trains:
+    stands_for = next(cls for cls in trains[1].__mro__ if "train" in vars(cls))
+    if classes[:2] != [trains[0], stands_for]:
         return f"{classes[0].__name__} has a train of its own"
-    return why_not_updates(watch, model, model.covered_policy_class, BUFFERS)
+    return why_not_updates(watch, model, BUFFERS, is_asked_for)

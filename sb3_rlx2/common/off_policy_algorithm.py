@@ -6,6 +6,7 @@ import io
 import math
 import pathlib
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -27,7 +28,7 @@ from sb3_rlx2.common.buffer_files import counter_problem, layout_problem
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.checked_parameters import CheckedParameters
-from sb3_rlx2.common.compiled_training import RECORDED, train_compiled
+from sb3_rlx2.common.compiled_training import train_compiled
 from sb3_rlx2.common.engine_choice import ENGINES, Engine, EngineChoice
 from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistics, check_reset
 from sb3_rlx2.common.model_files import (
@@ -46,6 +47,8 @@ from sb3_rlx2.common.policies import (
 from sb3_rlx2.common.topology import NETWORKS, TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
+from sb3_rlx2.engine.description import UpdateDescription
+from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.errors import ModelFileError
@@ -85,7 +88,6 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
     """
 
     dense_class: ClassVar[type[OffPolicyAlgorithm]]
-    covered_policy_class: ClassVar[type[BasePolicy]]
     updates_class: ClassVar[type[Updates]]
 
     def __init__(
@@ -287,7 +289,7 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
             for name, evolver in attached_evolvers(self).items():
                 # Evolution ends before the step at which it has annealed to nothing
                 left = self.topology_interval - evolver.counters["updates"] % self.topology_interval
-                next_step = first + left / (rate * self._update_shares()[name])
+                next_step = first + left / (rate * self._describe_update().shares[name])
                 if evolver.layers and evolver.rule.evolves and next_step >= end:
                     settings = f"topology_interval={self.topology_interval}, topology_end={self.topology_end}"
                     missing.append(f"the {name}'s topology does not evolve ({settings})")
@@ -310,13 +312,13 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
             return None
         return self.gradient_steps / (train_freq.frequency * self.n_envs)
 
-    def _update_shares(self) -> dict[str, float]:
-        """In which fraction of the gradient updates each network takes part."""
-        return {"actor": 1.0, "critic": 1.0}
+    @abstractmethod
+    def _describe_update(self) -> UpdateDescription:
+        """What one update consists of, by the current hyperparameters."""
 
-    def _optimizer_steps(self, network: str, n_updates: int) -> int:
-        """How many of the first updates of the whole training take a step of a network's optimizer."""
-        return n_updates
+    @abstractmethod
+    def _prepare_updates(self, updates: Any, samples: Samples) -> None:
+        """Bind what the next compiled updates learn from, and draw their noise as SB3's ``train`` would."""
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -384,11 +386,13 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
                 super().train(gradient_steps, batch_size)
             return
         updates = choice.updates
+        updates.description = self._describe_update()
         self._update_learning_rate(list(updates.optimizers.values()))
         results = train_compiled(self, updates, gradient_steps, batch_size)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, column in RECORDED.items():
-            values = [row[column] for row in results.tolist() if not math.isnan(row[column])]
+        rows = results.tolist()
+        for name, column in updates.columns.items():
+            values = [row[column] for row in rows if not math.isnan(row[column])]
             if values:
                 self.logger.record(f"train/{name}", sum(values) / len(values))
 

@@ -63,8 +63,8 @@ class SparsePolicyMixin(BasePolicy):
     default_actor_sparsity: ClassVar[float] = 0.90
     default_critic_sparsity: ClassVar[float] = 0.85
     default_net_arch: ClassVar[Sequence[int] | None] = None
-    is_plain_mlp: ClassVar[bool]
-    """Set in the very classes whose networks are SB3's plain MLPs, which compiled code may compute."""
+    computes_as_sb3: ClassVar[bool] = True
+    """This very class changes which weights there are, and not what a policy computes with them."""
     noise_free_action: Observation | None = None
     """The last action of ``predict`` without noise, scaled to [-1, 1], [n, action_dim]; None: not known."""
 
@@ -176,8 +176,7 @@ class SparsePolicyMixin(BasePolicy):
             watch = Watch()
             actor = watch.item(cast(dict[str, Any], self._modules), "actor")
             # A class below ours may have another forward pass
-            is_ours = "is_plain_mlp" in vars(watch.type_of(self))
-            is_covered = is_ours and why_not_acting(watch, self, type(self)) is None and FastActor.is_worth_it(actor)
+            is_covered = why_not_acting(watch, self) is None and FastActor.is_worth_it(actor)
             cached = self.__dict__[FAST_ACTOR] = (watch, FastActor(self) if is_covered else None)
         return cached[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,72 +10,93 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
-from sb3_rlx2.engine import networks as n
-from sb3_rlx2.engine.plan import Layer, NetworkTable, address
-from sb3_rlx2.engine.updates import ACTIVATIONS, linear_layers_of
+from sb3_rlx2.engine.operations import ACTIVATION, DENSE, LAYER_NORM, LINEAR, SUM, network_at, operation_at
+from sb3_rlx2.engine.plan import NetworkBlocks, address
+from sb3_rlx2.engine.programs import actor_program
+from sb3_rlx2.engine.records import OPERATION
+from sb3_rlx2.kernels.activations import ELU, GELU, GELU_TANH, LEAKY_RELU, NONE, RELU, SILU, TANH
 from sb3_rlx2.kernels.compiled import compiled
-from sb3_rlx2.kernels.products import product_of_one
+from sb3_rlx2.kernels.dense import dense_product_of_one
+from sb3_rlx2.kernels.products import TILE, product_of_one
 from sb3_rlx2.kernels.vectors import FLOAT_BYTES, load_float, store_float
 from sb3_rlx2.sparse.layers import SparseLinear
 
-Table = Any
+Block = Any
 Array = npt.NDArray[np.float32]
 
+_BYTES = OPERATION.size
+_ROOT_HALF, _ROOT_2_OVER_PI, _CUBIC = math.sqrt(0.5), math.sqrt(2.0 / math.pi), 0.044715
+
 
 @compiled
-def _activate(activation: int, x: int, count: int) -> None:
+def _activate(activation: int, parameter: float, x: int, y: int, count: int) -> None:
     for i in range(count):
         value = load_float(x, i)
-        if activation == n.RELU:
-            store_float(x, i, 0.0 if value < 0.0 else value)
-        elif activation == n.TANH:
-            store_float(x, i, np.tanh(value))
-        elif value < 0.0:
-            store_float(x, i, np.expm1(value))
+        if activation == RELU:
+            value = np.float32(0.0) if value < 0.0 else value
+        elif activation == TANH:
+            value = np.tanh(value)
+        elif activation == ELU:
+            value = np.float32(parameter * np.expm1(value)) if value < 0.0 else value
+        elif activation == LEAKY_RELU:
+            value = np.float32(parameter * value) if value < 0.0 else value
+        elif activation == SILU:
+            value = np.float32(value / (1.0 + math.exp(-value)))
+        elif activation == GELU:
+            value = np.float32(0.5 * value * (1.0 + math.erf(value * _ROOT_HALF)))
+        elif activation == GELU_TANH:
+            inner = _ROOT_2_OVER_PI * (value + _CUBIC * value * value * value)
+            value = np.float32(0.5 * value * (1.0 + math.tanh(inner)))
+        store_float(y, i, value)
 
 
 @compiled
-def _layer(layers: Table, row: int, x: int, y: int) -> None:
-    product_of_one(
-        layers[row, n.N_OUT],
-        layers[row, n.ROWS],
-        layers[row, n.COLUMNS],
-        layers[row, n.VALUES],
-        layers[row, n.BIAS],
-        x,
-        y,
-    )
-
-
-@compiled
-def _outputs(
-    layers: Table, hidden: int, activation: int, x: int, count: int, n_obs: int, memory: int, out: int
-) -> None:
-    """Outputs of all layers after the hidden ones (heads), side by side, for some observations.
-
-    :param layers: table of layers: hidden layers, then heads
-    :param hidden: number of hidden layers
-    :param activation: of hidden layers
-    :param x: [count, n_obs]
-    :param count: number of observations
-    :param n_obs: number of observation dimensions
-    :param memory: room for the outputs of two layers, each of ``widest`` floats
-    :param out: [count, sum of the heads' outputs]
-    """
-    heads = layers.shape[0]
-    widest = 0
-    for row in range(heads):
-        widest = max(widest, layers[row, n.N_OUT])
+def _normalize(x: int, y: int, count: int, weights: int, bias: int, epsilon: float) -> None:
+    mean, variance = 0.0, 0.0
     for i in range(count):
-        h = x + i * n_obs * FLOAT_BYTES
-        for row in range(hidden):
-            y = memory + (row % 2) * widest * FLOAT_BYTES
-            _layer(layers, row, h, y)
-            _activate(activation, y, layers[row, n.N_OUT])
-            h = y
-        for row in range(hidden, heads):
-            _layer(layers, row, h, out)
-            out += layers[row, n.N_OUT] * FLOAT_BYTES
+        mean += load_float(x, i)
+    mean /= count
+    for i in range(count):
+        variance += (load_float(x, i) - mean) ** 2
+    rate = 1.0 / math.sqrt(variance / count + epsilon)
+    for i in range(count):
+        store_float(y, i, (load_float(x, i) - mean) * rate * load_float(weights, i) + load_float(bias, i))
+
+
+@compiled
+def _outputs(network_address: int, x: int, count: int, memory: int, out: int) -> None:
+    """Outputs of a network for some observations.
+
+    :param network_address: address of its block
+    :param x: [count, n_in]
+    :param count: number of observations
+    :param memory: room for the values of one observation
+    :param out: [count, n_out]
+    """
+    network = network_at(network_address)
+    for sample in range(count):
+        inputs = x + sample * network.n_in * FLOAT_BYTES
+        for i in range(network.n_operations):
+            op = operation_at(network.operations + i * _BYTES)
+            # Offsets count rows of TILE samples; here a feature is one number
+            h = inputs if op.source < 0 else memory + op.source // TILE
+            y = memory + op.output // TILE
+            if op.kind == LINEAR:
+                product_of_one(op.n_out, op.rows, op.columns, op.weights, op.bias, h, y)
+            elif op.kind == DENSE:
+                dense_product_of_one(op.n_in, op.n_out, op.weights, op.bias, h, y)
+            elif op.kind == ACTIVATION:
+                _activate(op.activation, op.activation_parameter, h, y, op.n_out)
+            elif op.kind == LAYER_NORM:
+                _normalize(h, y, op.n_out, op.weights, op.bias, op.epsilon)
+            elif op.kind == SUM:
+                other = inputs if op.second_source < 0 else memory + op.second_source // TILE
+                for j in range(op.n_out):
+                    store_float(y, j, load_float(h, j) + load_float(other, j))
+            if op.kind <= DENSE and op.activation != NONE:
+                _activate(op.activation, op.activation_parameter, y, y, op.n_out)
+        for j in range(network.n_out):
+            store_float(out, sample * network.n_out + j, load_float(memory + network.output // TILE, j))
 
 
 class FastActor:
@@ -87,14 +109,11 @@ class FastActor:
 
     def __init__(self, policy: Any) -> None:
         actor = policy.actor
-        layers: list[Layer] = linear_layers_of(actor)
         self.is_gaussian = hasattr(actor, "log_std")
-        self._hidden = len(layers) - (2 if self.is_gaussian else 1)
-        self._activation = ACTIVATIONS[policy.activation_fn]
-        self._table = NetworkTable([layers], [0])
-        self.n_obs, self.n_act = layers[0].in_features, layers[-1].out_features
-        self._n_out = self.n_act * (2 if self.is_gaussian else 1)
-        self._room = 2 * max(layer.out_features for layer in layers)
+        self._blocks = NetworkBlocks(actor_program(actor))
+        self.n_obs, self._n_out = int(self._blocks.network[0]["n_in"]), int(self._blocks.network[0]["n_out"])
+        self.n_act = self._n_out // 2 if self.is_gaussian else self._n_out
+        self._room = int(self._blocks.network[0]["activation_bytes"]) // (TILE * FLOAT_BYTES)
 
     @staticmethod
     def is_worth_it(actor: th.nn.Module) -> bool:
@@ -108,20 +127,11 @@ class FastActor:
         :param deterministic: whether SAC's actions are to be without noise
         :return: two arrays [count, n_act]; one and the same where there is no noise
         """
-        self._table.refresh()
+        self._blocks.refresh()
         count = len(observations)
         out = np.empty((count, self._n_out), np.float32)
         memory = np.empty(self._room, np.float32)  # of this call: several threads may act at once
-        _outputs(
-            self._table.rows,
-            self._hidden,
-            self._activation,
-            address(observations),
-            count,
-            observations.shape[1],
-            address(memory),
-            address(out),
-        )
+        _outputs(self._blocks.address, address(observations), count, address(memory), address(out))
         if not self.is_gaussian:
             action = np.tanh(out)
             return action, action

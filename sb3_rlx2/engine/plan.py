@@ -1,26 +1,31 @@
-"""The tables that tell compiled updates where a model's networks, optimizer states and working memory are."""
+"""From programs to the blocks that compiled code reads: values, connections, parameters and their moments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
 from torch import nn
 
-from sb3_rlx2.engine import adam as a
-from sb3_rlx2.engine import networks as n
+from sb3_rlx2.engine import operations as o
+from sb3_rlx2.engine.programs import Operation, Program, parameters_of
+from sb3_rlx2.engine.records import NETWORK, OPERATION, PARAMETER
+from sb3_rlx2.kernels import activations as act
 from sb3_rlx2.kernels.products import PADDING, ROW_BYTES
 from sb3_rlx2.kernels.structure import Structure
+from sb3_rlx2.kernels.vectors import LANES
 from sb3_rlx2.sparse.layers import SparseLinear
 
 Array = npt.NDArray[Any]
-Layer = SparseLinear | nn.Linear
 
 ALIGNMENT = 64
+KINDS = {"linear": o.LINEAR, "activation": o.ACTIVATION, "layer_norm": o.LAYER_NORM, "sum": o.SUM}
+MIN_DENSE_OUTPUTS = 8
+"""A dense layer with fewer outputs is computed connection by connection: its input is not worth transposing."""
 
 
 def aligned(size: int) -> Array:
@@ -35,115 +40,307 @@ def address(array: Array) -> int:
     return int(array.ctypes.data)
 
 
-class NetworkTable:
-    """The table of layers (``networks``) and of parameters (``adam``) of some networks.
+def activation_code(module: nn.Module | None) -> tuple[int, float]:
+    """Number and parameter of an activation, as the kernels know it; NONE for None.
 
-    :param networks: the layers of each network in order
-    :param mirrors: for each network the one whose connections it has, itself if it has its own
+    :param module: the activation
+    """
+    if isinstance(module, nn.ELU):
+        return act.ELU, float(module.alpha)
+    if isinstance(module, nn.LeakyReLU):
+        return act.LEAKY_RELU, float(module.negative_slope)
+    if isinstance(module, nn.GELU):
+        return (act.GELU if module.approximate == "none" else act.GELU_TANH), 0.0
+    codes: Mapping[type, int] = {nn.ReLU: act.RELU, nn.Tanh: act.TANH, nn.SiLU: act.SILU}
+    return (act.NONE if module is None else codes[type(module)]), 0.0
+
+
+class Step(NamedTuple):
+    """An operation as compiled code makes it: a linear layer and its activation may be one.
+
+    :param operation: the operation
+    :param output: number of the value that it makes
+    :param activation: the activation inside of it, or None
     """
 
-    def __init__(self, networks: Sequence[Sequence[Layer]], mirrors: Sequence[int]) -> None:
-        self.layers = [layer for network in networks for layer in network]
-        self.firsts = np.cumsum([0, *map(len, networks)])[:-1].tolist()
-        self.rows = np.zeros((len(self.layers), n.LAYER_FIELDS), np.int64)
-        self._sparse = [layer for layer in self.layers if isinstance(layer, SparseLinear)]
+    operation: Operation
+    output: int
+    activation: nn.Module | None
+
+
+def fused(program: Program) -> list[Step]:
+    """The steps of a program: an activation whose derivative its output tells joins the linear layer before it."""
+    steps: list[Step] = []
+    for operation in program.operations:
+        last = steps[-1] if steps else None
+        if (
+            operation.kind == "activation"
+            and last is not None
+            and last.operation.kind == "linear"
+            and last.activation is None
+            and operation.inputs == (last.output,)
+            and program.readers(last.output) == 1
+            and activation_code(operation.module)[0] <= act.LAST_FROM_OUTPUT
+        ):
+            steps[-1] = Step(last.operation, operation.output, operation.module)
+        else:
+            steps.append(
+                Step(operation, operation.output, operation.module if operation.kind == "activation" else None)
+            )
+    return steps
+
+
+class _Memory:
+    """Gives out offsets; what is free again is used again."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._taken: list[tuple[int, int]] = []
+
+    def take(self, size: int) -> int:
+        at = 0
+        for start, stop in sorted(self._taken):
+            if start - at >= size:
+                break
+            at = max(at, stop)
+        self._taken.append((at, at + size))
+        self.size = max(self.size, at + size)
+        return at
+
+    def free(self, at: int) -> None:
+        self._taken = [span for span in self._taken if span[0] != at]
+
+
+class NetworkBlocks:
+    """The blocks of a network: its own and those of its operations.
+
+    :param program: the network
+    :param mirrored: the blocks of the network whose connections it has, such as those of a target's online network
+    """
+
+    def __init__(self, program: Program, mirrored: NetworkBlocks | None = None) -> None:
+        self.program = program
+        self.steps = fused(program)
+        self.operations = OPERATION.zeros(len(self.steps))
+        self.network = NETWORK.zeros(1)
+        self.sparse = [layer for layer in program.layers if isinstance(layer, SparseLinear)]
         self.versions = self._versions()
+        self.structures: list[Structure | None] = []
+        self.ordered: list[Array] = []
+        for number, (block, step) in enumerate(zip(self.operations, self.steps, strict=True)):
+            shared = None if mirrored is None else mirrored.structures[number]
+            self.structures.append(_structure(step.operation, shared))
+            self._describe(block, step)
         # Looking up a module's attribute takes ten times as long
         self._held: list[tuple[dict[str, Any], str]] = [
-            (layer._parameters, "values" if isinstance(layer, SparseLinear) else "weight") for layer in self.layers
+            (
+                step.operation.module._parameters,
+                "values" if isinstance(step.operation.module, SparseLinear) else "weight",
+            )
+            for step in self.steps
+            if step.operation.module is not None and step.operation.kind != "activation"
         ]
-        self.structures: list[Structure] = []
-        self.memory: list[Array] = []
-        for network, mirror in zip(networks, mirrors, strict=True):
-            for i, layer in enumerate(network):
-                own = self.firsts[mirror] + i == len(self.structures)
-                self.structures.append(_structure(layer) if own else self.structures[self.firsts[mirror] + i])
-        for row, structure in zip(self.rows, self.structures, strict=True):
-            self._describe(row, structure)
-        for network, first in zip(networks, self.firsts, strict=True):
-            self._place_outputs(first, len(network))
+        self._parametric = [i for i, s in enumerate(self.steps) if s.operation.kind in ("linear", "layer_norm")]
+        network = self.network[0]
+        network["operations"], network["n_operations"] = address(self.operations), len(self.steps)
+        network["n_in"] = program.widths[0]
+        network["n_out"] = sum(program.widths[value] for value in program.outputs)
+        self._lay_out_activations()
+        self._lay_out_value_gradients()
+        self.place_gradients()
 
     def _versions(self) -> list[int]:
-        return [layer.connections_version for layer in self._sparse]
+        return [layer.connections_version for layer in self.sparse]
 
     @property
     def is_current(self) -> bool:
-        """Whether no layer has other connections than when the table was made."""
+        """Whether no layer has other connections than when the blocks were made."""
         return self.versions == self._versions()
 
-    def _describe(self, row: Array, structure: Structure) -> None:
-        ordered = aligned(structure.nnz * 4)
-        self.memory.append(ordered)
-        row[[n.N_IN, n.N_OUT, n.NNZ]] = structure.n_in, structure.n_out, structure.nnz
-        row[[n.ROWS, n.COLUMNS]] = row[[n.GRADIENT_ROWS, n.GRADIENT_COLUMNS]] = [
-            address(structure.rows),
-            address(structure.columns),
-        ]
-        row[[n.STARTS, n.OUTPUTS, n.SOURCES, n.ORDERED]] = [
-            address(structure.column_starts),
-            address(structure.outputs),
-            address(structure.sources),
-            address(ordered),
-        ]
+    @property
+    def address(self) -> int:
+        """Where the network's block is."""
+        return address(self.network)
 
-    def _place_outputs(self, first: int, count: int) -> None:
-        widths = self.rows[first : first + count, n.N_OUT] * (ROW_BYTES // 4)
-        self.rows[first : first + count, n.ACTIVATIONS] = np.cumsum(widths) - widths
+    def _describe(self, block: Any, step: Step) -> None:
+        operation, structure = step.operation, self.structures[len(self.structures) - 1]
+        block["kind"] = o.DENSE if _is_dense(operation) else KINDS[operation.kind]
+        block["activation"], block["activation_parameter"] = activation_code(step.activation)
+        block["n_in"] = self.program.widths[operation.inputs[0]]
+        block["n_out"] = self.program.widths[operation.output]
+        if isinstance(operation.module, nn.LayerNorm):
+            block["epsilon"] = operation.module.eps
+        if structure is None:
+            return
+        self.ordered.append(aligned(structure.nnz * 4))
+        block["nnz"], block["ordered"] = structure.nnz, address(self.ordered[-1])
+        block["rows"] = block["gradient_rows"] = address(structure.rows)
+        block["columns"] = block["gradient_columns"] = address(structure.columns)
+        block["starts"], block["outputs"] = address(structure.column_starts), address(structure.outputs)
+        block["sources"] = address(structure.sources)
 
-    def place_gradients(self, networks: Sequence[int], counts: Sequence[int]) -> int:
-        """Lay out the gradients of some networks one after the other.
+    def _lay_out_activations(self) -> None:
+        program, at = self.program, 0
+        offsets = {0: -1}
+        inner = [step.output for step in self.steps if step.output not in program.outputs]
+        for value in (*inner, *program.outputs):  # outputs side by side
+            offsets[value], at = at, at + program.widths[value] * ROW_BYTES
+        for block, step in zip(self.operations, self.steps, strict=True):
+            inputs = step.operation.inputs
+            block["source"], block["second_source"] = offsets[inputs[0]], offsets[inputs[-1]]
+            block["output"] = offsets[step.output]
+            if step.operation.kind == "layer_norm":
+                block["statistics"], at = at, at + 2 * ROW_BYTES
+        self.network[0]["output"], self.network[0]["activation_bytes"] = offsets[program.outputs[0]], at
 
-        :param networks: their numbers
-        :param counts: their numbers of layers
+    def _lay_out_value_gradients(self) -> None:
+        """Where gradients of values are while ``backward`` runs; each is free once its maker has read it."""
+        program, memory = self.program, _Memory()
+        widths = [program.widths[value] * ROW_BYTES for value in program.outputs]
+        first = memory.take(sum(widths))
+        places = dict(zip(program.outputs, (first + np.cumsum([0, *widths])[:-1]).tolist(), strict=True))
+        self.network[0]["output_gradient"] = first
+        written = set(program.outputs)
+        makers = {step.output: step for step in self.steps}
+        readers: dict[int, int] = {}
+        for step in self.steps:
+            for value in step.operation.inputs:
+                readers[value] = readers.get(value, 0) + 1
+        for block, step in zip(reversed(self.operations), reversed(self.steps), strict=True):
+            block["output_gradient"] = places[step.output]
+            for name, value in zip(("", "second_"), step.operation.inputs, strict=False):
+                readers[value] -= 1
+                block["adds" if not name else "second_adds"] = value in written
+                written.add(value)
+                if value == 0:
+                    continue
+                if value not in places:
+                    places[value] = memory.take(program.widths[value] * ROW_BYTES)
+                block[f"{name}source_gradient"] = places[value]
+                maker = makers[value]
+                if readers[value] == 0 and maker.operation.kind == "linear":
+                    code, parameter = activation_code(maker.activation)
+                    block["second_activation" if name else "source_activation"] = code
+                    block[f"{name or 'source_'}parameter"] = parameter
+            if block["kind"] == o.DENSE:
+                block["transposed"] = memory.take(-(-int(block["n_in"]) // LANES) * LANES * ROW_BYTES)
+                memory.free(block["transposed"])
+            if step.output not in program.outputs:
+                memory.free(places[step.output])
+        self.network[0]["gradient_bytes"] = memory.size
+
+    def place_gradients(self) -> int:
+        """Lay out the gradients of parameters one after the other.
+
         :return: number of floats that they take
         """
         at = 0
-        for network, count in zip(networks, counts, strict=True):
-            for row in self.rows[self.firsts[network] : self.firsts[network] + count]:
-                # Room for all positions is only taken while a topology evolves
-                positions = row[n.N_IN] * row[n.N_OUT] if row[n.GRADIENT_ROWS] != row[n.ROWS] else row[n.NNZ]
-                row[n.VALUES_GRADIENT], at = at, at + positions + PADDING
-                row[n.BIAS_GRADIENT], at = at, at + row[n.N_OUT] + PADDING
-        return int(at)
+        for number in self._parametric:
+            block = self.operations[number]
+            # Room for all positions is only taken while a topology evolves
+            is_full = block["gradient_rows"] != block["rows"]
+            size = block["n_in"] * block["n_out"] if is_full or block["kind"] == o.DENSE else block["nnz"]
+            if block["kind"] == o.LAYER_NORM:
+                size = block["n_out"]
+            # Kernels write, or add zeros, to so many floats behind the last one
+            block["weights_gradient"], at = at, at + int(size) + max(PADDING, LANES)
+            block["bias_gradient"], at = at, at + int(block["n_out"]) + PADDING
+        self.network[0]["n_gradients"] = at
+        return at
+
+    def gradient_offsets(self) -> Iterator[tuple[th.Tensor, int]]:
+        """Each parameter with the offset of its gradient."""
+        for number in self._parametric:
+            block, step = self.operations[number], self.steps[number]
+            offsets = (block["weights_gradient"], block["bias_gradient"])
+            yield from zip(parameters_of(step.operation), map(int, offsets), strict=False)
 
     def refresh(self) -> None:
         """Read the addresses of weights and biases; PyTorch may have moved them since the last call."""
-        self.rows[:, n.VALUES] = [held[name].data_ptr() for held, name in self._held]
-        self.rows[:, n.BIAS] = [held["bias"].data_ptr() for held, _ in self._held]
+        self.operations["weights"][self._parametric] = [held[name].data_ptr() for held, name in self._held]
+        self.operations["bias"][self._parametric] = [held["bias"].data_ptr() for held, _ in self._held]
+
+    def want_all_positions(self, wanted: bool) -> None:
+        """Whether ``backward`` computes the gradient of weights at absent positions too.
+
+        :param wanted: whether to
+        """
+        self._full: list[Structure] = []
+        for number in self._parametric:
+            layer, structure = self.steps[number].operation.module, self.structures[number]
+            if not isinstance(layer, SparseLinear) or structure is None:
+                continue
+            if wanted:
+                structure = Structure.full(layer.in_features, layer.out_features)
+                self._full.append(structure)
+            block = self.operations[number]
+            block["gradient_rows"], block["gradient_columns"] = address(structure.rows), address(structure.columns)
+        self.place_gradients()
+
+    def part(self, program: Program) -> Array:
+        """The block of the part of this network that makes its first output.
+
+        Its operations must be the last of the network and share none with other outputs: what they write in
+        ``backward`` is written for the first time then.
+
+        :param program: that part of this network's program
+        :return: a network block, [1]
+        """
+        chosen = {operation.output for operation in program.operations}
+        numbers = [i for i, step in enumerate(self.steps) if step.operation.output in chosen]
+        part = self.network.copy()
+        part["operations"] = address(self.operations) + numbers[0] * OPERATION.size
+        part["n_operations"] = len(numbers)
+        part["n_out"] = sum(program.widths[value] for value in program.outputs)
+        return part
 
 
-class ParameterTable:
-    """The table of parameters that Adam and Polyak averaging work on.
+def _structure(operation: Operation, mirrored: Structure | None) -> Structure | None:
+    layer = operation.module
+    if isinstance(layer, SparseLinear):
+        return mirrored or layer.structure
+    if isinstance(layer, nn.Linear) and not _is_dense(operation):
+        return mirrored or Structure.full(layer.in_features, layer.out_features)
+    return None
+
+
+def _is_dense(operation: Operation) -> bool:
+    layer = operation.module
+    return isinstance(layer, nn.Linear) and layer.out_features >= MIN_DENSE_OUTPUTS
+
+
+class ParameterBlocks:
+    """The blocks of the parameters that an optimizer and Polyak averaging work on.
 
     :param groups: each optimizer with its parameters and, for each of these, what is to follow it (None: nothing)
     """
 
     def __init__(self, groups: Sequence[tuple[th.optim.Optimizer, Sequence[th.Tensor], Sequence[th.Tensor | None]]]):
         self.groups = groups
-        self.ends = np.cumsum([len(parameters) for _, parameters, _ in groups]).tolist()
-        self.rows = np.zeros((self.ends[-1], a.PARAMETER_FIELDS), np.int64)
+        self.ends: list[int] = np.cumsum([len(parameters) for _, parameters, _ in groups]).tolist()
         self.parameters = [parameter for _, parameters, _ in groups for parameter in parameters]
+        self.blocks = PARAMETER.zeros(len(self.parameters))
         targets = [target for _, _, targets in groups for target in targets]
         self._followed = [i for i, target in enumerate(targets) if target is not None]
         self._targets = [target for target in targets if target is not None]
-        self.rows[:, a.SIZE] = [parameter.numel() for parameter in self.parameters]
+        self.blocks["size"] = [parameter.numel() for parameter in self.parameters]
         self.state_holders = [optimizer.state for optimizer, _, _ in groups]
         self.states = [_state(optimizer, parameter) for optimizer, parameters, _ in groups for parameter in parameters]
         self._holders_of = [optimizer.state for optimizer, parameters, _ in groups for _ in parameters]
-        # What a step of Adam overwrites, see ``adam``
-        blocks = 3 * self.rows[:, a.SIZE] + 1
-        self._before = np.zeros(blocks.sum(), np.float32)
-        self.rows[:, a.BEFORE] = address(self._before) + 4 * (np.cumsum(blocks) - blocks)
+        # What a step of Adam overwrites
+        sizes = 3 * self.blocks["size"] + 1
+        self._before = np.zeros(sizes.sum(), np.float32)
+        self.blocks["before"] = address(self._before) + 4 * (np.cumsum(sizes) - sizes)
         self._moments = self._current_moments()
-        for column, moments in zip((a.MEAN, a.SQUARE, a.STEP), self._moments, strict=True):
-            self.rows[:, column] = [moment.data_ptr() for moment in moments]
+        for field, moments in zip(("mean", "square", "step"), self._moments, strict=True):
+            self.blocks[field] = [moment.data_ptr() for moment in moments]
 
     def _current_moments(self) -> list[list[th.Tensor]]:
         return [[state[name] for state in self.states] for name in ("exp_avg", "exp_avg_sq", "step")]
 
     @property
     def is_current(self) -> bool:
-        """Whether every optimizer still has the very moments that the table was made of."""
+        """Whether every optimizer still has the very moments that the blocks were made of."""
         holders = zip(self.state_holders, self.groups, strict=True)
         if not all(map(is_, map(dict.get, self._holders_of, self.parameters), self.states)):
             return False
@@ -152,10 +349,18 @@ class ParameterTable:
             for moments, current in zip(self._moments, self._current_moments(), strict=True)
         )
 
+    def place_gradients(self, offsets: Mapping[th.Tensor, int]) -> None:
+        """Say where in a shard's gradients those of each parameter are.
+
+        :param offsets: in floats, by parameter; others stay
+        """
+        places = [offsets.get(parameter, 0) for parameter in self.parameters]
+        self.blocks["gradient"] = places
+
     def refresh(self) -> None:
         """Read the addresses of parameters and targets; PyTorch may have moved them since the last call."""
-        self.rows[:, a.PARAMETER] = [parameter.data_ptr() for parameter in self.parameters]
-        self.rows[self._followed, a.TARGET] = [target.data_ptr() for target in self._targets]
+        self.blocks["value"] = [parameter.data_ptr() for parameter in self.parameters]
+        self.blocks["target"][self._followed] = [target.data_ptr() for target in self._targets]
 
 
 def _state(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.Tensor]:
@@ -165,9 +370,3 @@ def _state(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.
         step, mean, square = th.tensor(0.0, dtype=th.float32, device="cpu"), *(th.zeros_like(parameter) for _ in "mv")
         state.update(step=step, exp_avg=mean, exp_avg_sq=square)  # all at once: Ctrl-C may come at any time
     return state
-
-
-def _structure(layer: Layer) -> Structure:
-    if isinstance(layer, SparseLinear):
-        return layer.structure
-    return Structure.full(layer.in_features, layer.out_features)

@@ -1,7 +1,4 @@
-"""One call, many gradient updates: SAC (Haarnoja et al., 2018) on sparse networks, compiled.
-
-Tiles, shards and threads: as in ``td3``.
-"""
+"""The tile functions of SAC (Haarnoja et al., 2018)."""
 
 from __future__ import annotations
 
@@ -11,330 +8,276 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch as th
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
-from sb3_rlx2.engine import task as t
-from sb3_rlx2.engine.adam import PARAMETER, adam, count_steps, polyak
+from sb3_rlx2.engine.critics import lowest_value, squared_errors, tile_input
+from sb3_rlx2.engine.description import Phase, TargetUpdates, UpdateDescription
+from sb3_rlx2.engine.functions import step_function, tile_function
 from sb3_rlx2.engine.gaussian import ACTION, actor_gradient, sample_actions
-from sb3_rlx2.engine.networks import backward, forward, order_values
-from sb3_rlx2.engine.phases import (
-    COEFFICIENT_SLOT,
-    LARGEST_ROOT,
-    begin_shard,
-    complete,
-    end_shard,
-    first_tile,
-    give_up,
-    in_float32,
-    is_finite,
-    optimize,
-    total,
-)
+from sb3_rlx2.engine.loop import LARGEST, add_to_sum, optimizer_at, set_result, task_at, total
+from sb3_rlx2.engine.operations import backward, forward, network_at
+from sb3_rlx2.engine.optimizer import adam, count_steps, parameter_at
 from sb3_rlx2.engine.plan import address
+from sb3_rlx2.engine.records import OPTIMIZER, PARAMETER
 from sb3_rlx2.engine.replay import read_observation, read_tile, return_length
-from sb3_rlx2.engine.threads import on_threads, wait_for_all
-from sb3_rlx2.engine.updates import Samples, Updates
+from sb3_rlx2.engine.samples import Samples
+from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.kernels.compiled import compiled
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE
-from sb3_rlx2.kernels.vectors import (
-    FLOAT_BYTES,
-    load_double,
-    load_float,
-    load_int64,
-    store_double,
-    store_float,
-    store_int64,
+from sb3_rlx2.kernels.records import FLOAT, INTEGER, Record
+from sb3_rlx2.kernels.vectors import FLOAT_BYTES, load_float, load_int64, store_float
+
+Block = Any
+
+SAC = Record(
+    noise=INTEGER,  # of the actions at the sampled states, standard normal float32 [updates, batch, n_act]
+    next_noise=INTEGER,  # of those at the last states of the returns
+    # Intermediate states of n-step returns: for each tile of each update where its entries begin (int64
+    # [updates * tiles + 1]), for each entry its sample, transition and number of steps (int64), and its noise
+    starts=INTEGER,
+    entries=INTEGER,
+    entry_noise=INTEGER,
+    coefficient=FLOAT,  # of the current update
+    fixed_coefficient=FLOAT,
+    target_entropy=FLOAT,
+    log_std_min=FLOAT,
+    log_std_max=FLOAT,
+    learned=INTEGER,  # number of the parameter that is the logarithm of the entropy coefficient; -1: it is fixed
+    optimizer=INTEGER,  # of that parameter
+    gradient=INTEGER,  # address of its gradient, one float
+    coefficient_result=INTEGER,  # columns of the results
+    loss_result=INTEGER,
 )
+sac_at = SAC.at
 
-Table = Any
+ENTRY_FIELDS = 3
+LARGEST_ROOT = math.sqrt(LARGEST)
+_PARAMETER_BYTES = PARAMETER.size
 
-DOUBLE_BYTES = 8
-ENTRY_FIELDS = 3  # of a state between: sample, place in the buffer, number of steps
+
+@step_function
+def begin_critic(task_address: int, update: int, thread: int) -> int:
+    """Take the entropy coefficient for this update."""
+    task = task_at(task_address)
+    sac = sac_at(task.algorithm)
+    sac.coefficient = sac.fixed_coefficient
+    if sac.learned >= 0:
+        log_coefficient = float(load_float(parameter_at(task.parameters + sac.learned * _PARAMETER_BYTES).value, 0))
+        sac.coefficient = float(np.float32(math.exp(log_coefficient)))
+    set_result(task, update, sac.coefficient_result, sac.coefficient)
+    return -1
+
+
+@step_function
+def finish_critic(task_address: int, update: int, thread: int) -> int:
+    """A step of the entropy coefficient's optimizer."""
+    task = task_at(task_address)
+    sac = sac_at(task.algorithm)
+    if sac.learned < 0:
+        return -1
+    surplus = total(task, 1) / task.batch + sac.target_entropy
+    is_finite = abs(surplus) < LARGEST_ROOT  # its square goes into the moments
+    if thread == 0:
+        log_coefficient = float(load_float(parameter_at(task.parameters + sac.learned * _PARAMETER_BYTES).value, 0))
+        set_result(task, update, sac.loss_result, -log_coefficient * surplus)
+        if is_finite:
+            store_float(sac.gradient, 0, -surplus)
+            adam(task.parameters, sac.learned, sac.learned + 1, optimizer_at(sac.optimizer), sac.gradient, 1, 0, 0, 1)
+            count_steps(task.parameters, sac.learned, sac.learned + 1)
+    return -1 if is_finite else sac.loss_result
 
 
 @compiled
-def _entropy_bonus(
-    layers: Table, task: Table, floats: Table, entries: int, first: int, memory: int, coefficient: float, bonus: int
-) -> None:
+def _entropy_bonus(task: Block, sac: Block, tile_number: int, first: int, memory: int, bonus: int) -> None:
     """The entropy terms of a tile's returns at all states but the last, discounted, [TILE]."""
-    n_act = task[t.N_ACT]
-    x, log_prob = memory + task[t.NEXT_INPUT], memory + task[t.ROWS_OF_TILE] + 5 * ROW_BYTES
+    x, log_prob = memory + task.next_input, memory + task.rows_of_tile + 5 * ROW_BYTES
     for lane in range(TILE):
         store_float(bonus, lane, 0.0)
-    start, stop = load_int64(task[t.BETWEEN_STARTS], entries), load_int64(task[t.BETWEEN_STARTS], entries + 1)
+    start, stop = load_int64(sac.starts, tile_number), load_int64(sac.starts, tile_number + 1)
     for begin in range(start, stop, TILE):
         count = min(stop - begin, TILE)
         for lane in range(count):
-            place = load_int64(task[t.BETWEEN_ENTRIES], (begin + lane) * ENTRY_FIELDS + 1)
-            read_observation(task, floats, task[t.NEXT_OBSERVATIONS], place, x, lane)
-        noise = task[t.BETWEEN_NOISE] + begin * n_act * FLOAT_BYTES
-        outputs, heads = memory + task[t.ACTOR_OUTPUTS], memory + task[t.HEADS]
-        sample_actions(layers, task, x, outputs, heads, noise, count, log_prob)
+            transition = load_int64(sac.entries, (begin + lane) * ENTRY_FIELDS + 1)
+            read_observation(task, task.next_observations, transition, x, lane)
+        noise = sac.entry_noise + begin * task.n_act * FLOAT_BYTES
+        sample_actions(task, sac, x, memory + task.actor_activations, memory + task.heads, noise, count, log_prob)
         for lane in range(count):
             entry = (begin + lane) * ENTRY_FIELDS
-            at = load_int64(task[t.BETWEEN_ENTRIES], entry) - first
-            power = load_float(task[t.POWERS], load_int64(task[t.BETWEEN_ENTRIES], entry + 2))
-            store_float(bonus, at, load_float(bonus, at) - coefficient * load_float(log_prob, lane) * power)
+            at = load_int64(sac.entries, entry) - first
+            power = load_float(task.powers, load_int64(sac.entries, entry + 2))
+            store_float(bonus, at, load_float(bonus, at) - sac.coefficient * load_float(log_prob, lane) * power)
 
 
-@compiled
-def _critic_tile(
-    layers: Table, task: Table, floats: Table, update: int, tile: int, memory: int, gradients: int, coefficient: float
-) -> tuple[float, float]:
-    """Critics' loss and the actor's log-probabilities, both summed over one tile, and the critics' gradients."""
-    n_obs, n_act, batch = task[t.N_OBS], task[t.N_ACT], task[t.BATCH]
-    first, activation = tile * TILE, task[t.ACTIVATION]
+@tile_function
+def critic_tile(task_address: int, update: int, tile: int, memory: int, gradients: int, sums: int) -> None:
+    """Critics' loss, the actor's log-probabilities and the critics' gradients of one tile."""
+    task = task_at(task_address)
+    sac = sac_at(task.algorithm)
+    n_obs, n_act, batch, first = task.n_obs, task.n_act, task.batch, tile * TILE
     count = min(batch - first, TILE)
-    x = task[t.INPUTS] + tile * (n_obs + n_act) * ROW_BYTES
-    next_x, outputs = memory + task[t.NEXT_INPUT], memory + task[t.CRITIC_OUTPUTS]
-    rewards = memory + task[t.ROWS_OF_TILE]
+    x, next_x = tile_input(task, tile), memory + task.next_input
+    rewards = memory + task.rows_of_tile
     factors, targets, next_log_prob = rewards + ROW_BYTES, rewards + 2 * ROW_BYTES, rewards + 3 * ROW_BYTES
     bonus = rewards + 4 * ROW_BYTES
-    if task[t.N_STEPS] > 1:
+    if task.n_steps > 1:
         tiles = (batch + TILE - 1) // TILE
-        _entropy_bonus(layers, task, floats, update * tiles + tile, first, memory, coefficient, bonus)
-    read_tile(task, floats, update, first, x, next_x, rewards, factors)
+        _entropy_bonus(task, sac, update * tiles + tile, first, memory, bonus)
+    read_tile(task, update, first, x, next_x, rewards, factors)
 
     noise_at = (update * batch + first) * n_act * FLOAT_BYTES
-    kept = task[t.ACTOR_MEMORY] + tile * task[t.ACTOR_TILE_BYTES]
-    heads = kept + task[t.ACTOR_BYTES]
-    log_prob = kept + task[t.ACTOR_TILE_BYTES] - ROW_BYTES
-    sample_actions(layers, task, x, kept, heads, task[t.NOISE] + noise_at, count, log_prob)
+    kept = task.kept + tile * task.kept_bytes
+    log_prob = kept + task.kept_bytes - ROW_BYTES
+    heads = kept + network_at(task.actor).activation_bytes
+    sample_actions(task, sac, x, kept, heads, sac.noise + noise_at, count, log_prob)
     entropy = 0.0
     for lane in range(count):
         entropy += load_float(log_prob, lane)
 
-    heads = memory + task[t.HEADS]
-    next_noise = task[t.NEXT_NOISE] + noise_at
-    sample_actions(layers, task, next_x, memory + task[t.ACTOR_OUTPUTS], heads, next_noise, count, next_log_prob)
+    heads = memory + task.heads
+    sample_actions(
+        task, sac, next_x, memory + task.actor_activations, heads, sac.next_noise + noise_at, count, next_log_prob
+    )
     for j in range(n_act * TILE):
         store_float(next_x, n_obs * TILE + j, load_float(heads + ACTION * n_act * ROW_BYTES, j))
-    for k in range(task[t.N_CRITICS]):
-        network = task[t.CRITIC_TARGET] + k * task[t.CRITIC_LAYERS]
-        q = forward(layers, network, task[t.CRITIC_LAYERS], activation, next_x, outputs)
-        for lane in range(TILE):
-            value = load_float(q, lane)
-            if k == 0 or value < load_float(targets, lane) or value != value:  # NaN stays NaN
-                store_float(targets, lane, value)
+    q = forward(network_at(task.critic_target), next_x, memory + task.critic_activations)
+    lowest_value(task.n_critics, q, targets, 0)
     for lane in range(TILE):
-        value = load_float(targets, lane) - coefficient * load_float(next_log_prob, lane)
+        value = load_float(targets, lane) - sac.coefficient * load_float(next_log_prob, lane)
         value = load_float(rewards, lane) + load_float(factors, lane) * value
-        if task[t.N_STEPS] > 1:
+        if task.n_steps > 1:
             value += load_float(bonus, lane)
         store_float(targets, lane, value)
-
-    loss = 0.0
-    g, spare = memory + task[t.OUTPUT_GRADIENT], memory + task[t.SPARE]
-    for k in range(task[t.N_CRITICS]):
-        network = task[t.CRITIC] + k * task[t.CRITIC_LAYERS]
-        q = forward(layers, network, task[t.CRITIC_LAYERS], activation, x, outputs)
-        for lane in range(TILE):
-            error = load_float(q, lane) - load_float(targets, lane) if lane < count else 0.0
-            loss += 0.5 * error * error
-            store_float(g, lane, error / batch)
-        backward(layers, network, task[t.CRITIC_LAYERS], activation, x, outputs, g, spare, gradients, 0, 0, 0, False)
-    return loss, entropy
+    add_to_sum(sums, 0, squared_errors(task, x, count, targets, 0.5, memory, gradients))
+    add_to_sum(sums, 1, entropy)
 
 
-@compiled
-def _actor_tile(layers: Table, task: Table, tile: int, memory: int, gradients: int, coefficient: float) -> float:
-    """Actor's loss (summed over samples) and gradients of one tile."""
-    n_obs, n_act, batch = task[t.N_OBS], task[t.N_ACT], task[t.BATCH]
-    activation, count = task[t.ACTIVATION], min(batch - tile * TILE, TILE)
-    x = task[t.INPUTS] + tile * (n_obs + n_act) * ROW_BYTES
-    kept = task[t.ACTOR_MEMORY] + tile * task[t.ACTOR_TILE_BYTES]
-    heads = kept + task[t.ACTOR_BYTES]
-    log_prob = kept + task[t.ACTOR_TILE_BYTES] - ROW_BYTES
+@tile_function
+def actor_tile(task_address: int, update: int, tile: int, memory: int, gradients: int, sums: int) -> None:
+    """Actor's loss and gradients of one tile."""
+    task = task_at(task_address)
+    sac, critic = sac_at(task.algorithm), network_at(task.critic)
+    n_obs, n_act, batch = task.n_obs, task.n_act, task.batch
+    count, x = min(batch - tile * TILE, TILE), tile_input(task, tile)
+    kept = task.kept + tile * task.kept_bytes
+    log_prob = kept + task.kept_bytes - ROW_BYTES
+    heads = kept + network_at(task.actor).activation_bytes
     for j in range(n_act * TILE):
         store_float(x, n_obs * TILE + j, load_float(heads + ACTION * n_act * ROW_BYTES, j))
-    lowest = memory + task[t.ROWS_OF_TILE]
+    lowest = memory + task.rows_of_tile
     which = lowest + ROW_BYTES
-    for k in range(task[t.N_CRITICS]):
-        network, outputs = task[t.CRITIC] + k * task[t.CRITIC_LAYERS], task[t.CRITIC_OUTPUTS] + k * task[t.CRITIC_BYTES]
-        q = forward(layers, network, task[t.CRITIC_LAYERS], activation, x, memory + outputs)
-        for lane in range(TILE):
-            value = load_float(q, lane)
-            if k == 0 or value < load_float(lowest, lane) or value != value:  # NaN stays NaN
-                store_float(lowest, lane, value)
-                store_float(which, lane, k)
+    outputs, room, dx = memory + task.critic_activations, memory + task.value_gradients, memory + task.action_gradient
+    lowest_value(task.n_critics, forward(critic, x, outputs), lowest, which)
     loss = 0.0
     for lane in range(count):
-        loss += coefficient * load_float(log_prob, lane) - load_float(lowest, lane)
-    g, spare, dx = memory + task[t.OUTPUT_GRADIENT], memory + task[t.SPARE], memory + task[t.ACTION_GRADIENT]
-    for k in range(task[t.N_CRITICS]):
-        network, outputs = task[t.CRITIC] + k * task[t.CRITIC_LAYERS], task[t.CRITIC_OUTPUTS] + k * task[t.CRITIC_BYTES]
+        loss += sac.coefficient * load_float(log_prob, lane) - load_float(lowest, lane)
+    g = room + critic.output_gradient
+    for k in range(task.n_critics):
         for lane in range(TILE):
             is_lowest = lane < count and load_float(which, lane) == k
-            store_float(g, lane, -1.0 / batch if is_lowest else 0.0)
-        outputs += memory
-        count_of_layers, start, stop = task[t.CRITIC_LAYERS], n_obs, n_obs + n_act
-        backward(layers, network, count_of_layers, activation, x, outputs, g, spare, 0, dx, start, stop, k > 0)
-    actor_gradient(layers, task, x, kept, heads, coefficient, count, dx, g, spare, gradients)
-    return loss
+            store_float(g, k * TILE + lane, -1.0 / batch if is_lowest else 0.0)
+    backward(critic, x, outputs, room, 0, dx, n_obs, n_obs + n_act, False)
+    actor_gradient(task, sac, x, kept, heads, count, dx, room, gradients)
+    add_to_sum(sums, 0, loss)
 
 
 @compiled
-def _updates(
-    layers: Table, parameters: Table, task: Table, floats: Table, results: Table, thread: int, threads: int
+def find_intermediate_states(
+    task_address: int, entries: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], update: int
 ) -> int:
-    """Gradient updates of SAC; every thread calls this with the same tables. Parameters: as for TD3."""
-    memory = task[t.THREAD_MEMORY] + thread * task[t.THREAD_BYTES]
-    shards, batch, phases = task[t.SHARDS], task[t.BATCH], task[t.PHASES]
-    actor, critic = task[t.ACTOR_PARAMETERS], task[t.CRITIC_PARAMETERS]
-    learned, end = task[t.COEFFICIENT], task[t.PARAMETERS_END]
-    slots = task[t.LOSSES] + COEFFICIENT_SLOT * DOUBLE_BYTES
-    gradient_slot = slots + DOUBLE_BYTES
-    my_shards = range(shards * thread // threads, shards * (thread + 1) // threads)
-    passed = 0
-    if thread == 0:
-        store_int64(task[t.SHARED], t.THREADS, threads)
-    for update in range(task[t.UPDATES]):
-        if phases & t.CRITIC_GRADIENT:
-            log_coefficient = float(load_float(parameters[learned, PARAMETER], 0)) if learned < end else 0.0
-            coefficient = float(np.float32(math.exp(log_coefficient))) if learned < end else floats[t.FIXED_COEFFICIENT]
-            order_values(layers, task[t.CRITIC], task[t.N_CRITICS] * task[t.CRITIC_LAYERS], thread, threads)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-            for shard in my_shards:
-                gradients = begin_shard(task, shard, task[t.CRITIC_GRADIENTS])
-                loss, entropy = 0.0, 0.0
-                for tile in range(first_tile(task, shard), first_tile(task, shard + 1)):
-                    parts = _critic_tile(layers, task, floats, update, tile, memory, gradients, coefficient)
-                    loss += parts[0]
-                    entropy += parts[1]
-                end_shard(task, shard, 0, loss)
-                end_shard(task, shard, 1, entropy)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-            loss = in_float32(total(task, 0) / batch)
-            surplus = total(task, 1) / batch + floats[t.TARGET_ENTROPY]
-            if thread == 0:
-                results[update, t.CRITIC_LOSS] = loss
-                results[update, t.COEFFICIENT_VALUE] = coefficient
-                store_double(slots, 0, coefficient)
-                if learned < end:
-                    results[update, t.COEFFICIENT_LOSS] = -log_coefficient * surplus
-            if not math.isfinite(loss):
-                return give_up(parameters, task, results, update, t.CRITIC_LOSS, critic, critic, thread)
-            # The square of the coefficient's gradient goes into its moments
-            if learned < end and not abs(surplus) < LARGEST_ROOT:
-                return give_up(parameters, task, results, update, t.COEFFICIENT_LOSS, critic, critic, thread)
-            if thread == 0 and learned < end:
-                store_float(gradient_slot, 0, -surplus)
-                rate, beta1 = floats[t.COEFFICIENT_RATE], floats[t.COEFFICIENT_BETA1]
-                beta2, epsilon = floats[t.COEFFICIENT_BETA2], floats[t.COEFFICIENT_EPSILON]
-                adam(parameters, learned, end, gradient_slot, 1, 0, rate, beta1, beta2, epsilon, 0, 1)
-                count_steps(parameters, learned, end)
-        if phases & t.CRITIC_STEP:
-            passed = optimize(parameters, task, floats, critic, learned, t.CRITIC_RATE, passed, thread, threads)
-            if not is_finite(task):
-                return give_up(parameters, task, results, update, t.CRITIC_LOSS, critic, end, thread)
-        if phases & t.ACTOR_GRADIENT:
-            order_values(layers, task[t.CRITIC], task[t.N_CRITICS] * task[t.CRITIC_LAYERS], thread, threads)
-            order_values(layers, task[t.ACTOR], task[t.ACTOR_LAYERS], thread, threads)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-            coefficient = load_double(slots, 0)
-            for shard in my_shards:
-                gradients, loss = begin_shard(task, shard, task[t.ACTOR_GRADIENTS]), 0.0
-                for tile in range(first_tile(task, shard), first_tile(task, shard + 1)):
-                    loss += _actor_tile(layers, task, tile, memory, gradients, coefficient)
-                end_shard(task, shard, 0, loss)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-            loss = in_float32(total(task, 0) / batch)
-            if thread == 0:
-                results[update, t.ACTOR_LOSS] = loss
-            if not math.isfinite(loss):
-                return give_up(parameters, task, results, update, t.ACTOR_LOSS, critic, end, thread)
-        if phases & t.ACTOR_STEP:
-            passed = optimize(parameters, task, floats, actor, critic, t.ACTOR_RATE, passed, thread, threads)
-            if not is_finite(task):
-                return give_up(parameters, task, results, update, t.ACTOR_LOSS, actor, end, thread)
-        if phases & t.TARGETS and (task[t.UPDATES_WITHIN] + update) % task[t.TARGET_INTERVAL] == 0:
-            polyak(parameters, critic, learned, floats[t.TAU], thread, threads)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-        complete(task, thread)
-    return int(task[t.UPDATES])
+    """List the intermediate states of the returns of one update, sample by sample.
 
-
-@compiled
-def _find_between(task: Table, entries: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], update: int) -> int:
-    """List the states between for one update, sample by sample.
-
-    :param task: integers of the task
+    :param task_address: address of the task's block
     :param entries: [batch * (n_steps - 1), ENTRY_FIELDS], filled from the beginning
     :param starts: [tiles], where each tile's entries begin
     :param update: number of the update
     :return: number of entries
     """
+    task = task_at(task_address)
     count = 0
-    for sample in range(task[t.BATCH]):
+    for sample in range(task.batch):
         if sample % TILE == 0:
             starts[sample // TILE] = count
-        row = load_int64(task[t.SAMPLED_ROWS], update * task[t.BATCH] + sample)
-        env = load_int64(task[t.SAMPLED_ENVS], update * task[t.BATCH] + sample)
+        row = load_int64(task.sampled_rows, update * task.batch + sample)
+        env = load_int64(task.sampled_envs, update * task.batch + sample)
         for k in range(return_length(task, row, env) - 1):
             entries[count, 0] = sample
-            entries[count, 1] = ((row + k) % task[t.N_ROWS]) * task[t.N_ENVS] + env
+            entries[count, 1] = ((row + k) % task.n_rows) * task.n_envs + env
             entries[count, 2] = k + 1
             count += 1
     return count
 
 
-@compiled
-def sac_updates(layers: Table, parameters: Table, task: Table, floats: Table, results: Table, threads: int) -> int:
-    """Gradient updates of SAC in several threads. Parameters: as for ``_updates``; see ``on_threads``."""
-    return int(on_threads(_updates, (layers, parameters, task, floats, results), threads))
+def sac_description(target_update_interval: int, learns_coefficient: bool) -> UpdateDescription:
+    """An update of SAC.
+
+    :param target_update_interval: updates for one of the target networks
+    :param learns_coefficient: whether the entropy coefficient is learned
+    """
+    return UpdateDescription(
+        phases=(
+            Phase(
+                network="critic",
+                tile_function=critic_tile,
+                losses=("critic_loss",),
+                scalars=("ent_coef", "ent_coef_loss") if learns_coefficient else ("ent_coef",),
+                backward=("critic",),
+                begin=begin_critic,
+                finish=finish_critic,
+                further_optimizers=("coefficient",) if learns_coefficient else (),
+                target_passes={"actor": 1, "critic_target": 1},
+            ),
+            Phase(network="actor", tile_function=actor_tile, losses=("actor_loss",), backward=("critic", "actor")),
+        ),
+        targets=TargetUpdates(("critic",), target_update_interval, "call"),
+    )
 
 
 class SACUpdates(Updates):
-    """Compiled updates of SAC.
+    """Compiled updates of SAC."""
 
-    :param arguments: as for ``Updates``
-    """
+    algorithm = SAC
 
-    function = staticmethod(sac_updates)
+    def _describe(self) -> None:
+        super()._describe()
+        settings = self.settings
+        settings["learned"] = -1
+        settings["log_std_min"], settings["log_std_max"] = LOG_STD_MIN, LOG_STD_MAX
+        settings["coefficient_result"] = self.columns["ent_coef"]
+        if "coefficient" in self.optimizers:
+            self._coefficient_gradient = np.zeros(1, np.float32)
+            settings["learned"], settings["loss_result"] = self._ranges["coefficient"][0], self.columns["ent_coef_loss"]
+            settings["gradient"] = address(self._coefficient_gradient)
+            number = list(self.optimizers).index("coefficient")
+            settings["optimizer"] = address(self._optimizer_blocks) + number * OPTIMIZER.size
 
-    def _further_parameters(self) -> list[tuple[th.optim.Optimizer, list[th.Tensor]]]:
-        optimizer = self.optimizers.get("coefficient")
-        return [] if optimizer is None else [(optimizer, list(optimizer.param_groups[0]["params"]))]
+    def prepare(self, samples: Samples, tau: float, target_entropy: float, fixed_coefficient: float) -> None:
+        """Bind what the next run learns from, and draw the noise of actions.
 
-    def prepare(
-        self,
-        samples: Samples,
-        tau: float,
-        target_update_interval: int,
-        target_entropy: float,
-        fixed_coefficient: float,
-    ) -> None:
-        """Say what the next run needs, and draw its noise with the random numbers that SB3's ``train`` would use.
-
-        :param samples: what will be learned from
+        :param samples: which transitions
         :param tau: Polyak coefficient
-        :param target_update_interval: updates for one of the target networks
         :param target_entropy: target entropy; not used where the coefficient is fixed
         :param fixed_coefficient: the entropy coefficient; not used where it is learned
         """
-        updates, batch = samples.rows.shape
-        self.reserve(batch)
-        self.place_samples(samples)
+        self.bind(samples, tau)
+        settings, (updates, batch) = self.settings, samples.rows.shape
+        settings["target_entropy"], settings["fixed_coefficient"] = target_entropy, fixed_coefficient
         tiles, most = -(-batch // TILE), batch * (samples.n_steps - 1)
         entries = np.empty((updates * most, ENTRY_FIELDS), np.int64)
         starts = np.zeros(updates * tiles + 1, np.int64)
-        noise, between, found = th.empty(updates, batch, self.n_act, dtype=th.float32, device="cpu"), [], 0
-        next_noise = th.empty_like(noise)
+        noise, next_noise = (th.empty(updates, batch, self.n_act, dtype=th.float32, device="cpu") for _ in range(2))
+        entry_noise, found = [], 0
         for update in range(updates):
             if samples.n_steps > 1:
                 of_update = starts[update * tiles : (update + 1) * tiles]
-                count = _find_between(self.integers, entries[found:], of_update, update)
+                count = find_intermediate_states(self._address, entries[found:], of_update, update)
                 of_update += found
                 found += count
-                between.append(noise.new_empty(count, self.n_act).normal_())
+                entry_noise.append(th.empty(count, self.n_act, dtype=th.float32, device="cpu").normal_())
             noise[update].normal_()
             next_noise[update].normal_()
         starts[-1] = found
-        between_noise = th.cat(between) if between else noise
-        self._drawn = (entries, starts, noise, next_noise, between_noise)
-        self.integers[[t.NOISE, t.NEXT_NOISE]] = noise.data_ptr(), next_noise.data_ptr()
-        self.integers[[t.BETWEEN_STARTS, t.BETWEEN_ENTRIES]] = address(starts), address(entries)
-        self.integers[t.BETWEEN_NOISE] = between_noise.data_ptr()
-        self.integers[t.TARGET_INTERVAL] = target_update_interval
-        self.floats[[t.TAU, t.TARGET_ENTROPY, t.FIXED_COEFFICIENT]] = tau, target_entropy, fixed_coefficient
-        if "coefficient" in self.optimizers:
-            self._read_settings(self.optimizers["coefficient"], t.COEFFICIENT_RATE)
+        together = th.cat(entry_noise) if entry_noise else noise
+        self._drawn = (entries, starts, noise, next_noise, together)
+        settings["starts"], settings["entries"] = address(starts), address(entries)
+        settings["noise"], settings["next_noise"] = noise.data_ptr(), next_noise.data_ptr()
+        settings["entry_noise"] = together.data_ptr()

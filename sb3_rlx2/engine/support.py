@@ -17,21 +17,19 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
-from stable_baselines3.sac.policies import Actor as SACActor
-from stable_baselines3.td3.policies import Actor as TD3Actor
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from sb3_rlx2.engine.updates import ACTIVATIONS
+from sb3_rlx2.engine.programs import NotCoveredError, Program, actor_program, critic_program, parameters_of
 from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.sparse import TopologyEvolver
 from sb3_rlx2.sparse.dense_gradient import DenseGradient
 from sb3_rlx2.sparse.layers import SparseLinear
 
 LINEAR = (SparseLinear, nn.Linear)
-ACTORS = (TD3Actor, SACActor)
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
 BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 DENSITY_LIMIT = 0.7
@@ -41,8 +39,16 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 """Hooks of a module; those of all modules have the same names behind ``_global``."""
 METHODS = ("forward", "action_log_prob", "get_action_dist_params", "extract_features", "q1_forward", "_predict")
 """What computes a network, unless the object has a method of its own in its place."""
-OPTIONS = ("amsgrad", "maximize", "capturable", "differentiable", "weight_decay")
-"""Options of Adam that must be off; learning rate, betas and epsilon are read before each run."""
+OPTIONS = ("amsgrad", "maximize", "capturable", "differentiable")
+"""Options of Adam that must be off; learning rate, betas, epsilon and weight decay are read before each run."""
+MODULE_OPTIONS = ("alpha", "negative_slope", "approximate", "eps", "normalized_shape")
+"""What activations and layer normalizations have beside their parameters."""
+FREE = (
+    "__init__", "__module__", "__qualname__", "__doc__", "__annotations__", "__abstractmethods__", "__parameters__",
+    "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__",
+    "_abc_impl",
+)  # fmt: skip
+"""What a class may have that changes another one's defaults only."""
 
 
 def why_not_policy(watch: Watch, policy: nn.Module, policy_class: type) -> str | None:
@@ -52,53 +58,68 @@ def why_not_policy(watch: Watch, policy: nn.Module, policy_class: type) -> str |
     :param policy: the policy
     :param policy_class: what its class must be
     """
-    return next(_policy_problems(watch, policy, policy_class, NETWORKS), None)
+    return next(_policy_problems(watch, policy, NETWORKS), None)
 
 
-def why_not_acting(watch: Watch, policy: nn.Module, policy_class: type) -> str | None:
+def why_not_acting(watch: Watch, policy: nn.Module) -> str | None:
     """Say why a policy's actor is not one that compiled code computes; None if it is.
 
     :param watch: what is read through
     :param policy: the policy
-    :param policy_class: what its class must be
     """
-    return next(_policy_problems(watch, policy, policy_class, ("actor",)), None)
+    return next(_policy_problems(watch, policy, ("actor",)), None)
 
 
 def why_not_updates(
-    watch: Watch, model: OffPolicyAlgorithm, policy_class: type, buffer_classes: tuple[type, ...]
+    watch: Watch, model: OffPolicyAlgorithm, buffer_classes: tuple[type, ...], is_asked_for: bool
 ) -> str | None:
     """Say why a model's updates are not ones that compiled code makes; None if they are.
 
     :param watch: what is read through
     :param model: the model
-    :param policy_class: what the class of its policy must be
     :param buffer_classes: what the class of its replay buffer may be
+    :param is_asked_for: whether networks that are not sparse are compiled too
     """
-    return next(_update_problems(watch, model, policy_class, buffer_classes), None)
+    return next(_update_problems(watch, model, buffer_classes, is_asked_for), None)
 
 
 # --- networks ---
 
 
-def _policy_problems(watch: Watch, policy: Any, policy_class: type, names: tuple[str, ...]) -> Iterator[str]:
-    if watch.type_of(policy) is not policy_class:
-        yield f"the policy is a {type(policy).__name__}, not a {policy_class.__name__}"
+def _computes_as_sb3(cls: type) -> bool:
+    """Whether a policy class differs from TD3's or SAC's in defaults alone: attributes, arguments of constructors."""
+    known = {*TD3Policy.__mro__, *SACPolicy.__mro__}
+    added = [vars(other) for other in cls.__mro__ if other not in known and not vars(other).get("computes_as_sb3")]
+    values = [value for attributes in added for name, value in attributes.items() if name not in FREE]
+    return not any(callable(value) or hasattr(value, "__get__") for value in values)
+
+
+def _policy_problems(watch: Watch, policy: Any, names: tuple[str, ...]) -> Iterator[str]:
+    if not _computes_as_sb3(watch.type_of(policy)):
+        yield f"the policy is a {type(policy).__name__}, which has methods of its own"
         return
     attributes = vars(policy)
-    space, activation = watch.item(attributes, "observation_space"), watch.item(attributes, "activation_fn")
+    space = watch.item(attributes, "observation_space")
     if not isinstance(space, spaces.Box) or (watch.item(attributes, "normalize_images") and is_image_space(space)):
         yield f"the observation space is {space}"
-    if activation not in ACTIVATIONS:
-        yield f"activation_fn is {activation.__name__}"
     for hooks in HOOKS:
         if watch.keys(getattr(nn.modules.module, f"_global{hooks}")):
             yield "there are hooks of all modules"
     watch.item(attributes, "action_space")
     networks = {name: network for name in names if (network := watch.item(policy._modules, name)) is not None}
+    programs: dict[str, Program] = {}
     for name, network in networks.items():
-        yield from _network_problems(watch, name, network, activation, *_sizes(policy))
-    yield from _sharing_problems(networks)
+        try:
+            programs[name] = _program(watch, network, *_sizes(policy))
+        except NotCoveredError as error:
+            yield f"the {name} has {error}"
+        else:
+            yield from _network_problems(watch, name, network, programs[name])
+    if len({*map(id, _parameters(networks))}) != len(_parameters(networks)):
+        yield "networks share layers"
+    for name, program in programs.items():
+        if f"{name}_target" in programs and _wiring(program) != _wiring(programs[f"{name}_target"]):
+            yield f"the {name}_target has other layers or connections than the {name}"
 
 
 def _sizes(policy: Any) -> tuple[int, int]:
@@ -106,94 +127,81 @@ def _sizes(policy: Any) -> tuple[int, int]:
     return math.prod(policy.observation_space.shape), math.prod(policy.action_space.shape)
 
 
-def _network_problems(
-    watch: Watch, name: str, network: nn.Module, activation: type[nn.Module], n_obs: int, n_act: int
-) -> Iterator[str]:
-    classes = ACTORS if "actor" in name else (ContinuousCritic,)
-    if watch.type_of(network) not in classes:
-        yield f"the {name} is a {type(network).__name__}"
-        return
+def _parameters(networks: dict[str, Any]) -> list[th.Tensor]:
+    return [tensor for network in networks.values() for tensor in network.parameters()]
+
+
+def _program(watch: Watch, network: Any, n_obs: int, n_act: int) -> Program:
+    """A network's program."""
     if watch.item(vars(network), "use_sde"):
-        yield "use_sde=True"
-        return
-    ends = (n_obs, n_act) if "actor" in name else (n_obs + n_act, 1)
-    for sequence in _sequences(watch, network):
-        if not _is_mlp(sequence, activation, isinstance(network, TD3Actor)) or not _is_chain(sequence, *ends):
-            yield f"the {name} has layers other than SB3's own: {nn.Sequential(*sequence)}"
-    allowed = (*classes, nn.ModuleList, FlattenExtractor, nn.Flatten, nn.Sequential, *LINEAR, *ACTIVATIONS)
+        raise NotCoveredError("use_sde=True")
+    if watch.type_of(network) is ContinuousCritic:
+        watch.sequence(watch.item(vars(network), "q_networks"))
+        if any(q is not network._modules.get(f"qf{i}") for i, q in enumerate(network.q_networks)):
+            raise NotCoveredError("networks that are not its modules")
+        program, widths = critic_program(network, n_act), [1]
+    else:
+        program, widths = actor_program(network), [n_act]
+    reads = n_obs + n_act if type(network) is ContinuousCritic else n_obs
+    if program.widths[0] != reads or any(program.widths[value] not in widths for value in program.outputs):
+        raise NotCoveredError("other numbers of inputs or outputs than observations and actions have")
+    return program
+
+
+def _network_problems(watch: Watch, name: str, network: nn.Module, program: Program) -> Iterator[str]:
+    """What a program does not tell: hooks, methods of single objects, parameters that cannot be read."""
     for module in _modules(watch, network):
         attributes = vars(module)
-        if watch.type_of(module) not in allowed:
-            yield f"the {name} has a {type(module).__name__}"
-        elif type(module) is nn.ELU and watch.item(attributes, "alpha") != 1.0:
-            yield f"the {name} has an ELU with alpha={module.alpha}"
-        elif isinstance(module, LINEAR):
-            yield from _layer_problems(watch, name, module)
+        watch.type_of(module)
+        for option in MODULE_OPTIONS:
+            watch.item(attributes, option)
         # A request for dense gradients, which evolution makes, is a hook of the parameter, not of the module
         if any(watch.keys(attributes[hooks]) for hooks in HOOKS):
             yield f"the {name} has hooks"
         for method in METHODS if module is network else METHODS[:1]:
             if watch.item(attributes, method) is not None:
                 yield f"the {name} has a {method} of its own"
+    for operation in program.operations:
+        if isinstance(operation.module, (*LINEAR, nn.LayerNorm)):
+            yield from _layer_problems(watch, name, operation.module)
+    used = {id(parameter) for operation in program.operations for parameter in parameters_of(operation)}
+    if {id(parameter) for parameter in network.parameters()} != used:
+        yield f"the {name} has parameters that none of its operations reads"
 
 
 def _modules(watch: Watch, module: nn.Module) -> Iterator[nn.Module]:
     """A module and all below it."""
     yield module
-    for child in _children(watch, module):
-        yield from _modules(watch, child)
+    for child in watch.items(cast(dict[str, nn.Module], module._modules)).values():
+        if child is not None:
+            yield from _modules(watch, child)
 
 
-def _children(watch: Watch, module: nn.Module) -> list[nn.Module]:
-    return [*watch.items(cast(dict[str, nn.Module], module._modules)).values()]
+def _wiring(program: Program) -> list[tuple[Any, ...]]:
+    """All of a program but the numbers in its parameters."""
+    return [(o.kind, o.inputs, o.output, type(o.module), *_connections(o.module)) for o in program.operations]
 
 
-def _sequences(watch: Watch, network: Any) -> list[list[nn.Module]]:
-    """The modules of each MLP of a network, in order."""
-    if isinstance(network, ContinuousCritic):
-        numbers = range(len(watch.sequence(watch.item(vars(network), "q_networks"))))
-        return [_children(watch, network.q_networks[i]) for i in numbers]
-    if isinstance(network, SACActor):
-        latent, heads = _children(watch, network.latent_pi), cast(list[nn.Module], [network.mu, network.log_std])
-        return [[*latent, head] for head in heads]
-    return [_children(watch, network.mu)]
+def _connections(module: nn.Module | None) -> tuple[Any, ...]:
+    if isinstance(module, SparseLinear):
+        return module.in_features, module.out_features, module.indices.cpu().numpy().tobytes()
+    return (module.in_features, module.out_features) if isinstance(module, nn.Linear) else ()
 
 
-def _is_mlp(sequence: list[nn.Module], activation: type[nn.Module], ends_in_tanh: bool) -> bool:
-    """Whether linear layers and activations alternate as SB3's ``create_mlp`` has them."""
-    modules = list(sequence)
-    if ends_in_tanh and (not modules or type(modules.pop()) is not nn.Tanh):
-        return False
-    hidden, output = modules[:-1], modules[-1:]
-    linear, activations = [*hidden[::2], *output], hidden[1::2]
-    return (
-        len(modules) % 2 == 1
-        and all(type(module) in LINEAR for module in linear)
-        and all(type(module) is activation for module in activations)
-    )
-
-
-def _is_chain(sequence: list[nn.Module], n_in: int, n_out: int) -> bool:
-    """Whether each linear layer has as many inputs as the one before has outputs."""
-    layers = [module for module in sequence if isinstance(module, LINEAR)]
-    widths = [n_in, *(layer.out_features for layer in layers)]
-    return [layer.in_features for layer in layers] == widths[:-1] and widths[-1] == n_out
-
-
-def _layer_problems(watch: Watch, name: str, layer: SparseLinear | nn.Linear) -> Iterator[str]:
+def _layer_problems(watch: Watch, name: str, layer: SparseLinear | nn.Linear | nn.LayerNorm) -> Iterator[str]:
     parameters = cast(dict[str, Any], layer._parameters)
-    n_out = layer.out_features
-    shape: tuple[int, ...] = (n_out, layer.in_features)  # of tensors whose own shapes are watched
+    if isinstance(layer, nn.LayerNorm):
+        shape = bias_shape = tuple(layer.normalized_shape)
+    else:
+        # Of tensors whose own shapes are watched
+        shape, bias_shape = (layer.out_features, layer.in_features), (layer.out_features,)
     if isinstance(layer, SparseLinear):
         indices = watch.numbers(watch.item(cast(dict[str, Any], layer._buffers), "indices"))
         watch.item(vars(layer), "topology_version")
         shape = tuple(indices.shape)
     weights = watch.item(parameters, "values" if isinstance(layer, SparseLinear) else "weight")
-    for tensor, expected in ((weights, shape), (watch.item(parameters, "bias"), (n_out,))):
-        if tensor is None:
-            yield f"the {name} has a layer without bias"
-        else:
-            yield from _tensor_problems(f"the {name} has parameters", watch.tensor(tensor), expected)
+    for tensor, expected in ((weights, shape), (watch.item(parameters, "bias"), bias_shape)):
+        yield from _tensor_problems(f"the {name} has parameters", watch.tensor(tensor), expected)
 
 
 def _tensor_problems(what: str, tensor: th.Tensor, shape: tuple[int, ...]) -> Iterator[str]:
@@ -207,43 +215,15 @@ def _tensor_problems(what: str, tensor: th.Tensor, shape: tuple[int, ...]) -> It
         yield f"{what} that are not contiguous"
 
 
-def _sharing_problems(networks: dict[str, Any]) -> Iterator[str]:
-    """Tied layers, critics of different shapes, targets with other connections; all of it has been read before."""
-    layers = {name: [m for m in network.modules() if isinstance(m, LINEAR)] for name, network in networks.items()}
-    tensors = [tensor for network in networks.values() for tensor in network.parameters()]
-    if len({*map(id, tensors)}) != len(tensors) or len(tensors) != 2 * sum(map(len, layers.values())):
-        yield "networks share layers"
-    critics = [network for network in networks.values() if isinstance(network, ContinuousCritic)]
-    for critic in critics:
-        if any(q is not critic._modules.get(f"qf{i}") for i, q in enumerate(critic.q_networks)):
-            yield "the critic's networks are not its modules"
-    shapes = [_shapes(q) for critic in critics for q in critic.q_networks]
-    if any(shape != shapes[0] for shape in shapes):
-        yield "critics differ in their layers"
-    for name, of in layers.items():
-        target = layers.get(f"{name}_target", of)
-        if [*map(_connections, of)] != [*map(_connections, target)]:
-            yield f"the {name}_target has other connections than the {name}"
-
-
-def _shapes(network: nn.Module) -> list[tuple[int, int]]:
-    return [(m.in_features, m.out_features) for m in network.modules() if isinstance(m, LINEAR)]
-
-
-def _connections(layer: SparseLinear | nn.Linear) -> tuple[Any, ...]:
-    indices = layer.indices.cpu().numpy().tobytes() if isinstance(layer, SparseLinear) else None
-    return layer.in_features, layer.out_features, indices
-
-
 # --- updates ---
 
 
 def _update_problems(
-    watch: Watch, model: OffPolicyAlgorithm, policy_class: type, buffer_classes: tuple[type, ...]
+    watch: Watch, model: OffPolicyAlgorithm, buffer_classes: tuple[type, ...], is_asked_for: bool
 ) -> Iterator[str]:
     attributes = vars(model)
     policy = watch.item(attributes, "policy")
-    yield from _policy_problems(watch, policy, policy_class, NETWORKS)
+    yield from _policy_problems(watch, policy, NETWORKS)
     for name in NETWORKS:
         if name in attributes and watch.item(attributes, name) is not policy._modules.get(name):
             yield f"the model's {name} is not its policy's"
@@ -256,7 +236,7 @@ def _update_problems(
         connections += sum(layer.nnz if isinstance(layer, SparseLinear) else layer.weight.numel() for layer in layers)
         positions += sum(layer.in_features * layer.out_features for layer in layers)
         yield from _optimizer_problems(watch, name, watch.item(vars(network), "optimizer"), [*network.parameters()])
-    if connections > DENSITY_LIMIT * positions:
+    if connections > DENSITY_LIMIT * positions and not is_asked_for:
         yield f"density {connections / positions:.2f} is above {DENSITY_LIMIT}"
     coefficient = watch.item(attributes, "log_ent_coef")
     coefficient_optimizer = watch.item(attributes, "ent_coef_optimizer")
@@ -273,8 +253,8 @@ def _update_problems(
 def _optimizer_problems(
     watch: Watch, name: str, optimizer: th.optim.Optimizer, parameters: list[th.Tensor]
 ) -> Iterator[str]:
-    if watch.type_of(optimizer) is not th.optim.Adam:
-        yield f"the {name}'s optimizer is {type(optimizer).__name__}, not Adam"
+    if watch.type_of(optimizer) not in (th.optim.Adam, th.optim.AdamW):
+        yield f"the {name}'s optimizer is {type(optimizer).__name__}, not Adam or AdamW"
         return
     attributes = vars(optimizer)
     if watch.item(attributes, "step") is not None:

@@ -1,218 +1,129 @@
-"""One call, many gradient updates: TD3 (Fujimoto et al., 2018) on sparse networks, compiled.
-
-The batch is cut into tiles, and a tile goes through all of a phase before the next one begins, so that its activations
-stay in the cache. Gradients are summed over shards, runs of tiles whose number depends on the batch alone: the result
-is the same with any number of threads.
-"""
+"""The tile functions of TD3 (Fujimoto et al., 2018) and of DDPG, which is TD3 without noise on the target actions."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import torch as th
-
-from sb3_rlx2.engine import task as t
-from sb3_rlx2.engine.adam import polyak
-from sb3_rlx2.engine.networks import backward, forward, order_values, times_tanh_slope
-from sb3_rlx2.engine.phases import (
-    begin_shard,
-    complete,
-    end_shard,
-    first_tile,
-    give_up,
-    in_float32,
-    is_finite,
-    optimize,
-    total,
-)
+from sb3_rlx2.engine.critics import lowest_value, squared_errors, tile_input
+from sb3_rlx2.engine.description import Phase, TargetUpdates, UpdateDescription
+from sb3_rlx2.engine.functions import tile_function
+from sb3_rlx2.engine.loop import add_to_sum, task_at
+from sb3_rlx2.engine.noise import normal_noise
+from sb3_rlx2.engine.operations import backward, forward, network_at
 from sb3_rlx2.engine.replay import clip, read_tile
-from sb3_rlx2.engine.threads import on_threads, wait_for_all
+from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.updates import Updates
-from sb3_rlx2.kernels.compiled import compiled
+from sb3_rlx2.kernels.activations import TANH, times_slope
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE
-from sb3_rlx2.kernels.vectors import load_float, store_float, store_int64, tanh_floats
+from sb3_rlx2.kernels.records import FLOAT, INTEGER, Record
+from sb3_rlx2.kernels.vectors import load_float, store_float, tanh_floats
 
-Table = Any
+TD3 = Record(
+    noise=INTEGER,  # of the target actions, float32 [updates, batch, n_act], not yet clipped; 0: none
+    noise_clip=FLOAT,
+)
+td3_at = TD3.at
 
 
-@compiled
-def _critic_tile(
-    layers: Table, task: Table, floats: Table, update: int, tile: int, memory: int, gradients: int
-) -> float:
-    """Critics' loss (summed over samples) and gradients of one tile; leaves the batch's inputs for the actor."""
-    n_obs, n_act, batch = task[t.N_OBS], task[t.N_ACT], task[t.BATCH]
-    first, activation = tile * TILE, task[t.ACTIVATION]
-    x = task[t.INPUTS] + tile * (n_obs + n_act) * ROW_BYTES
-    next_x = memory + task[t.NEXT_INPUT]
-    rewards = memory + task[t.ROWS_OF_TILE]
-    factors, targets = rewards + ROW_BYTES, rewards + 2 * ROW_BYTES
-    read_tile(task, floats, update, first, x, next_x, rewards, factors)
-
-    # Target actions with clipped noise
-    outputs = memory + task[t.ACTOR_OUTPUTS]
-    action = forward(layers, task[t.ACTOR_TARGET], task[t.ACTOR_LAYERS], activation, next_x, outputs)
-    tanh_floats(action, action, n_act * TILE)
-    limit = floats[t.TARGET_NOISE_CLIP]
+@tile_function
+def critic_tile(task_address: int, update: int, tile: int, memory: int, gradients: int, sums: int) -> None:
+    """Critics' loss and gradients of one tile; leaves the batch's inputs for the actor."""
+    task = task_at(task_address)
+    td3, actor_target, critic_target = (
+        td3_at(task.algorithm),
+        network_at(task.actor_target),
+        network_at(task.critic_target),
+    )
+    n_obs, n_act, batch, first = task.n_obs, task.n_act, task.batch, tile * TILE
     count = min(batch - first, TILE)
+    x, next_x = tile_input(task, tile), memory + task.next_input
+    rewards = memory + task.rows_of_tile
+    factors, targets = rewards + ROW_BYTES, rewards + 2 * ROW_BYTES
+    read_tile(task, update, first, x, next_x, rewards, factors)
+
+    action = forward(actor_target, next_x, memory + task.actor_activations)
+    tanh_floats(action, action, n_act * TILE)
+    limit = td3.noise_clip
     for i in range(n_act):
         for lane in range(TILE):
             value = float(load_float(action, i * TILE + lane))
-            if lane < count:
-                noise = float(load_float(task[t.NOISE], ((update * batch) + first + lane) * n_act + i))
+            if td3.noise != 0 and lane < count:
+                noise = float(load_float(td3.noise, (update * batch + first + lane) * n_act + i))
                 value += clip(noise, -limit, limit)
             store_float(next_x, (n_obs + i) * TILE + lane, clip(value, -1.0, 1.0))
 
-    outputs = memory + task[t.CRITIC_OUTPUTS]
-    for k in range(task[t.N_CRITICS]):
-        q = forward(
-            layers,
-            task[t.CRITIC_TARGET] + k * task[t.CRITIC_LAYERS],
-            task[t.CRITIC_LAYERS],
-            activation,
-            next_x,
-            outputs,
-        )
-        for lane in range(TILE):
-            value = load_float(q, lane)
-            if k == 0 or value < load_float(targets, lane) or value != value:  # NaN stays NaN
-                store_float(targets, lane, value)
+    lowest_value(task.n_critics, forward(critic_target, next_x, memory + task.critic_activations), targets, 0)
     for lane in range(TILE):
         value = load_float(rewards, lane) + load_float(factors, lane) * load_float(targets, lane)
         store_float(targets, lane, value)
-
-    loss = 0.0
-    g, spare = memory + task[t.OUTPUT_GRADIENT], memory + task[t.SPARE]
-    for k in range(task[t.N_CRITICS]):
-        network = task[t.CRITIC] + k * task[t.CRITIC_LAYERS]
-        q = forward(layers, network, task[t.CRITIC_LAYERS], activation, x, outputs)
-        for lane in range(TILE):
-            error = load_float(q, lane) - load_float(targets, lane) if lane < count else 0.0
-            loss += error * error
-            store_float(g, lane, 2.0 / batch * error)
-        backward(layers, network, task[t.CRITIC_LAYERS], activation, x, outputs, g, spare, gradients, 0, 0, 0, False)
-    return loss
+    add_to_sum(sums, 0, squared_errors(task, x, count, targets, 1.0, memory, gradients))
 
 
-@compiled
-def _actor_tile(layers: Table, task: Table, tile: int, memory: int, gradients: int) -> float:
-    """Actor's loss (summed over samples) and gradients of one tile."""
-    n_obs, n_act, batch = task[t.N_OBS], task[t.N_ACT], task[t.BATCH]
-    activation, count = task[t.ACTIVATION], min(batch - tile * TILE, TILE)
-    x = task[t.INPUTS] + tile * (n_obs + n_act) * ROW_BYTES
-    action = x + n_obs * ROW_BYTES
-    actor_outputs, critic_outputs = memory + task[t.ACTOR_OUTPUTS], memory + task[t.CRITIC_OUTPUTS]
-    raw = forward(layers, task[t.ACTOR], task[t.ACTOR_LAYERS], activation, x, actor_outputs)
-    tanh_floats(raw, action, n_act * TILE)
-    q = forward(layers, task[t.CRITIC], task[t.CRITIC_LAYERS], activation, x, critic_outputs)
-    g, spare = memory + task[t.OUTPUT_GRADIENT], memory + task[t.SPARE]
+@tile_function
+def actor_tile(task_address: int, update: int, tile: int, memory: int, gradients: int, sums: int) -> None:
+    """Actor's loss, the mean of -Q, and its gradients of one tile."""
+    task = task_at(task_address)
+    actor, critic = network_at(task.actor), network_at(task.first_critic)
+    n_obs, n_act, batch = task.n_obs, task.n_act, task.batch
+    count, x = min(batch - tile * TILE, TILE), tile_input(task, tile)
+    action, room, dx = x + n_obs * ROW_BYTES, memory + task.value_gradients, memory + task.action_gradient
+    actor_outputs, critic_outputs = memory + task.actor_activations, memory + task.critic_activations
+    tanh_floats(forward(actor, x, actor_outputs), action, n_act * TILE)
+    q, g = forward(critic, x, critic_outputs), room + critic.output_gradient
     loss = 0.0
     for lane in range(TILE):
         if lane < count:
             loss -= load_float(q, lane)
         store_float(g, lane, -1.0 / batch if lane < count else 0.0)
-    dx = memory + task[t.ACTION_GRADIENT]
-    network, depth, start, stop = task[t.CRITIC], task[t.CRITIC_LAYERS], n_obs, n_obs + n_act
-    backward(layers, network, depth, activation, x, critic_outputs, g, spare, 0, dx, start, stop, False)
-    times_tanh_slope(action, dx, n_act * TILE)
-    network, depth = task[t.ACTOR], task[t.ACTOR_LAYERS]
-    backward(layers, network, depth, activation, x, actor_outputs, dx, spare, gradients, 0, 0, 0, False)
-    return loss
+    backward(critic, x, critic_outputs, room, 0, dx, n_obs, n_obs + n_act, False)
+    g = room + actor.output_gradient
+    for j in range(n_act * TILE):
+        store_float(g, j, load_float(dx, j))
+    times_slope(TANH, 0.0, action, g, n_act * TILE)
+    backward(actor, x, actor_outputs, room, gradients, 0, 0, 0, False)
+    add_to_sum(sums, 0, loss)
 
 
-@compiled
-def _updates(
-    layers: Table, parameters: Table, task: Table, floats: Table, results: Table, thread: int, threads: int
-) -> int:
-    """Gradient updates of TD3; every thread calls this with the same tables.
+def td3_description(policy_delay: int) -> UpdateDescription:
+    """An update of TD3; with ``policy_delay=1`` also of DDPG.
 
-    :param layers: table of layers, see ``networks``
-    :param parameters: table of parameters, see ``adam``
-    :param task: integers of the task, see ``task``
-    :param floats: floats of the task
-    :param results: [updates, RESULTS], losses of each update; NaN where there is none
-    :param thread: number of this thread
-    :param threads: number of threads
-    :return: number of updates made; fewer than asked for if one diverged, which is in the results
+    :param policy_delay: updates of the critics for one of the actor
     """
-    memory = task[t.THREAD_MEMORY] + thread * task[t.THREAD_BYTES]
-    shards, batch, phases = task[t.SHARDS], task[t.BATCH], task[t.PHASES]
-    critic, end = task[t.CRITIC_PARAMETERS], task[t.PARAMETERS_END]
-    actor = task[t.ACTOR_PARAMETERS]
-    my_shards = range(shards * thread // threads, shards * (thread + 1) // threads)
-    passed = 0
-    if thread == 0:
-        store_int64(task[t.SHARED], t.THREADS, threads)
-    for update in range(task[t.UPDATES]):
-        if phases & t.CRITIC_GRADIENT:
-            order_values(layers, task[t.CRITIC], task[t.N_CRITICS] * task[t.CRITIC_LAYERS], thread, threads)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-            for shard in my_shards:
-                gradients, loss = begin_shard(task, shard, task[t.CRITIC_GRADIENTS]), 0.0
-                for tile in range(first_tile(task, shard), first_tile(task, shard + 1)):
-                    loss += _critic_tile(layers, task, floats, update, tile, memory, gradients)
-                end_shard(task, shard, 0, loss)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-            loss = in_float32(total(task, 0) / batch)
-            if thread == 0:
-                results[update, t.CRITIC_LOSS] = loss
-            if not math.isfinite(loss):
-                return give_up(parameters, task, results, update, t.CRITIC_LOSS, critic, critic, thread)
-        if phases & t.CRITIC_STEP:
-            passed = optimize(parameters, task, floats, critic, end, t.CRITIC_RATE, passed, thread, threads)
-            if not is_finite(task):
-                return give_up(parameters, task, results, update, t.CRITIC_LOSS, critic, end, thread)
-        if (task[t.UPDATES_BEFORE] + update + 1) % task[t.POLICY_DELAY] != 0:
-            complete(task, thread)
-            continue
-        if phases & t.ACTOR_GRADIENT:
-            order_values(layers, task[t.CRITIC], task[t.CRITIC_LAYERS], thread, threads)
-            order_values(layers, task[t.ACTOR], task[t.ACTOR_LAYERS], thread, threads)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-            for shard in my_shards:
-                gradients, loss = begin_shard(task, shard, task[t.ACTOR_GRADIENTS]), 0.0
-                for tile in range(first_tile(task, shard), first_tile(task, shard + 1)):
-                    loss += _actor_tile(layers, task, tile, memory, gradients)
-                end_shard(task, shard, 0, loss)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-            loss = in_float32(total(task, 0) / batch)
-            if thread == 0:
-                results[update, t.ACTOR_LOSS] = loss
-            if not math.isfinite(loss):
-                return give_up(parameters, task, results, update, t.ACTOR_LOSS, critic, end, thread)
-        if phases & t.ACTOR_STEP:
-            passed = optimize(parameters, task, floats, actor, critic, t.ACTOR_RATE, passed, thread, threads)
-            if not is_finite(task):
-                return give_up(parameters, task, results, update, t.ACTOR_LOSS, actor, end, thread)
-        if phases & t.TARGETS:
-            polyak(parameters, actor, end, floats[t.TAU], thread, threads)
-            passed = wait_for_all(task[t.SHARED], passed, threads)
-        complete(task, thread)
-    return int(task[t.UPDATES])
-
-
-@compiled
-def td3_updates(layers: Table, parameters: Table, task: Table, floats: Table, results: Table, threads: int) -> int:
-    """Gradient updates of TD3 in several threads. Parameters: as for ``_updates``; see ``on_threads``."""
-    return int(on_threads(_updates, (layers, parameters, task, floats, results), threads))
+    return UpdateDescription(
+        phases=(
+            Phase(
+                network="critic",
+                tile_function=critic_tile,
+                losses=("critic_loss",),
+                backward=("critic",),
+                target_passes={"actor_target": 1, "critic_target": 1},
+            ),
+            Phase(
+                network="actor",
+                tile_function=actor_tile,
+                losses=("actor_loss",),
+                period=policy_delay,
+                backward=("first_critic", "actor"),
+                loss_critics=1,
+            ),
+        ),
+        targets=TargetUpdates(("actor", "critic"), policy_delay, "training"),
+    )
 
 
 class TD3Updates(Updates):
-    """Compiled updates of TD3.
+    """Compiled updates of TD3, and of DDPG."""
 
-    :param arguments: as for ``Updates``
-    """
+    algorithm = TD3
 
-    function = staticmethod(td3_updates)
+    def prepare(self, samples: Samples, tau: float, noise: float, noise_clip: float) -> None:
+        """Bind what the next run learns from, and draw the noise of target actions.
 
-    def prepare(self, noise: th.Tensor, noise_clip: float, tau: float, policy_delay: int) -> None:
-        """Say what the next run needs.
-
-        :param noise: of the target actions, [updates, batch, n_act] float32, not yet clipped
-        :param noise_clip: its largest magnitude
+        :param samples: which transitions
         :param tau: Polyak coefficient
-        :param policy_delay: updates of the critics for one of the actor
+        :param noise: standard deviation of the target actions' noise; 0: there is none, and nothing is drawn
+        :param noise_clip: its largest magnitude
         """
-        self._noise = noise
-        self.integers[t.NOISE], self.integers[t.POLICY_DELAY] = noise.data_ptr(), policy_delay
-        self.floats[t.TARGET_NOISE_CLIP], self.floats[t.TAU] = noise_clip, tau
+        self.bind(samples, tau)
+        self.settings["noise"], self.settings["noise_clip"] = 0, noise_clip
+        if noise > 0:
+            self._noise = normal_noise(samples, self.n_act, noise)
+            self.settings["noise"] = self._noise.data_ptr()

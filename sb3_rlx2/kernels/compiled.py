@@ -7,26 +7,34 @@ import hashlib
 import os
 import pickle
 import platform
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
+import llvmlite
 import numba
+import numpy as np
 from numba.core import caching
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+UNUSED_SECONDS = 30 * 24 * 3600
 
 
 @functools.cache
 def source_digest() -> str:
     """Digest of all code that compiled functions are made of, and of what compiles it.
 
-    A compiled function holds the code of those that it calls, so an edit in any file must invalidate all of them.
+    A compiled function holds the code of those that it calls, so an edit in any file must invalidate all of them. What
+    is no constant of these files is not to be frozen into machine code, but passed in a parameter block.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {platform.machine()}".encode())
+    versions = (numba.__version__, llvmlite.__version__, np.__version__, platform.machine())
+    digest = hashlib.sha256(" ".join(versions).encode())
     package = Path(__file__).parents[1]
     for folder in ("kernels", "engine"):
         for path in sorted((package / folder).glob("*.py")):
@@ -49,12 +57,23 @@ def cache_folder() -> Path | None:
             if find is _temporary_folder and not chosen and not _is_private(parent):
                 continue
             folder = parent / f"compiled-{source_digest()}"
+            is_new = not folder.exists()
             folder.mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
+            if is_new:
+                _remove_unused(parent)
+            os.utime(folder)
         except (OSError, RuntimeError):  # a process may have no home, and nowhere to write
             continue
         return folder
     return None
+
+
+def _remove_unused(parent: Path) -> None:
+    """Remove what other versions compiled and no process has used for a month."""
+    for folder in parent.glob("compiled-*"):
+        if time.time() - folder.stat().st_mtime > UNUSED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _user_folder() -> Path:
@@ -96,22 +115,60 @@ class _Locator(caching._CacheLocator):
 _IMPLEMENTATION: Any = type("_Implementation", (caching.CompileResultCacheImpl,), {"_locator_classes": [_Locator]})
 
 
-class _Cache(caching.FunctionCache):
-    """Where the disk fails us (full, damaged files) the function is compiled in memory."""
-
+class _FunctionCache(caching.FunctionCache):
     _impl_class = _IMPLEMENTATION
+
+
+class _Cache(caching._Cache):
+    """The machine code of a function on the disk, which is not looked at before the function is needed.
+
+    Where the disk fails us (full, damaged files, nowhere to write) the function is compiled in memory.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    @functools.cached_property
+    def _opened(self) -> Any:
+        cache: Any = _FunctionCache
+        return caching.NullCache() if cache_folder() is None else cache(self._function)
+
+    @property
+    def cache_path(self) -> Any:
+        return self._opened.cache_path
+
+    def enable(self) -> None:
+        self._opened.enable()
+
+    def disable(self) -> None:
+        self._opened.disable()
+
+    def flush(self) -> None:
+        self._opened.flush()
 
     def load_overload(self, *arguments: Any) -> Any:
         try:
-            return cast(Any, super()).load_overload(*arguments)
+            return self._opened.load_overload(*arguments)
         except (OSError, EOFError, pickle.UnpicklingError):
             return None
 
     def save_overload(self, *arguments: Any) -> None:
         try:
-            cast(Any, super()).save_overload(*arguments)
+            self._opened.save_overload(*arguments)
         except (OSError, EOFError, pickle.UnpicklingError):
             return
+
+
+def cached(dispatcher: Any, function: Callable[..., Any]) -> Any:
+    """Let a function that Numba compiles keep its machine code on the disk.
+
+    :param dispatcher: what Numba made of it
+    :param function: the function itself
+    :return: ``dispatcher``
+    """
+    cache: Any = _Cache
+    dispatcher._cache = cache(function)
+    return dispatcher
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -119,16 +176,13 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
     Division by zero and the like give infinity or NaN as in NumPy.
     """
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
-    if cache_folder() is not None:
-        cache: Any = _Cache
-        dispatcher._cache = cache(function)
-    return cast(Callable[P, R], dispatcher)
+    return cast(Callable[P, R], cached(numba.njit(nogil=True, error_model="numpy")(function), function))
 
 
-def is_ready(function: Callable[..., Any]) -> bool:
-    """Whether a function need not be compiled in this process: it has been, or it is on the disk."""
+def is_on_disk(function: Callable[..., Any]) -> bool:
+    """Whether the machine code of a function is on the disk, so that it need not be compiled.
+
+    :param function: the function itself, not what Numba made of it
+    """
     folder = cache_folder()
-    name = cast(Any, function).py_func.__qualname__
-    in_memory = bool(cast(Any, function).signatures)
-    return in_memory or (folder is not None and any(folder.glob(f"*.{name}-*.nbi")))
+    return folder is not None and any(folder.glob(f"*.{function.__qualname__}-*.nbi"))

@@ -50,7 +50,7 @@ TILE = 64
 """Samples in a tile. With 64, a tile of 256 features is 64 KiB; 32 and 128 were slower (benchmarks/speed.py)."""
 ROW_BYTES = TILE * FLOAT_BYTES
 PADDING = 8
-_PARTS = TILE // LANES
+PARTS = TILE // LANES
 _WIDE, _NARROW = 8, 4
 
 
@@ -84,7 +84,7 @@ def _product_row(relu: bool) -> Any:
         b: Builder, first: Value, last: Value, values: Value, columns: Value, bias: Value, x: Value, y: Value
     ) -> None:
         zero = constant(0.0)
-        parts = _add_row(b, [splat(b, bias)] * _PARTS, (first, last), values, columns, x)
+        parts = _add_row(b, [splat(b, bias)] * PARTS, (first, last), values, columns, x)
         for i, part in enumerate(parts):
             if relu:  # NaN stays NaN
                 part = b.select(b.fcmp_ordered("<", part, zero), zero, part)
@@ -98,7 +98,7 @@ def _transposed_row(add: bool, relu: bool) -> Any:
         b: Builder, first: Value, last: Value, values: Value, columns: Value, g: Value, h: Value, dx: Value
     ) -> None:
         zero = constant(0.0)
-        start = [load_vector(b, dx, i * VECTOR_BYTES) if add else zero for i in range(_PARTS)]
+        start = [load_vector(b, dx, i * VECTOR_BYTES) if add else zero for i in range(PARTS)]
         for i, part in enumerate(_add_row(b, start, (first, last), values, columns, g)):
             if relu:
                 is_on = b.fcmp_ordered(">", load_vector(b, h, i * VECTOR_BYTES), zero)
@@ -113,7 +113,7 @@ def _gradient_row(
     b: Builder, first: Value, last: Value, columns: Value, g: Value, x: Value, values_out: Value, bias_out: Value
 ) -> None:
     """values_out[j] += <g, x[columns[j]]> for the span, and bias_out[0] += sum of g."""
-    parts = [load_vector(b, g, i * VECTOR_BYTES) for i in range(_PARTS)]
+    parts = [load_vector(b, g, i * VECTOR_BYTES) for i in range(PARTS)]
     total = parts[0]
     for part in parts[1:]:
         total = b.fadd(total, part)
@@ -126,7 +126,7 @@ def _gradient_row(
         for u in range(width):
             row = b.add(x, b.zext(load(b, columns, INT32, b.add(j, int64(u))), INT64))
             product = b.fmul(parts[0], load_vector(b, row))
-            for i in range(1, _PARTS):
+            for i in range(1, PARTS):
                 product = multiply_add(b, parts[i], load_vector(b, row, i * VECTOR_BYTES), product)
             products.append(product)
         return sum_lanes(b, products)
@@ -230,7 +230,7 @@ def weight_gradient(n_out: int, rows: int, columns: int, g: int, x: int, values_
 
 
 @intrinsic(None, *[INT64] * 4)
-def _transpose_block(b: Builder, source: Value, source_bytes: Value, target: Value, target_bytes: Value) -> None:
+def transpose_block(b: Builder, source: Value, source_bytes: Value, target: Value, target_bytes: Value) -> None:
     """target[j][i] = source[i][j] for LANES rows of LANES floats; rows are so many bytes apart."""
     rows = [load_vector(b, b.add(source, b.mul(source_bytes, int64(i)))) for i in range(LANES)]
     step = LANES // 2
@@ -260,7 +260,7 @@ def to_tiles(batch: int, features: int, x: int, tiles: int) -> None:
         to = tiles + first // TILE * features * ROW_BYTES + first % TILE * FLOAT_BYTES
         full = features // LANES * LANES if first + LANES <= batch else 0
         for j in range(0, full, LANES):
-            _transpose_block(x + first * row + j * FLOAT_BYTES, row, to + j * ROW_BYTES, ROW_BYTES)
+            transpose_block(x + first * row + j * FLOAT_BYTES, row, to + j * ROW_BYTES, ROW_BYTES)
         for j in range(full, features):
             for i in range(LANES):
                 value = load_float(x + (first + i) * row, j) if first + i < batch else 0.0
@@ -286,7 +286,7 @@ def from_tiles(batch: int, features: int, tiles: int, y: int) -> None:
         at = tiles + first // TILE * features * ROW_BYTES + first % TILE * FLOAT_BYTES
         full = features // LANES * LANES if first + LANES <= batch else 0
         for j in range(0, full, LANES):
-            _transpose_block(at + j * ROW_BYTES, ROW_BYTES, y + first * row + j * FLOAT_BYTES, row)
+            transpose_block(at + j * ROW_BYTES, ROW_BYTES, y + first * row + j * FLOAT_BYTES, row)
         for j in range(full, features):
             for i in range(min(LANES, batch - first)):
                 store_float(y + (first + i) * row, j, load_float(at + j * ROW_BYTES, i))

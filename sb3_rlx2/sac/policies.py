@@ -17,8 +17,6 @@ class SparseSACPolicy(_SparseSACMixin, sb3.SACPolicy):
     Defaults are the paper's (RLx2, appendix): two hidden layers of 256, sparsity 0.90 (actor) and 0.80 (critics).
     """
 
-    is_plain_mlp: ClassVar[bool] = True
-
 
 MlpPolicy = SparseSACPolicy
 

@@ -17,8 +17,10 @@ from stable_baselines3.sac.policies import SACPolicy
 from sb3_rlx2.common.argument_ranges import check_ent_coef, check_target_entropy
 from sb3_rlx2.common.engine_choice import Engine
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
-from sb3_rlx2.engine.sac import SACUpdates
-from sb3_rlx2.engine.updates import Samples, Updates
+from sb3_rlx2.engine.description import UpdateDescription
+from sb3_rlx2.engine.sac import SACUpdates, sac_description
+from sb3_rlx2.engine.samples import Samples
+from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_rlx2.sparse import TopologyRule
 
@@ -87,7 +89,6 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
         "MultiInputPolicy": MultiInputPolicy,
     }
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = SAC
-    covered_policy_class: ClassVar[type[BasePolicy]] = MlpPolicy
     updates_class: ClassVar[type[Updates]] = SACUpdates
     variable_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {"log_ent_coef": (1,), "ent_coef_tensor": ()}
 
@@ -186,11 +187,12 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
     def _learns_ent_coef(self) -> bool:
         return self.ent_coef_optimizer is not None and self.log_ent_coef is not None
 
+    def _describe_update(self) -> UpdateDescription:
+        return sac_description(self.target_update_interval, self._learns_ent_coef)
+
     def _prepare_updates(self, updates: SACUpdates, samples: Samples) -> None:
-        """Set constants and draw the noise of some updates."""
         fixed = 0.0 if self._learns_ent_coef else float(self.ent_coef_tensor)
-        target_entropy = float(self.target_entropy)
-        updates.prepare(samples, self.tau, self.target_update_interval, target_entropy, fixed)
+        updates.prepare(samples, self.tau, float(self.target_entropy), fixed)
 
     def _state_bonus(self) -> Callable[[th.Tensor], th.Tensor]:
         return self._entropy_bonus

@@ -18,8 +18,6 @@ class SparseTD3Policy(_SparseTD3Mixin, sb3.TD3Policy):
     Defaults are the paper's (RLx2, appendix): two hidden layers of 256, sparsity 0.90 (actor) and 0.85 (critics).
     """
 
-    is_plain_mlp: ClassVar[bool] = True
-
 
 MlpPolicy = SparseTD3Policy
 

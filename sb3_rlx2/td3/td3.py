@@ -16,8 +16,10 @@ from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_rlx2.common.engine_choice import Engine
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
-from sb3_rlx2.engine.td3 import TD3Updates
-from sb3_rlx2.engine.updates import Samples, Updates
+from sb3_rlx2.engine.description import UpdateDescription
+from sb3_rlx2.engine.samples import Samples
+from sb3_rlx2.engine.td3 import TD3Updates, td3_description
+from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sparse import TopologyRule
 from sb3_rlx2.td3.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -83,7 +85,6 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
         "MultiInputPolicy": MultiInputPolicy,
     }
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = TD3
-    covered_policy_class: ClassVar[type[BasePolicy]] = MlpPolicy
     updates_class: ClassVar[type[Updates]] = TD3Updates
 
     def __init__(
@@ -177,18 +178,11 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, 0.1))
         super()._setup_model()
 
-    def _optimizer_steps(self, network: str, n_updates: int) -> int:
-        return n_updates if network == "critic" else n_updates // self.policy_delay
+    def _describe_update(self) -> UpdateDescription:
+        return td3_description(self.policy_delay)
 
     def _prepare_updates(self, updates: TD3Updates, samples: Samples) -> None:
-        """Set constants and draw the noise of some updates, with the random numbers that SB3's ``train`` would use."""
-        noise = th.empty(*samples.rows.shape, updates.n_act, dtype=th.float32, device="cpu")
-        for update in range(len(noise)):
-            noise[update].normal_(0, self.target_policy_noise)
-        updates.prepare(noise, self.target_noise_clip, self.tau, self.policy_delay)
-
-    def _update_shares(self) -> dict[str, float]:
-        return {"actor": 1.0 / self.policy_delay, "critic": 1.0}
+        updates.prepare(samples, self.tau, self.target_policy_noise, self.target_noise_clip)
 
     def learn(
         self: SelfRLx2TD3,

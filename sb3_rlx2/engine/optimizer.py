@@ -1,8 +1,7 @@
-"""Adam and Polyak averaging on the memory of PyTorch's own tensors, compiled.
+"""Adam, AdamW and Polyak averaging on the memory of PyTorch's own tensors, compiled.
 
-A table (int64, one row a parameter, columns named below) says where a parameter, its moments, its gradient and its
-target are. Each thread does its share of every parameter. A step of Adam keeps what it overwrites, so that an update
-that diverges after it can be taken back.
+A block of each parameter says where it, its moments, its gradient and its target are. Each thread does its share of
+every parameter. A step of Adam keeps what it overwrites, so that an update that diverges after it can be taken back.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
+from sb3_rlx2.engine.records import PARAMETER
 from sb3_rlx2.kernels.compiled import compiled
 from sb3_rlx2.kernels.vectors import (
     FLOAT,
@@ -34,18 +34,14 @@ from sb3_rlx2.kernels.vectors import (
     sum_lanes,
 )
 
-Table = Any
+Block = Any
 
-PARAMETER, MEAN, SQUARE, STEP = 0, 1, 2, 3
-GRADIENT = 4  # offset in a shard's gradients
-SIZE = 5
-TARGET = 6  # address of the target network's copy; 0: there is none
-BEFORE = 7  # parameter, mean, square (SIZE each) and step, as they were before the last step
-PARAMETER_FIELDS = 8
+parameter_at = PARAMETER.at
+_BYTES = PARAMETER.size
 
 
 def _for_each(b: Builder, start: Value, stop: Value, body: Callable[[Value, int], None]) -> None:
-    """Emit ``body(place, lanes)`` for vectors and then, one by one, for what is left of start .. stop."""
+    """Emit ``body(index, lanes)`` for vectors and then, one by one, for what is left of start .. stop."""
     middle = b.add(start, b.and_(b.sub(stop, start), int64(-LANES)))
     with cgutils.for_range_slice(b, start, middle, int64(LANES)) as (j, _):
         body(j, LANES)
@@ -53,30 +49,31 @@ def _for_each(b: Builder, start: Value, stop: Value, body: Callable[[Value, int]
         body(j, 1)
 
 
-def _place(b: Builder, address: Value, j: Value, lanes: int) -> Value:
+def _address(b: Builder, address: Value, j: Value, lanes: int) -> Value:
     return b.bitcast(b.gep(pointer(b, address, FLOAT), [j]), ir.VectorType(FLOAT, lanes).as_pointer())
 
 
 def _read(b: Builder, address: Value, j: Value, lanes: int) -> Value:
-    return b.load(_place(b, address, j, lanes), align=FLOAT_BYTES)
+    return b.load(_address(b, address, j, lanes), align=FLOAT_BYTES)
 
 
 def _write(b: Builder, value: Value, address: Value, j: Value, lanes: int) -> None:
-    b.store(value, _place(b, address, j, lanes), align=FLOAT_BYTES)
+    b.store(value, _address(b, address, j, lanes), align=FLOAT_BYTES)
 
 
-@intrinsic(INT64, *[INT64] * 10, *[FLOAT] * 6)
+@intrinsic(INT64, *[INT64] * 10, *[FLOAT] * 8)
 def _adam_span(
     b: Builder, start: Value, stop: Value, parameter: Value, mean: Value, square: Value, size: Value, before: Value,
     gradient: Value, shards: Value, shard_bytes: Value, rate: Value, root: Value, weight1: Value,
-    beta2: Value, weight2: Value, epsilon: Value,
+    beta2: Value, weight2: Value, epsilon: Value, decay: Value, kept: Value,
 ) -> Value:  # fmt: skip
-    """One Adam step for the entries start .. stop; the gradient is the sum over shards.
+    """One Adam step for the entries start .. stop; the gradient is the sum over shards, plus ``decay`` times the entry.
 
-    What it overwrites goes to ``before``. Returns 1 if all that it writes is finite, else 0.
+    The entry is multiplied by ``kept`` first, which is AdamW's weight decay. What is overwritten goes to ``before``.
+    Returns 1 if all that is written is finite, else 0.
     """
     row = b.mul(size, int64(FLOAT_BYTES))
-    kept = (before, b.add(before, row), b.add(before, b.mul(row, int64(2))))
+    copies = (before, b.add(before, row), b.add(before, b.mul(row, int64(2))))
     # Sums of x - x, which is 0 for finite numbers and NaN for all others
     checks = {lanes: cgutils.alloca_once(b, ir.VectorType(FLOAT, lanes)) for lanes in (LANES, 1)}
     for lanes, check in checks.items():
@@ -84,21 +81,22 @@ def _adam_span(
 
     def step(j: Value, lanes: int) -> None:
         vector = ir.VectorType(FLOAT, lanes)
-        scalars = (rate, root, weight1, beta2, weight2, epsilon)
-        rate_, root_, weight1_, beta2_, weight2_, epsilon_ = (splat(b, scalar, lanes) for scalar in scalars)
+        scalars = (rate, root, weight1, beta2, weight2, epsilon, decay, kept)
+        rate_, root_, weight1_, beta2_, weight2_, epsilon_, decay_, kept_ = (splat(b, s, lanes) for s in scalars)
         total = cgutils.alloca_once(b, vector)
         b.store(ir.Constant(vector, [0.0] * lanes), total)
         with cgutils.for_range_slice(b, int64(0), shards, int64(1)) as (shard, _):
-            place = b.add(gradient, b.mul(shard, shard_bytes))
-            b.store(b.fadd(b.load(total), _read(b, place, j, lanes)), total)
-        g, p = b.load(total), _read(b, parameter, j, lanes)
+            of_shard = b.add(gradient, b.mul(shard, shard_bytes))
+            b.store(b.fadd(b.load(total), _read(b, of_shard, j, lanes)), total)
+        old = _read(b, parameter, j, lanes)
+        g = b.fadd(b.load(total), b.fmul(decay_, old))
         m, v = _read(b, mean, j, lanes), _read(b, square, j, lanes)
-        for value, address in zip((p, m, v), kept, strict=True):
+        for value, address in zip((old, m, v), copies, strict=True):
             _write(b, value, address, j, lanes)
         m = b.fadd(m, b.fmul(b.fsub(g, m), weight1_))
         v = b.fadd(b.fmul(v, beta2_), b.fmul(b.fmul(weight2_, g), g))
         scale = b.fadd(b.fdiv(call(b, f"llvm.sqrt.v{lanes}f32", vector, v), root_), epsilon_)
-        p = b.fsub(p, b.fdiv(b.fmul(rate_, m), scale))
+        p = b.fsub(b.fmul(kept_, old), b.fdiv(b.fmul(rate_, m), scale))
         for value, address in ((m, mean), (v, square), (p, parameter)):
             _write(b, value, address, j, lanes)
             b.store(b.fadd(b.load(checks[lanes]), b.fsub(value, value)), checks[lanes])
@@ -125,40 +123,41 @@ def _polyak_span(
 
 @compiled
 def adam(
-    parameters: Table, first: int, last: int, gradients: int, shards: int, shard_bytes: int,
-    rate: float, beta1: float, beta2: float, epsilon: float, thread: int, threads: int,
+    parameters: int, first: int, end: int, optimizer: Block, gradients: int, shards: int, shard_bytes: int,
+    thread: int, threads: int,
 ) -> bool:  # fmt: skip
-    """One step of Adam (Kingma & Ba, 2015; as in ``torch.optim.Adam``) for some parameters.
+    """One step of Adam (Kingma & Ba, 2015; as in ``torch.optim.Adam``) or AdamW for some parameters.
 
     The step counters are read but not written: see ``count_steps``.
 
-    :param parameters: table of parameters
+    :param parameters: address of the blocks of parameters
     :param first: first parameter
-    :param last: end of parameters
+    :param end: end of parameters
+    :param optimizer: block of the optimizer's settings
     :param gradients: address of the first shard's gradients
     :param shards: number of shards
     :param shard_bytes: distance between two shards' gradients
-    :param rate: learning rate
-    :param beta1: decay of the mean
-    :param beta2: decay of the square
-    :param epsilon: added to the root of the square
     :param thread: number of this thread
     :param threads: number of threads
     :return: whether all parameters and moments that this thread has written are finite
     """
     is_finite: Any = 1
-    for p in range(first, last):
-        size = parameters[p, SIZE]
-        step = load_float(parameters[p, STEP], 0) + 1.0
+    rate, beta1, beta2 = optimizer.learning_rate, optimizer.beta1, optimizer.beta2
+    is_decoupled = optimizer.is_decoupled != 0
+    decay = 0.0 if is_decoupled else optimizer.weight_decay
+    kept = 1.0 - rate * optimizer.weight_decay if is_decoupled else 1.0
+    for i in range(first, end):
+        p = parameter_at(parameters + i * _BYTES)
+        step = load_float(p.step, 0) + 1.0
         is_finite &= _adam_span(
-            size * thread // threads,
-            size * (thread + 1) // threads,
-            parameters[p, PARAMETER],
-            parameters[p, MEAN],
-            parameters[p, SQUARE],
-            size,
-            parameters[p, BEFORE],
-            gradients + parameters[p, GRADIENT] * FLOAT_BYTES,
+            p.size * thread // threads,
+            p.size * (thread + 1) // threads,
+            p.value,
+            p.mean,
+            p.square,
+            p.size,
+            p.before,
+            gradients + p.gradient * FLOAT_BYTES,
             shards,
             shard_bytes,
             rate / (1.0 - beta1**step),
@@ -166,48 +165,52 @@ def adam(
             1.0 - beta1,
             beta2,
             1.0 - beta2,
-            epsilon,
+            optimizer.epsilon,
+            decay,
+            kept,
         )
     return bool(is_finite == 1)
 
 
 @compiled
-def count_steps(parameters: Table, first: int, last: int) -> None:
+def count_steps(parameters: int, first: int, end: int) -> None:
     """Add one to the step counters; to be done by one thread, after all have done their share of ``adam``."""
-    for p in range(first, last):
-        step = load_float(parameters[p, STEP], 0)
-        store_float(parameters[p, BEFORE], 3 * parameters[p, SIZE], step)
-        store_float(parameters[p, STEP], 0, step + 1.0)
+    for i in range(first, end):
+        p = parameter_at(parameters + i * _BYTES)
+        step = load_float(p.step, 0)
+        store_float(p.before, 3 * p.size, step)
+        store_float(p.step, 0, step + 1.0)
 
 
 @compiled
-def take_back(parameters: Table, first: int, last: int) -> None:
+def take_back(parameters: int, first: int, end: int) -> None:
     """Put back what the last step of Adam overwrote; to be done by one thread.
 
-    :param parameters: table of parameters
+    :param parameters: address of the blocks of parameters
     :param first: first parameter
-    :param last: end of parameters; each must have had a step since the table was made
+    :param end: end of parameters; each must have had a step since its block was made
     """
-    for p in range(first, last):
-        size, before = parameters[p, SIZE], parameters[p, BEFORE]
-        for i, column in enumerate((PARAMETER, MEAN, SQUARE)):
-            copy_floats(before + i * size * FLOAT_BYTES, parameters[p, column], size)
-        store_float(parameters[p, STEP], 0, load_float(before, 3 * size))
+    for i in range(first, end):
+        p = parameter_at(parameters + i * _BYTES)
+        copy_floats(p.before, p.value, p.size)
+        copy_floats(p.before + p.size * FLOAT_BYTES, p.mean, p.size)
+        copy_floats(p.before + 2 * p.size * FLOAT_BYTES, p.square, p.size)
+        store_float(p.step, 0, load_float(p.before, 3 * p.size))
 
 
 @compiled
-def polyak(parameters: Table, first: int, last: int, tau: float, thread: int, threads: int) -> None:
+def polyak(parameters: int, first: int, end: int, tau: float, thread: int, threads: int) -> None:
     """Move the targets of some parameters towards them, by tau.
 
-    :param parameters: table of parameters
+    :param parameters: address of the blocks of parameters
     :param first: first parameter
-    :param last: end of parameters
+    :param end: end of parameters
     :param tau: weight of the parameters
     :param thread: number of this thread
     :param threads: number of threads
     """
-    for p in range(first, last):
-        if parameters[p, TARGET] != 0:
-            size = parameters[p, SIZE]
-            start, stop = size * thread // threads, size * (thread + 1) // threads
-            _polyak_span(start, stop, parameters[p, PARAMETER], parameters[p, TARGET], tau, 1.0 - tau)
+    for i in range(first, end):
+        p = parameter_at(parameters + i * _BYTES)
+        if p.target != 0:
+            start, stop = p.size * thread // threads, p.size * (thread + 1) // threads
+            _polyak_span(start, stop, p.value, p.target, tau, 1.0 - tau)

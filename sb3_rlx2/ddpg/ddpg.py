@@ -1,0 +1,78 @@
+"""RLx2-DDPG."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, TypeVar, cast
+
+from stable_baselines3 import DDPG
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.td3.policies import TD3Policy
+
+from sb3_rlx2.td3.td3 import RLx2TD3
+
+SelfRLx2DDPG = TypeVar("SelfRLx2DDPG", bound="RLx2DDPG")
+
+FIXED: dict[str, Any] = {"policy_delay": 1, "target_policy_noise": 0.1, "target_noise_clip": 0.0}
+"""What makes TD3 DDPG, as in Stable-Baselines3: noise of target actions is drawn, and clipped to nothing."""
+
+
+class RLx2DDPG(RLx2TD3):
+    """DDPG on networks that are sparse from the first step to the last (RLx2).
+
+    DDPG (Lillicrap et al., 2016, https://arxiv.org/abs/1509.02971) is TD3 with one critic, no delay of the policy and
+    no noise on target actions. RLx2's paper has no experiments with it; defaults are those of its TD3. With
+    ``topology="dense", n_steps=1, dynamic_buffer=False`` it is Stable-Baselines3's ``DDPG``.
+
+    :param policy: as for ``RLx2TD3``
+    :param env: as for ``RLx2TD3``
+    :param args: as for ``RLx2TD3``, up to ``n_steps``
+    :param policy_kwargs: arguments of the policy; ``n_critics`` is 1 by default
+    :param kwargs: as for ``RLx2TD3``, without ``policy_delay``, ``target_policy_noise`` and ``target_noise_clip``
+    :raises ValueError: if an argument is out of range, or one that DDPG does not have; the message names it
+    """
+
+    dense_class: ClassVar[type[OffPolicyAlgorithm]] = DDPG
+
+    def __init__(
+        self,
+        policy: str | type[TD3Policy],
+        env: GymEnv | str | None,
+        *args: Any,
+        policy_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name in FIXED:
+            if name in kwargs:
+                raise ValueError(f"{name}={kwargs[name]!r} is not allowed: DDPG does not have it, RLx2TD3 does")
+        own = {"policy_kwargs": {"n_critics": 1, **(policy_kwargs or {})}, **FIXED}
+        cast(Any, super()).__init__(policy, env, *args, **own, **kwargs)
+
+    def learn(
+        self: SelfRLx2DDPG,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "RLx2DDPG",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfRLx2DDPG:
+        """Train, as in Stable-Baselines3.
+
+        :param total_timesteps: number of environment steps
+        :param callback: called at every step
+        :param log_interval: episodes between two logs
+        :param tb_log_name: name of the run in TensorBoard
+        :param reset_num_timesteps: whether to count steps from zero
+        :param progress_bar: whether to show one
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _signature() -> inspect.Signature:
+    parameters = inspect.signature(RLx2TD3).parameters.values()
+    return inspect.Signature([parameter for parameter in parameters if parameter.name not in FIXED])
+
+
+RLx2DDPG.__signature__ = _signature()  # type: ignore[attr-defined]

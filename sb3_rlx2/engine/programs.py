@@ -1,0 +1,246 @@
+"""Networks as programs: lists of operations with explicit inputs and outputs.
+
+Computing (``operations``), acting, FLOPs, reports and exports read the same program. A program only describes: it holds
+the modules whose parameters it reads, and no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch as th
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.sac.policies import Actor as SACActor
+from stable_baselines3.td3.policies import Actor as TD3Actor
+from torch import fx, nn
+
+from sb3_rlx2.engine.tracing import ADDITIONS, FUNCTIONS, traced
+from sb3_rlx2.sparse.layers import SparseLinear
+
+Layer = SparseLinear | nn.Linear
+ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU)
+
+
+class NotCoveredError(ValueError):
+    """A network that is no program of the operations that there are. The message says why in one sentence."""
+
+
+class Operation(NamedTuple):
+    """One step of a program.
+
+    :param kind: ``"linear"``, ``"activation"``, ``"layer_norm"`` or ``"sum"``
+    :param inputs: numbers of the values that it reads
+    :param output: number of the value that it makes
+    :param module: the linear layer, activation or layer normalization; None for a sum
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    output: int
+    module: nn.Module | None
+
+
+class Program:
+    """A network as a list of operations. Value 0 is its input.
+
+    :param n_in: number of features of the input
+    """
+
+    def __init__(self, n_in: int) -> None:
+        self.widths = [n_in]
+        """Number of features of each value."""
+        self.operations: list[Operation] = []
+        self.outputs: tuple[int, ...] = ()
+        """Numbers of the values that the network returns."""
+
+    def add(self, kind: str, inputs: Sequence[int], width: int, module: nn.Module | None = None) -> int:
+        """Append an operation.
+
+        :param kind: see ``Operation``
+        :param inputs: numbers of the values that it reads
+        :param width: number of features that it makes
+        :param module: whose parameters it reads
+        :return: number of the value that it makes
+        """
+        self.widths.append(width)
+        self.operations.append(Operation(kind, tuple(inputs), len(self.widths) - 1, module))
+        return len(self.widths) - 1
+
+    def apply(self, module: nn.Module, value: int) -> int:
+        """Append what a module does to a value.
+
+        :param module: a linear layer, an activation, a layer normalization, an ``nn.Sequential`` of modules that are
+            covered, one that has ``add_to_program``, or one whose forward pass calls and adds up nothing but these
+        :param value: number of the value that it reads
+        :return: number of the value that it returns
+        :raises NotCoveredError: for any other module
+        """
+        if isinstance(module, AddsToProgram):
+            return module.add_to_program(self, value)
+        translate = _TRANSLATIONS.get(type(module))
+        return _traced(self, module, value) if translate is None else translate(self, module, value)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Its linear layers in order."""
+        return [operation.module for operation in self.operations if isinstance(operation.module, Layer)]
+
+    def readers(self, value: int) -> int:
+        """How many operations and outputs read a value."""
+        return sum(operation.inputs.count(value) for operation in self.operations) + self.outputs.count(value)
+
+    def first_output(self) -> Program:
+        """The part of the program that makes its first output."""
+        part = Program(self.widths[0])
+        part.widths, part.outputs = self.widths, self.outputs[:1]
+        needed = set(part.outputs)
+        for operation in reversed(self.operations):
+            if operation.output in needed:
+                needed.update(operation.inputs)
+                part.operations.insert(0, operation)
+        return part
+
+
+@runtime_checkable
+class AddsToProgram(Protocol):
+    """A module that brings its own translation."""
+
+    def add_to_program(self, program: Program, value: int) -> int:
+        """Append what this module does to a value, by ``program.apply`` and ``program.add``.
+
+        :param program: the program so far
+        :param value: number of the value that the module reads
+        :return: number of the value that it returns
+        """
+
+
+def _linear(program: Program, module: Any, value: int) -> int:
+    if program.widths[value] != module.in_features:
+        raise NotCoveredError(f"a layer of {module.in_features} inputs that reads {program.widths[value]} features")
+    if module.bias is None:
+        raise NotCoveredError("a layer without bias")
+    return program.add("linear", [value], module.out_features, module)
+
+
+def _activation(program: Program, module: nn.Module, value: int) -> int:
+    if isinstance(module, nn.LeakyReLU) and not module.negative_slope > 0:
+        raise NotCoveredError(f"a LeakyReLU with negative_slope={module.negative_slope}")
+    if isinstance(module, nn.ELU) and not module.alpha > 0:
+        raise NotCoveredError(f"an ELU with alpha={module.alpha}")
+    return program.add("activation", [value], program.widths[value], module)
+
+
+def _layer_norm(program: Program, module: nn.LayerNorm, value: int) -> int:
+    if module.normalized_shape != (program.widths[value],):
+        raise NotCoveredError(f"a LayerNorm over {module.normalized_shape}")
+    if module.weight is None or module.bias is None:
+        raise NotCoveredError("a LayerNorm without weight or bias")
+    return program.add("layer_norm", [value], program.widths[value], module)
+
+
+def _sequence(program: Program, module: nn.Sequential, value: int) -> int:
+    for child in module:
+        value = program.apply(child, value)
+    return value
+
+
+def _traced(program: Program, module: nn.Module, value: int) -> int:
+    """A module of the user's, such as a residual block."""
+    graph = traced(module, lambda part: isinstance(part, AddsToProgram) or type(part) in _TRANSLATIONS)
+    refusal = NotCoveredError(f"a {type(module).__name__}")
+    inputs = [] if graph is None else graph.find_nodes(op="placeholder")
+    if graph is None or len(inputs) != 1:
+        raise refusal
+    values: dict[Any, int] = {inputs[0]: value}
+    for node in graph.nodes:
+        known = all(isinstance(argument, fx.Node) and argument in values for argument in node.args)
+        if node.op == "output":
+            if not known:
+                raise refusal
+            return values[node.args[0]]
+        if node.op == "placeholder":
+            continue
+        if not known or node.kwargs:
+            raise refusal
+        operands = [values[argument] for argument in node.args]
+        if node.op == "call_module":
+            values[node] = program.apply(module.get_submodule(str(node.target)), *operands)
+        elif node.target in FUNCTIONS and len(operands) == 1:
+            values[node] = program.apply(FUNCTIONS[node.target](), *operands)
+        elif node.target in ADDITIONS and len({program.widths[operand] for operand in operands}) == 1:
+            values[node] = program.add("sum", operands, program.widths[operands[0]])
+        else:
+            raise refusal
+    raise refusal
+
+
+def _nothing(_: Program, __: nn.Module, value: int) -> int:
+    return value
+
+
+_TRANSLATIONS: dict[type[nn.Module], Callable[[Program, Any, int], int]] = {
+    SparseLinear: _linear,
+    nn.Linear: _linear,
+    **dict.fromkeys(ACTIVATIONS, _activation),
+    nn.LayerNorm: _layer_norm,
+    nn.Sequential: _sequence,
+    nn.Identity: _nothing,
+    nn.Flatten: _nothing,
+    FlattenExtractor: _nothing,
+}
+
+
+def actor_program(actor: nn.Module) -> Program:
+    """The program of an actor: actions before any squashing, or mean and logarithm of the standard deviation.
+
+    :param actor: an actor of Stable-Baselines3's TD3 or SAC
+    :raises NotCoveredError: if it has parts that no operation computes
+    """
+    known: Any = actor
+    program = Program(known.features_dim)
+    value = program.apply(known.features_extractor, 0)
+    if type(actor) is SACActor:
+        value = program.apply(known.latent_pi, value)
+        log_std = program.apply(known.log_std, value)
+        program.outputs = (program.apply(known.mu, value), log_std)
+    elif type(actor) is TD3Actor:
+        modules = list(known.mu)
+        if not modules or type(modules[-1]) is not nn.Tanh:
+            raise NotCoveredError("an actor that does not end in Tanh")
+        for module in modules[:-1]:
+            value = program.apply(module, value)
+        program.outputs = (value,)
+    else:
+        raise NotCoveredError(f"a {type(actor).__name__}")
+    return program
+
+
+def critic_program(critic: nn.Module, n_act: int) -> Program:
+    """The program of a continuous critic: one value of each of its networks; it reads observation and action.
+
+    :param critic: a ``ContinuousCritic`` of Stable-Baselines3
+    :param n_act: number of action dimensions
+    :raises NotCoveredError: if it has parts that no operation computes
+    """
+    if type(critic) is not ContinuousCritic:
+        raise NotCoveredError(f"a {type(critic).__name__}")
+    known: Any = critic
+    program = Program(known.features_extractor.features_dim + n_act)
+    if program.apply(known.features_extractor, 0) != 0:
+        raise NotCoveredError("a features extractor between observation and critic")
+    # Gradients go back in reverse: through the first critic first, which may be the only one (``NetworkBlocks.part``)
+    program.outputs = tuple(program.apply(q_network, 0) for q_network in reversed(known.q_networks))[::-1]
+    return program
+
+
+def parameters_of(operation: Operation) -> Iterator[th.Tensor]:
+    """The parameters that an operation reads: weights, then bias."""
+    module = operation.module
+    if isinstance(module, SparseLinear):
+        yield module.values
+    elif isinstance(module, (nn.Linear, nn.LayerNorm)):
+        yield module.weight
+    if isinstance(module, (SparseLinear, nn.Linear, nn.LayerNorm)) and module.bias is not None:
+        yield module.bias
