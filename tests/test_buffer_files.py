@@ -66,12 +66,36 @@ DAMAGES = [
     (changed("observations", lambda a: a.astype(object)), "observations of type object"),
     (lambda buffer: delattr(buffer, "rewards"), "rewards of type NoneType"),
     (lambda buffer: delattr(buffer, "pos"), "pos=None"),
+    (changed("rewards", lambda a: a.astype(np.float16)), "rewards of type float16"),
+    (changed("actions", lambda a: a.astype(np.float64)), "actions of type float64"),
+    (lambda buffer: delattr(buffer, "noise_free_actions"), "noise_free_actions of type NoneType"),
+    (setting(optimize_memory_usage=True), "optimize_memory_usage=True, with next_observations"),
+    (lambda buffer: delattr(buffer, "optimize_memory_usage"), "optimize_memory_usage=None, with next_observations"),
+    (setting(n_envs=1.0), "n_envs=1.0: it must be a whole number"),
+    (setting(action_dim=1.0), "action_dim=1.0, expected"),
     (setting(obs_shape=(4,)), r"obs_shape=\(4,\), action_dim=1, expected \(3,\), 1"),
     (setting(action_dim=7), r"obs_shape=\(3,\), action_dim=7"),
     (setting(observation_space=spaces.Box(-1, 1, (3,), np.float64)), "observation_space .* they differ in type"),
     (setting(observation_space=spaces.Discrete(3)), "observation_space .* they differ in shape"),
     (setting(action_space=spaces.Box(-1, 1, (2,), np.float32)), "action_space .* they differ in shape"),
     (setting(observation_space="a box"), "observation_space a box, .* they differ in shape"),
+]
+
+
+def with_row(name, row, value):
+    return lambda buffer: getattr(buffer, name).__setitem__(row, value)
+
+
+CONTENTS = [
+    (with_row("observations", 79, np.nan), "observations that are NaN or infinite"),
+    (with_row("next_observations", 0, -np.inf), "next_observations that are NaN or infinite"),
+    (with_row("actions", 5, np.nan), "actions that are NaN or infinite"),
+    (with_row("noise_free_actions", 5, np.nan), "noise_free_actions that are NaN or infinite"),
+    (with_row("rewards", 5, np.inf), "rewards that are NaN or infinite"),
+    (with_row("dones", 5, 0.5), "dones that are neither 0 nor 1"),
+    (with_row("timeouts", 5, -1.0), "timeouts that are neither 0 nor 1"),
+    (lambda buffer: delattr(buffer, "_observation_max"), "no _observation_max"),
+    (setting(_observation_max="much"), "_observation_max='much': it must be a number"),
 ]
 
 
@@ -89,6 +113,19 @@ def test_a_damaged_buffer_is_refused_and_the_model_keeps_its_own(damage, message
     damage(buffer)
     assert is_refused(filled, buffer, tmp_path / "buffer.pkl", message)
     filled.train(1, 32)
+
+
+@pytest.mark.parametrize(("damage", "message"), CONTENTS)
+def test_a_loaded_buffer_holds_what_training_could_have_stored(damage, message, filled, tmp_path):
+    buffer = copy.deepcopy(filled.replay_buffer)
+    damage(buffer)
+    assert is_refused(filled, buffer, tmp_path / "buffer.pkl", message)
+    # Rows that hold no transition do not matter
+    buffer = copy.deepcopy(filled.replay_buffer)
+    with_row("observations", 80, np.nan)(buffer)
+    with_row("dones", 80, np.nan)(buffer)
+    (tmp_path / "buffer.pkl").write_bytes(pickle.dumps(buffer))
+    filled.load_replay_buffer(tmp_path / "buffer.pkl")
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
@@ -120,6 +157,11 @@ def test_counters_and_arrays_that_are_changed_in_place_are_noticed(filled):
         with pytest.raises(ValueError, match="the replay buffer has"):
             filled.train(1, 32)
         setattr(buffer, name, own)
+    own = buffer.rewards
+    buffer.rewards = own.astype(">f4")  # a pickle puts bytes into this machine's order
+    with pytest.raises(ValueError, match="rewards of type >f4"):
+        filled.train(1, 32)
+    buffer.rewards = own
     buffer.actions.resize((1, ROWS, 1), refcheck=False)
     with pytest.raises(ValueError, match=r"actions of shape \(1, 200, 1\)"):
         filled.train(1, 32)

@@ -190,7 +190,7 @@ def test_numbers_in_a_file_have_the_ranges_of_the_arguments(algorithm, attribute
     assert re.search(message, refusal(algorithm.load, file))
 
 
-@pytest.mark.parametrize("name", ["gamma", "_n_updates", "topology_counters", "actor_sparsity", "checkpoint_format"])
+@pytest.mark.parametrize("name", ["gamma", "seed", "_n_updates", "topology_counters", "actor_sparsity"])
 def test_what_decides_how_a_model_learns_must_be_in_its_file(name, saved, tmp_path):
     file = rewritten(saved[RLx2TD3], tmp_path / "short.zip", lambda data: data.pop(name))
     assert f"it has no {name}" in refusal(RLx2TD3.load, file)
@@ -204,6 +204,7 @@ def test_what_decides_how_a_model_learns_must_be_in_its_file(name, saved, tmp_pa
         (None, r"pytorch_variables.pth has \[\], expected \['log_ent_coef'\]"),
         (lambda tensors: {"log_ent_coef": None}, "log_ent_coef is a NoneType, not a tensor"),
         (lambda tensors: {"log_ent_coef": th.tensor([math.nan])}, "log_ent_coef has 1 of 1 numbers that are NaN"),
+        (lambda tensors: {"log_ent_coef": th.zeros(1, dtype=th.float64)}, r"float64, expected torch.float32"),
         (lambda tensors: {"log_ent_coef": th.zeros(())}, r"log_ent_coef is \(\), expected \(1,\)"),
         (lambda tensors: {**tensors, "policy": th.zeros(1)}, r"has \['log_ent_coef', 'policy'\]"),
         (lambda tensors: "log_ent_coef", "pytorch_variables.pth is a str, not a dict"),
@@ -245,6 +246,8 @@ def _weights(tensors):
         ("critic.optimizer", lambda adam: adam["param_groups"][0].update(betas=(0.9,)), r"'betas'\] is \(0.9,\), e"),
         ("critic.optimizer", lambda adam: adam["param_groups"][0].update(betas=(0.9, 2)), "Invalid beta parameter"),
         ("critic.optimizer", lambda adam: adam["param_groups"][0].update(eps=math.nan), r"'eps'\] is nan, expec"),
+        ("critic.optimizer", lambda adam: adam["param_groups"][0].update(weight_decay=1e30), "float32 can hold"),
+        ("critic.optimizer", lambda adam: adam["state"].update({0: {}}), "has no state of parameter 0, expected"),
         ("critic.optimizer", lambda adam: adam["param_groups"][0].pop("eps"), r"'eps'\] is missing"),
     ],
 )  # fmt: skip
@@ -256,6 +259,23 @@ def test_tensors_and_optimizer_states_that_cannot_be_are_refused(member, change,
     file = rewritten(trained, tmp_path / "odd.zip", damage, f"{member}.pth")
     for load in (RLx2TD3.load, RLx2TD3.load(trained).set_parameters):
         assert re.search(message, refusal(load, file))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: data.pop("ep_success_buffer"), lambda data: data.update(ep_info_buffer=None)]
+)
+def test_statistics_of_episodes_are_there_together(change, trained, tmp_path):
+    file = rewritten(trained, tmp_path / "odd.zip", change)
+    assert "ep_info_buffer and ep_success_buffer are not allowed one without" in refusal(RLx2TD3.load, file)
+
+
+def test_states_that_are_loaded_are_no_part_of_a_graph(trained):
+    model = RLx2TD3.load(trained)
+    parameters = model.get_parameters()
+    state = parameters["critic.optimizer"]["state"][0]
+    state["step"] = th.nn.Parameter(state["step"])
+    model.set_parameters(parameters)
+    assert not any(e.requires_grad for state in model.critic.optimizer.state.values() for e in state.values())
 
 
 def test_a_text_in_place_of_a_tensor_is_a_misfit(trained):

@@ -86,6 +86,8 @@ def check_learning_arguments(attributes: Mapping[str, Any]) -> None:
     for name, (kind, classes) in TYPES.items():
         if name in given and not isinstance(given[name], classes):
             raise ValueError(f"{name}={given[name]!r} is not allowed: it must be {kind}")
+    if (given.get("ep_info_buffer") is None) != (given.get("ep_success_buffer") is None):
+        raise ValueError("ep_info_buffer and ep_success_buffer are not allowed one without the other")
     if given.get("target_noise_clip", math.inf) != math.inf:  # infinity: not clipped
         check_number(given["target_noise_clip"], "target_noise_clip", 0.0)
     if given.get("seed") is not None:

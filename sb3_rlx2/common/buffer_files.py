@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any, TypeGuard, cast
 
 import numpy as np
@@ -14,6 +15,12 @@ from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.engine.watch import Watch
+
+NUMBERS = ("_observation_max", "last_check", "last_distance")
+"""What a ``DynamicReplayBuffer`` remembers beside its counters."""
+
+CHUNK = 2**16
+"""Rows that are looked at at once; it bounds the memory that this takes."""
 
 KNOWN = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, HerReplayBuffer)
 """Classes whose arrays are known; one derived from them may store its transitions in another way."""
@@ -49,6 +56,44 @@ def counter_problem(buffer: ReplayBuffer) -> str | None:
     return None
 
 
+def content_problem(buffer: ReplayBuffer, own: ReplayBuffer | None) -> str | None:
+    """Say why no training could have left this in a replay buffer; None if one could.
+
+    It looks at each number that is stored, and is for a buffer whose counters and layout have no problem.
+
+    :param buffer: the replay buffer
+    :param own: one that the model made itself; None: there is none
+    :return: the problem in words that follow "the replay buffer"
+    """
+    if type(own) is type(buffer):
+        missing = sorted(vars(own).keys() - vars(buffer).keys())
+        if missing:
+            return f"has no {missing[0]}"
+        for name in (name for name in NUMBERS if name in vars(own)):
+            if not isinstance(vars(buffer)[name], Real):
+                return f"has {name}={vars(buffer)[name]!r}: it must be a number"
+    if not (isinstance(buffer, DynamicReplayBuffer) or type(buffer) in KNOWN):
+        return None
+    stored = buffer.buffer_size if buffer.full else buffer.pos
+    for name, array in _stored_arrays(buffer):
+        for first in range(0, stored, CHUNK):
+            rows = array[first : min(first + CHUNK, stored)]
+            if array.dtype.kind == "f" and not np.isfinite(rows).all():
+                return f"has {name} that are NaN or infinite"
+            if name in ("dones", "timeouts") and not ((rows == 0.0) | (rows == 1.0)).all():
+                return f"has {name} that are neither 0 nor 1"
+    return None
+
+
+def _stored_arrays(buffer: ReplayBuffer) -> Iterator[tuple[str, Any]]:
+    for name in ("observations", "next_observations", "actions", "noise_free_actions", "rewards", "dones", "timeouts"):
+        stored = vars(buffer).get(name, {})
+        if isinstance(stored, dict):
+            yield from ((f"{name}[{key!r}]", array) for key, array in stored.items())
+        else:
+            yield name, stored
+
+
 def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
 
@@ -66,8 +111,11 @@ def _layout_problems(watch: Watch, model: OffPolicyAlgorithm) -> Iterator[str]:
         difference = _difference(given, expected)
         if difference is not None:
             yield f"has the {name} {given}, and the model's is {expected}: they differ in {difference}"
+    if not _is_count(n_envs):
+        yield f"has n_envs={n_envs!r}: it must be a whole number"
     if watch.type_of(buffer) in KNOWN or isinstance(buffer, DynamicReplayBuffer):
-        yield from _array_problems(watch, held, own["observation_space"], own["action_space"], (rows, n_envs))
+        further = ("noise_free_actions",) if isinstance(buffer, DynamicReplayBuffer) else ()
+        yield from _array_problems(watch, held, own["observation_space"], own["action_space"], (rows, n_envs), further)
 
 
 def _difference(given: Any, own: Any) -> str | None:
@@ -91,19 +139,22 @@ def _array_problems(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     rows: tuple[int, int],
+    further_actions: tuple[str, ...],
 ) -> Iterator[str]:
     shape, n_act = cast(Any, get_obs_shape(observation_space)), get_action_dim(action_space)
     sizes = watch.item(held, "obs_shape"), watch.item(held, "action_dim")
-    if sizes != (shape, n_act):
+    if sizes != (shape, n_act) or not _is_count(sizes[1]):
         yield f"has obs_shape={sizes[0]}, action_dim={sizes[1]}, expected {shape}, {n_act}"
+    is_shared, has_next = watch.item(held, "optimize_memory_usage"), "next_observations" in held
+    if not isinstance(is_shared, (bool, np.bool_)) or is_shared == has_next:
+        with_or_without = "with" if has_next else "without"
+        yield f"has optimize_memory_usage={is_shared!r}, {with_or_without} next_observations"
     expected: dict[str, Any] = {}
-    for name in ("observations", "next_observations"):
-        if name == "observations" or not watch.item(held, "optimize_memory_usage"):
-            expected[name] = _layouts(observation_space, shape)
-    expected["actions"] = _layouts(action_space, (n_act,))
-    if "noise_free_actions" in held:
-        expected["noise_free_actions"] = expected["actions"]
-    expected |= dict.fromkeys(("rewards", "dones", "timeouts"), ((), "f"))
+    for name in ("observations", "next_observations") if has_next else ("observations",):
+        expected[name] = _layouts(observation_space, shape)
+    stored_type = ReplayBuffer._maybe_cast_dtype(cast(Any, action_space.dtype))
+    expected |= dict.fromkeys(("actions", *further_actions), ((n_act,), np.dtype(stored_type).name))
+    expected |= dict.fromkeys(("rewards", "dones", "timeouts"), ((), "float32"))
     expected |= dict.fromkeys({"ep_start", "ep_length"} & held.keys(), ((), "i"))  # of a HerReplayBuffer
     for name, layout in expected.items():
         stored = watch.item(held, name)
@@ -124,13 +175,14 @@ def _layouts(space: spaces.Space[Any], shape: Any) -> Any:
 
 
 def _array_problem(
-    watch: Watch, name: str, array: Any, rows: tuple[int, int], shape: tuple[int, ...], kind: str
+    watch: Watch, name: str, array: Any, rows: tuple[int, int], shape: tuple[int, ...], type_or_kind: str
 ) -> Iterator[str]:
     if not isinstance(array, np.ndarray):
         yield f"has {name} of type {type(array).__name__}"
         return
     watch.array(array)
+    dtype = array.dtype
     if array.shape != (*rows, *shape):
         yield f"has {name} of shape {array.shape}, expected {(*rows, *shape)}"
-    elif array.dtype.kind != kind:
-        yield f"has {name} of type {array.dtype}"
+    elif type_or_kind not in (dtype.name, dtype.kind) or not dtype.isnative:
+        yield f"has {name} of type {dtype.name if dtype.isnative else dtype}"

@@ -54,7 +54,7 @@ class CheckedParameters(BaseAlgorithm):
             optimizer = recursive_getattr(self, name)
             if isinstance(optimizer, th.optim.Optimizer):
                 for state in optimizer.state.values():
-                    state.update({key: entry.clone() for key, entry in state.items() if th.is_tensor(entry)})
+                    state.update({key: entry.detach().clone() for key, entry in state.items() if th.is_tensor(entry)})
 
     def _misfits(self, params: dict[str, Any], exact_match: bool) -> Iterator[str]:
         """What of the given parameters differs from the model's own in names, shapes or connections."""

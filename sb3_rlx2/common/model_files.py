@@ -30,6 +30,7 @@ REQUIRED = (
     "checkpoint_format",
     *(name for name in (*COUNTS, *NUMBERS, *SWITCHES) if name not in ("verbose", "stats_window_size", "start_time")),
     "learning_rate",
+    "seed",
     "train_freq",
     "action_noise",
     "target_noise_clip",
@@ -118,7 +119,10 @@ class CheckedLoading(BaseAlgorithm):
         if sorted(saved.variables) != sorted(variables):
             raise ModelFileError(f"pytorch_variables.pth has {sorted(saved.variables)}, expected {sorted(variables)}")
         for name, variable in saved.variables.items():
-            problem = tensor_problem(variable, th.zeros(self.variable_shapes[name]))
+            expected = th.zeros(self.variable_shapes[name])
+            problem = tensor_problem(variable, expected)
+            if problem is None and variable.dtype != expected.dtype:  # SB3 takes the tensor itself
+                problem = f"is of type {variable.dtype}, expected {expected.dtype}"
             if problem is not None:
                 raise ModelFileError(f"{name} {problem}")
 

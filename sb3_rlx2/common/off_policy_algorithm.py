@@ -24,7 +24,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_rlx2.common.argument_ranges import check_learning_arguments, check_topology_counters
 from sb3_rlx2.common.arguments import check_device
-from sb3_rlx2.common.buffer_files import counter_problem, layout_problem
+from sb3_rlx2.common.buffer_files import content_problem, counter_problem, layout_problem
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.checked_parameters import CheckedParameters
@@ -442,14 +442,15 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         :param path: path to the pickled buffer
         :param truncate_last_traj: for ``HerReplayBuffer``, see SB3
         :raises ValueError: if the file is no replay buffer or not whole, if it is for other spaces or another number of
-            environments, if its arrays or counters are damaged, or if n-step targets or the dynamic buffer need another
-            class; the model keeps its buffer
+            environments, if its arrays, counters or numbers are damaged, or if n-step targets or the dynamic buffer
+            need another class; the model keeps its buffer
         """
         own = self.replay_buffer
         try:
             with reading_replay_buffer(path):
                 super().load_replay_buffer(path, truncate_last_traj)
-                problem = counter_problem(cast(ReplayBuffer, self.replay_buffer)) or layout_problem(Watch(), self)
+                loaded = cast(ReplayBuffer, self.replay_buffer)
+                problem = counter_problem(loaded) or layout_problem(Watch(), self) or content_problem(loaded, own)
             if problem is not None:
                 raise ModelFileError(f"{name_of(path)}: the replay buffer {problem}")
             self._prepare_replay_buffer()

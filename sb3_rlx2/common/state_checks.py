@@ -13,6 +13,9 @@ import torch as th
 NEVER_NEGATIVE = {"step", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum"}
 """Entries of the state of PyTorch's optimizers that count, or average or sum squares or magnitudes."""
 
+# Of an optimizer's options: float32 holds its square
+MOST = math.sqrt(th.finfo(th.float32).max)
+
 
 def tensor_problem(given: Any, own: th.Tensor) -> str | None:
     """Say why a tensor cannot take another one's place; None if it can.
@@ -63,8 +66,8 @@ def optimizer_problems(name: str, optimizer: th.optim.Optimizer, given: Any, all
             yield f"{name} has state of parameter {number!r}, and there are {len(parameters)}"
         elif not isinstance(state, dict):
             yield f"{name} has state of parameter {number} that is a {type(state).__name__}, not a dict"
-        elif expected is not None and state and set(state) != set(expected[number]):
-            had = ", ".join(sorted(map(str, state)))
+        elif expected is not None and set(state) != set(expected[number]):
+            had = ", ".join(sorted(map(str, state))) or "no state"
             yield f"{name} has {had} of parameter {number}, expected {', '.join(sorted(expected[number]))}"
         else:
             for key, entry in state.items():
@@ -128,8 +131,8 @@ def _number_problem(given: Any, own: Any) -> str | None:
         return next(filter(None, map(_number_problem, given, own)), None)
     if isinstance(own, Real):
         is_number = not isinstance(given, bool) and isinstance(given, Real)
-        if not (is_number and abs(given) <= th.finfo(th.float64).max):
-            return f"is {given!r}, expected a finite number"
+        if not (is_number and abs(given) <= MOST):
+            return f"is {given!r}, expected a finite number that float32 can hold the square of"
     return None
 
 
