@@ -4,6 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
+LOWER := .venv-lower/bin
 TESTS ?= tests
 # Two test processes on two cores
 export OMP_NUM_THREADS ?= 1
@@ -48,12 +49,16 @@ sb3-suite: $(READY)
 
 check: lint type contracts test examples docs build sb3-suite
 
-# The tests with the oldest versions that pyproject.toml admits
+# The tests with the oldest versions that pyproject.toml admits, with Python 3.10 or 3.11: the package by itself, then with
+# MuJoCo and the zoo
 lower-bounds:
-	test -x .venv-lower/bin/python || $(PYTHON) -m venv .venv-lower
-	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	.venv-lower/bin/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds.txt -e ".[test]"
-	.venv-lower/bin/python -m pytest -n 2 --dist worksteal -q $(TESTS)
+	test -x $(LOWER)/python || $(PYTHON) -m venv .venv-lower
+	$(LOWER)/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds/core.txt \
+		-e ".[plot,progress,tensorboard]" hypothesis pytest pytest-xdist
+	$(LOWER)/python -m pip uninstall --quiet --disable-pip-version-check -y mujoco rl_zoo3 shimmy
+	$(LOWER)/python -m pytest -n 2 --dist worksteal -q -W default $(TESTS)
+	$(LOWER)/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds/extras.txt -e ".[test,zoo]"
+	$(LOWER)/python -m pytest -n 2 --dist worksteal -q -W default $(TESTS)
 
 clean:
 	rm -rf .venv .venv-lower demo_output docs/_build build dist

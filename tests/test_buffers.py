@@ -1,6 +1,7 @@
 """DynamicReplayBuffer against a list of transitions and a loop."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,7 +240,7 @@ def test_vec_normalize():
     class Env(DummyVecEnv):
         def __init__(self):
             self.num_envs, self.observation_space, self.action_space = 1, OBSERVATIONS, ACTIONS
-            self.render_mode = None
+            self.envs = [SimpleNamespace(get_wrapper_attr=lambda _: None)]
 
     normalize = VecNormalize(Env())
     normalize.obs_rms.mean, normalize.obs_rms.var = np.array([1.0, 2.0]), np.array([4.0, 9.0])

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,7 @@ def test_model_that_does_not_fit(says, run):
         [*PENDULUM, "--algo", "rlx2_sac", "-i", agent],
         f"-i {agent}: this is a model of rlx2_td3, and --algo is rlx2_sac",
     )
-    says([*TRAIN, "--env", "InvertedPendulum-v5", "-i", agent], "Observation spaces do not match")
+    says([*TRAIN, "--env", "MountainCarContinuous-v0", "-i", agent], "Observation spaces do not match")
     says([*PENDULUM, "-i", agent], "the replay buffer is for n_envs=2, and the model has n_envs=1")
     (run_folder(run) / "replay_buffer.pkl").write_bytes(b"")
     says([*PENDULUM, "-i", agent, "-params", "n_envs:2"], "replay_buffer.pkl is no replay buffer, or was cut short")
@@ -222,6 +223,8 @@ def test_a_run_that_cannot_be_set_up_leaves_no_folder(says, run, tmp_path):
 
 
 def test_download_that_is_not_allowed(says, zoo, monkeypatch):
+    if "TRUST_REMOTE_CODE" not in Path(find_spec("huggingface_sb3.load_from_hub").origin).read_text("utf-8"):
+        pytest.skip("this huggingface_sb3 allows every download")
     monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
     of = ["--algo", "rlx2_td3", "--env", "Pendulum-v1"]
     says(["load-from-hub", *of, "-f", "downloaded", "-orga", "someone"], "TRUST_REMOTE_CODE")

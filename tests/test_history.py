@@ -258,6 +258,7 @@ def test_where_it_writes_by_itself(tmp_path, monkeypatch):
         model.set_logger(configure(str(tmp_path / "logger"), ["csv"]))
         callback = TopologyHistoryCallback()
         model.learn(55, callback=[callback, *others])
+        model.logger.close()
         assert callback.path.exists()
         return callback.path
 

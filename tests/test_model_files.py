@@ -338,7 +338,7 @@ def test_odd_pickles_are_no_replay_buffers(content, saved, tmp_path):
 
 def test_other_environment(saved):
     with pytest.raises(ModelFileError, match=r"Observation spaces do not match"):
-        RLx2TD3.load(saved[RLx2TD3], env=gymnasium.make("InvertedPendulum-v5"))
+        RLx2TD3.load(saved[RLx2TD3], env=gymnasium.make("MountainCarContinuous-v0"))
 
 
 def test_replay_buffer_files(saved, tmp_path):

@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 CODE = """
-import sys
+import sys, warnings
 from sb3_rlx2 import RLx2TD3
+warnings.simplefilter("error")
 model = RLx2TD3("MlpPolicy", "Pendulum-v1", learning_starts=10, policy_kwargs={"net_arch": [16]}, engine="compiled",
-                actor_sparsity=0.5, critic_sparsity=0.5, batch_size=16, verbose=int(sys.argv[1]))
+                actor_sparsity=0.5, critic_sparsity=0.5, batch_size=16,
+                topology="static", n_steps=1, dynamic_buffer=False, verbose=int(sys.argv[1]))
 model.learn(20)
 print(model._n_updates)
 """

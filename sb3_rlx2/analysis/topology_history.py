@@ -157,7 +157,7 @@ class TopologyHistory:
         :raises ValueError: if it is no such file, or one that was cut short
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
             head = json.loads(str(arrays["head"]))
             if head["format"] != FORMAT:

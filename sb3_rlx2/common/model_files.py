@@ -7,11 +7,12 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import get_device
 
@@ -260,14 +261,16 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def reading_replay_buffer(path: str | pathlib.Path | io.BufferedIOBase) -> Iterator[None]:
-    """Say which file it is that cannot be read as a replay buffer.
+def reading_replay_buffer(path: str | pathlib.Path | io.BufferedIOBase) -> Iterator[io.BufferedIOBase]:
+    """Open a file, close it again whatever happens, and say which one it is that cannot be read as a replay buffer.
 
-    :param path: path of the file, or the open file
+    :param path: path of the file, as Stable-Baselines3 finds it, or the open file
     :raises ModelFileError: if it is no replay buffer, or was cut short
     """
     try:
-        yield
+        file = open_path(path, "r", suffix="pkl")
+        with nullcontext() if file is path else file:
+            yield file
     except (OSError, ModelFileError):
         raise
     # A foreign pickle may fail with any kind of exception

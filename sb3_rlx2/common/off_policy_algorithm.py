@@ -447,8 +447,8 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         """
         own = self.replay_buffer
         try:
-            with reading_replay_buffer(path):
-                super().load_replay_buffer(path, truncate_last_traj)
+            with reading_replay_buffer(path) as file:
+                super().load_replay_buffer(file, truncate_last_traj)
                 loaded = cast(ReplayBuffer, self.replay_buffer)
                 problem = counter_problem(loaded) or layout_problem(Watch(), self) or content_problem(loaded, own)
             if problem is not None:

@@ -56,7 +56,7 @@ def cover(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, n_in: int, n_
     :param n_in: number of inputs
     :param n_out: number of outputs
     """
-    if x.device.type != "cpu" or values.device.type != "cpu":
+    if is_transformed() or x.device.type != "cpu" or values.device.type != "cpu":
         return False
     if x.dtype != th.float32 or values.dtype != th.float32 or x.dim() == 0 or x.shape[-1] != n_in:
         return False
@@ -64,7 +64,7 @@ def cover(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, n_in: int, n_
     is_single = not _needs_grad(x, values, bias) and 0 < batch <= MAX_SINGLE and values.numel() <= n_in * n_out // 2
     if not (is_single or are_kernels_faster(batch, n_in, n_out, values.numel())):
         return False
-    if is_transformed() or th._C._is_any_autocast_enabled() or _has_tangent(x):
+    if th._C._is_any_autocast_enabled() or _has_tangent(x):
         return False
     stored = [values] if bias is None else [values, bias]
     plain = all(tensor.dtype == th.float32 and tensor.device.type == "cpu" for tensor in stored)

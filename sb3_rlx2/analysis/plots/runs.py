@@ -107,7 +107,7 @@ def _read_csv(path: Path) -> tuple[Array, Array]:
 
 
 def _read_evaluations(path: Path) -> tuple[Array, Array]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         steps, results = archive["timesteps"], archive["results"]
     if len(steps) == 0 or len(results) != len(steps):
         raise ValueError(f"{len(steps)} steps, {len(results)} results")
