@@ -366,7 +366,6 @@ CHANGES = {
     "step of shape [1]": (moment("step", lambda step: step[None]), r"step of shape \(1,\), not \(\)"),
     "step in float64": (moment("step", lambda step: step.double()), r"step of type torch\.float64"),
     "target's connections": (target_connections, "critic_target has other layers or connections than the critic"),
-    "rewards in float64": (rewards_in_float64, "rewards are stored as float64"),
     "own sample": (attribute(lambda m: m.replay_buffer, "sample", nothing), "methods of its own"),
 }
 
@@ -463,9 +462,10 @@ def test_what_changes_while_learning_is_noticed(algorithm):
     handle = next(model.critic.parameters()).register_hook(lambda gradient: 0 * gradient)
     assert "hooks" in model._choose_engine().reason
     handle.remove()
-    model.replay_buffer.rewards = model.replay_buffer.rewards.astype(np.float64)
-    assert "rewards are stored as float64" in model._choose_engine().reason
-    model.replay_buffer.rewards = model.replay_buffer.rewards.astype(np.float32)
+    undo = rewards_in_float64(model)
+    with pytest.raises(ValueError, match="the replay buffer has rewards of type float64"):
+        model._choose_engine()
+    undo()
     model.critic.optimizer.state.clear()
     model.train(1, 32)
     steps = [state["step"].item() for state in model.critic.optimizer.state.values()]

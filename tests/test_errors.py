@@ -1,5 +1,6 @@
 """Bad input and plans that are too short: said clearly, before anything is lost."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -36,7 +37,7 @@ from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
 )  # fmt: skip
 def test_bad_arguments(algorithm, arguments, message):
     with pytest.raises(ValueError, match=message):
-        algorithm("MlpPolicy", "Pendulum-v1", **arguments)
+        algorithm("MlpPolicy", "Pendulum-v1", **copy.deepcopy(arguments))  # SAC adds to policy_kwargs
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

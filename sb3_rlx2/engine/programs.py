@@ -150,7 +150,7 @@ def _traced(program: Program, module: nn.Module, value: int) -> int:
     """A module of the user's, such as a residual block."""
     graph = traced(module, lambda part: isinstance(part, AddsToProgram) or type(part) in _TRANSLATIONS)
     refusal = NotCoveredError(f"a {type(module).__name__}")
-    inputs = [] if graph is None else graph.find_nodes(op="placeholder")
+    inputs = [] if graph is None else [node for node in graph.nodes if node.op == "placeholder"]
     if graph is None or len(inputs) != 1:
         raise refusal
     values: dict[Any, int] = {inputs[0]: value}
