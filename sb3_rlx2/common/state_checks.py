@@ -169,6 +169,7 @@ def _entry_problem(key: str, entry: Any, own: Any, is_known: bool) -> str | None
     :param is_known: whether it is known
     """
     if isinstance(entry, th.Tensor):
+        entry = entry.detach()
         # State of vectors (values of sparse layers, biases) has their shape; that of matrices may be factored
         compared = is_known or entry.dim() == own.dim() == 1
         problem = tensor_problem(entry, own if compared and isinstance(own, th.Tensor) else entry)
