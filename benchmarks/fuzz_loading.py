@@ -31,6 +31,7 @@ import tempfile
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -281,17 +282,23 @@ class Asker:
 
         def listen() -> None:
             assert process.stdout is not None
-            for line in process.stdout:
-                answers.put(line)
+            with process.stdout:
+                for line in process.stdout:
+                    answers.put(line)
             answers.put("")
 
-        Thread(target=listen, daemon=True).start()
+        self._listener = Thread(target=listen, daemon=True)
+        self._listener.start()
 
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._listener.join()
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError):  # what a dead process has not read
+                self._process.stdin.close()
             self._process = None
 
 

@@ -66,6 +66,7 @@ def test_same_run_as_torch(algorithm, topology, n_steps):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.ELU])
 @pytest.mark.parametrize("net_arch", [[], [40], [24, 33, 17, 20]])
+@pytest.mark.filterwarnings("ignore:layers with too few connections")
 def test_same_run_for_any_depth_and_activation(algorithm, activation, net_arch):
     policy_kwargs = {"net_arch": net_arch, "activation_fn": activation, "n_critics": 3}
     assert_same_run(algorithm, policy_kwargs=policy_kwargs, topology_interval=30, actor_sparsity=0.5)

@@ -184,6 +184,6 @@ def _entry_problem(key: str, entry: Any, own: Any, is_known: bool) -> str | None
         return f"is a {type(entry).__name__}, not a tensor or a number"
     if entry is not None and key in NEVER_NEGATIVE and bool((th.as_tensor(entry) < 0).any()):
         return "has negative numbers"
-    if key == "step" and float(cast(Any, entry)) % 1 != 0:
-        return f"is {float(cast(Any, entry))}, expected a whole number"
+    if key == "step" and (step := float(th.as_tensor(entry).detach())) % 1 != 0:
+        return f"is {step}, expected a whole number"
     return None
