@@ -12,11 +12,11 @@ import gymnasium
 import pytest
 import torch as th
 from helpers import ALGORITHMS, quick
-from stable_baselines3 import TD3
+from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.common.model_files import CHECKPOINT_FORMAT, check_model_file
+from sb3_rlx2.common.model_files import CHECKPOINT_FORMAT, check_model_file, read_algorithm
 from sb3_rlx2.errors import CheckpointMismatchError, ModelFileError
 
 
@@ -119,12 +119,37 @@ def test_incompatible_version(algorithm, saved, tmp_path):
         algorithm.load(other)
 
 
-def test_other_algorithm(saved, tmp_path):
-    with pytest.raises(ModelFileError, match=r"do not fit this RLx2TD3|cannot be loaded as RLx2TD3"):
-        RLx2TD3.load(saved[RLx2SAC])
-    TD3("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "dense.zip")
-    with pytest.raises(ModelFileError, match=r"do not fit this RLx2TD3|cannot be loaded as RLx2TD3"):
-        RLx2TD3.load(tmp_path / "dense.zip")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_file_names_its_algorithm(algorithm, saved, tmp_path):
+    class Derived(algorithm):
+        pass
+
+    Derived("MlpPolicy", "Pendulum-v1", **quick()).save(tmp_path / "derived.zip")
+    for path in (saved[algorithm], tmp_path / "derived.zip"):
+        assert read_algorithm(path) == algorithm.__name__
+        assert isinstance(Derived.load(path), Derived)
+        assert type(algorithm.load(path)) is algorithm
+
+
+@pytest.mark.parametrize("algorithm", [RLx2TD3, RLx2SAC])
+def test_a_file_that_was_saved_before_files_named_their_algorithm(algorithm, saved, tmp_path):
+    unnamed = rewritten(saved[algorithm], tmp_path / "unnamed.zip", lambda data: data.pop("algorithm_name"))
+    assert read_algorithm(unnamed) == algorithm.__name__
+    assert type(algorithm.load(unnamed)) is algorithm
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_other_algorithm(algorithm, saved, tmp_path):
+    for other in {*ALGORITHMS} - {algorithm}:
+        path = saved[other]
+        assert refusal(algorithm.load, path) == f"{path} is a model of {other.__name__}, not of {algorithm.__name__}"
+    stock = (TD3, "TD3"), (SAC, "SAC"), (PPO, "another algorithm")
+    path = tmp_path / "stock.zip"
+    for other, name in stock:
+        other("MlpPolicy", "Pendulum-v1", device="cpu").save(path)
+        assert refusal(algorithm.load, path) == f"{path} is a model of {name}, not of {algorithm.__name__}"
+    odd = rewritten(saved[algorithm], tmp_path / "odd.zip", lambda data: data.update(algorithm_name=[1]))
+    assert refusal(algorithm.load, odd) == f"{odd} is a model of another algorithm, not of {algorithm.__name__}"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

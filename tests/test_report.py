@@ -323,16 +323,19 @@ def test_the_command_refuses_what_is_no_model(trained, tmp_path, capsys):
     trained.save(whole)
     bytes_ = whole.read_bytes()
     assert "there is no such file" in refused(capsys, tmp_path / "nowhere.zip")
-    for name, content in {"text.zip": b"hello", "empty.zip": b"", "cut.zip": bytes_[: len(bytes_) // 2]}.items():
+    no_model, cut_short = "is no model: model.save() writes a zip archive", "is damaged or was cut short"
+    for name, content, message in (
+        ("text.zip", b"hello", no_model),
+        ("empty.zip", b"", no_model),
+        ("cut.zip", bytes_[: len(bytes_) // 2], cut_short),
+    ):
         (tmp_path / name).write_bytes(content)
-        assert f"{name}: not a model that Stable-Baselines3 saved, or one that was cut short" in refused(
-            capsys, tmp_path / name
-        )
+        assert f"{name} {message}" in refused(capsys, tmp_path / name)
     middle = len(bytes_) // 2
     (tmp_path / "flipped.zip").write_bytes(bytes_[:middle] + b"\0" * 64 + bytes_[middle + 64 :])
-    assert "the file is damaged at" in refused(capsys, tmp_path / "flipped.zip")
+    assert "flipped.zip is damaged: " in refused(capsys, tmp_path / "flipped.zip")
     np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
-    assert "not a model that Stable-Baselines3 saved" in refused(capsys, tmp_path / "arrays.npz")
+    assert "arrays.npz is no model: it is a zip archive without" in refused(capsys, tmp_path / "arrays.npz")
     (tmp_path / "buffer.pkl").write_bytes(b"hello")
     assert "buffer.pkl is no replay buffer, or was cut short" in refused(
         capsys, whole, "--replay-buffer", tmp_path / "buffer.pkl"

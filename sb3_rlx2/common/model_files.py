@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_rlx2.common.argument_ranges import COUNTS, NUMBERS, SWITCHES
 from sb3_rlx2.common.arguments import check_attributes, check_device
+from sb3_rlx2.common.saved_algorithm import algorithm_name, algorithm_that_saved
 from sb3_rlx2.common.state_checks import tensor_problem
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.version import __version__
@@ -94,6 +95,10 @@ class CheckedLoading(BaseAlgorithm):
         check_attributes(cls, kwargs)
         with reading_model_file(path, cls.__name__):
             saved = read_saved_names(path)
+            if saved.algorithm != algorithm_name(cls):
+                raise ModelFileError(
+                    f"{name_of(path)} is a model of {saved.algorithm or 'another algorithm'}, not of {cls.__name__}"
+                )
             model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
             model._check_saved_names(saved, kwargs)
             if is_auto and (chosen := model._automatic_device()).type != "cpu":
@@ -138,10 +143,12 @@ class CheckedLoading(BaseAlgorithm):
 class SavedNames(NamedTuple):
     """What a model file has.
 
+    :param algorithm: name of the algorithm that saved it; None: one that is not known here
     :param attributes: names of the attributes
     :param variables: tensors beside networks and optimizers, by name
     """
 
+    algorithm: str | None
     attributes: set[str]
     variables: dict[str, Any]
 
@@ -193,15 +200,32 @@ def read_saved_names(path: str | pathlib.Path | io.BufferedIOBase) -> SavedNames
     with _opened(path) as file:
         _check_archive(file, name_of(path))
         with zipfile.ZipFile(file) as archive:
-            attributes = json.loads(archive.read("data").decode())
-            if not isinstance(attributes, dict):
-                raise ModelFileError(f"data is a {type(attributes).__name__}, not an object with attributes")
+            attributes = _attributes(archive)
             variables = {}
             if VARIABLES in archive.namelist():
                 variables = th.load(io.BytesIO(archive.read(VARIABLES)), map_location="cpu", weights_only=True)
             if not isinstance(variables, dict):
                 raise ModelFileError(f"{VARIABLES} is a {type(variables).__name__}, not a dict")
-    return SavedNames(set(attributes), variables)
+    return SavedNames(algorithm_that_saved(attributes), set(attributes), variables)
+
+
+def read_algorithm(path: str | pathlib.Path) -> str | None:
+    """Check that a file is a whole model, and read which algorithm saved it.
+
+    :param path: path of the file
+    :return: name of the algorithm, such as ``"RLx2TD3"``; None: one that is not known here
+    :raises ModelFileError: if it is no model, or not whole
+    """
+    check_model_file(path)
+    with reading_model_file(path, "a model"), zipfile.ZipFile(path) as archive:
+        return algorithm_that_saved(_attributes(archive))
+
+
+def _attributes(archive: zipfile.ZipFile) -> dict[str, Any]:
+    attributes = json.loads(archive.read("data").decode())
+    if not isinstance(attributes, dict):
+        raise ModelFileError(f"data is a {type(attributes).__name__}, not an object with attributes")
+    return attributes
 
 
 @contextmanager

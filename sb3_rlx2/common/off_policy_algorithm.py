@@ -44,6 +44,7 @@ from sb3_rlx2.common.policies import (
     dense_policy_class,
     sparse_policy_class,
 )
+from sb3_rlx2.common.saved_algorithm import algorithm_name
 from sb3_rlx2.common.topology import NETWORKS, TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
@@ -115,6 +116,7 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         given = {**kwargs, "n_steps": n_steps, "device": "cpu" if self._device_is_auto else device}
         super().__init__(*args, _init_setup_model=False, **given)  # type: ignore[call-arg]
         self.checkpoint_format = CHECKPOINT_FORMAT
+        self.algorithm_name = algorithm_name(type(self))
         self.topology_counters: dict[str, EvolutionCounters] = {}
         self.actor_sparsity = actor_sparsity
         self.critic_sparsity = critic_sparsity

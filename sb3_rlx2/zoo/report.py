@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.analysis.report import report
+from sb3_rlx2.common.model_files import check_model_file, read_algorithm
 from sb3_rlx2.errors import ModelFileError
 
 ALGORITHMS: Mapping[str, type[OffPolicyAlgorithm]] = {
@@ -24,13 +22,6 @@ ALGORITHMS: Mapping[str, type[OffPolicyAlgorithm]] = {
     "td3": TD3,
     "sac": SAC,
 }
-# What only the named algorithm keeps; TQC, CrossQ and others share some of SAC's and TD3's
-MARKS: Mapping[str, frozenset[str]] = {
-    "td3": frozenset({"policy_delay", "target_policy_noise", "target_noise_clip"}),
-    "sac": frozenset({"ent_coef", "target_entropy", "target_update_interval"}),
-}
-MARKS_OF_OTHERS = frozenset({"top_quantiles_to_drop_per_net"})
-RLX2_MARKS = frozenset({"actor_sparsity", "critic_sparsity", "topology"})
 
 
 def algorithm_of(path: Path) -> str:
@@ -38,30 +29,14 @@ def algorithm_of(path: Path) -> str:
 
     :param path: a file that ``model.save`` wrote
     :return: a key of ``ALGORITHMS``
-    :raises ValueError: if it is no saved model, was cut short, or is of an algorithm that is not known here
+    :raises ModelFileError: if it is no saved model, or not whole
+    :raises ValueError: if it is of an algorithm that is not known here
     """
-    attributes = _attributes(path)
-    if not MARKS_OF_OTHERS & attributes:
-        for name, marks in MARKS.items():
-            if marks <= attributes:
-                return f"rlx2_{name}" if attributes >= RLX2_MARKS else name
+    name = read_algorithm(path)
+    for key, algorithm in ALGORITHMS.items():
+        if algorithm.__name__ == name:
+            return key
     raise ValueError(f"{path}: not a model of {', '.join(ALGORITHMS)}; if it is one, say which with --algo")
-
-
-def _attributes(path: Path) -> frozenset[str]:
-    """Names of the attributes of a saved model."""
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            data = None if damaged else json.loads(archive.read("data"))
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
-        # A model that was cut short may look like a whole zip file: those of its parameters are inside of it
-        raise ValueError(f"{path}: not a model that Stable-Baselines3 saved, or one that was cut short") from error
-    if damaged is not None:
-        raise ValueError(f"{path}: the file is damaged at {damaged!r}")
-    return frozenset(data) if isinstance(data, dict) else frozenset()
 
 
 def load_model(path: Path, algo: str | None = None, replay_buffer: Path | None = None) -> OffPolicyAlgorithm:
@@ -72,7 +47,7 @@ def load_model(path: Path, algo: str | None = None, replay_buffer: Path | None =
     :param replay_buffer: a file that ``model.save_replay_buffer`` wrote; None: none
     :raises ValueError: if a file cannot be loaded; the message names it
     """
-    _attributes(path)
+    check_model_file(path)
     algorithm = ALGORITHMS[algo or algorithm_of(path)]
     # Its own replay buffer would be allocated in full, only to stay empty
     buffer: dict[str, Any] = {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}}
@@ -80,14 +55,16 @@ def load_model(path: Path, algo: str | None = None, replay_buffer: Path | None =
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = cast(OffPolicyAlgorithm, cast(Any, algorithm).load(path, device="cpu", **buffer))
+    except ModelFileError:  # which names the file
+        raise
     except Exception as error:  # whatever unpickling and rebuilding a foreign file may raise
         raise ValueError(f"{path}: cannot be loaded as {algorithm.__name__}: {_first_line(error)}") from error
     if replay_buffer is not None:
         try:
             model.load_replay_buffer(replay_buffer)
-        except ModelFileError:  # which names the file
+        except ModelFileError:
             raise
-        except Exception as error:  # as above
+        except Exception as error:
             raise ValueError(f"{replay_buffer}: cannot be loaded as a replay buffer: {_first_line(error)}") from error
     return model
 
