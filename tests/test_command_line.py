@@ -6,11 +6,13 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from stable_baselines3 import PPO, SAC
 from zoo_helpers import run_folder, start, train
 
 from sb3_rlx2 import RLx2TD3, __version__
+from sb3_rlx2.sparse.paths import strongest_paths
 from sb3_rlx2.zoo import command_line
 from sb3_rlx2.zoo.command_line import COMMANDS, Command, main
 
@@ -243,6 +245,7 @@ def test_record_training_without_ffmpeg(says, zoo, monkeypatch):
         lambda arguments: {}["key"],
         lambda arguments: int("seven"),
         lambda arguments: (_ for _ in ()).throw(ValueError("from outside of the package")),
+        lambda arguments: strongest_paths([np.ones((1, 1), bool)] * 2, []),  # zip() inside of the package
     ],
 )
 def test_a_bug_keeps_its_traceback(bug, monkeypatch):

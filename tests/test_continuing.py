@@ -14,14 +14,12 @@ from sb3_rlx2.zoo import ALGORITHMS
 
 pytest.importorskip("rl_zoo3")
 
-ALGOS = ["rlx2_td3", "rlx2_sac"]
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run of 60 steps of each algorithm, 20 of them random, with its replay buffer."""
     folder = tmp_path_factory.mktemp("runs")
-    for algo in ALGOS:
+    for algo in ALGORITHMS:
         flags = ["--save-replay-buffer", "--tensorboard-log", str(folder / "tb")]
         assert train(folder, *flags, algo=algo, params=["learning_rate:'lin_1e-3'"]) == 0
     return folder
@@ -46,7 +44,7 @@ def go_on(agent, folder, *flags, algo, steps=60, params=()):
     return ALGORITHMS[algo].load(run_folder(folder, algo) / "Pendulum-v1.zip")
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_the_count_of_steps_goes_on(algo, runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(spaces.Box, "sample", lambda space: pytest.fail("a second warm-up"))
     agent = run_folder(runs, algo) / "Pendulum-v1.zip"
@@ -62,7 +60,7 @@ def test_the_count_of_steps_goes_on(algo, runs, tmp_path, capsys, monkeypatch):
     assert "no replay_buffer.pkl" not in output
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_the_drop_fraction_is_that_of_one_training_of_the_whole_length(algo, runs, tmp_path, evolutions):
     agent = run_folder(runs, algo) / "Pendulum-v1.zip"
     go_on(agent, tmp_path, algo=algo)
@@ -96,7 +94,7 @@ def test_topology_end_keeps_the_topology_of_a_finished_training(runs, tmp_path, 
     assert not evolutions
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_learning_rate_schedules_go_on(algo, runs, tmp_path):
     agent = run_folder(runs, algo) / "Pendulum-v1.zip"
     after = go_on(agent, tmp_path, "--save-freq", "30", algo=algo, params=["learning_rate:'lin_1e-3'"])
@@ -115,7 +113,7 @@ def test_tensorboard_goes_on(runs, tmp_path):
     assert len([*run.glob("events*")]) == 2
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_without_a_replay_buffer_the_policy_collects_first(algo, runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(spaces.Box, "sample", lambda space: pytest.fail("a second warm-up"))
     agent = tmp_path / "Pendulum-v1.zip"

@@ -50,9 +50,9 @@ def every_entry():
 
 def experiment(algo, baseline, env_id, folder, hyperparams):
     """The zoo's experiment, ready to learn, with these changes to the hyperparameters."""
+    register()
     from rl_zoo3.exp_manager import ExperimentManager
 
-    register()
     manager = ExperimentManager(
         argparse.Namespace(),
         algo,

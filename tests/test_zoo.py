@@ -1,6 +1,8 @@
 """The zoo's commands with this package's algorithms: each does what the zoo documents."""
 
+import inspect
 import stat
+import subprocess
 import sys
 import types
 import zipfile
@@ -17,15 +19,13 @@ from sb3_rlx2.zoo.command_line import main
 rl_zoo3 = pytest.importorskip("rl_zoo3")
 yaml = pytest.importorskip("yaml")
 
-ALGOS = ["rlx2_td3", "rlx2_sac"]
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder of the zoo with a run of each algorithm: evaluations, checkpoints, replay buffer."""
     folder = tmp_path_factory.mktemp("runs")
     flags = ["--eval-episodes", "2", "--save-freq", "30", "--save-replay-buffer", "--num-threads", "1"]
-    for algo in ALGOS:
+    for algo in ALGORITHMS:
         # The later --eval-freq counts
         assert train(folder, *flags, "--eval-freq", "30", algo=algo) == 0
     return folder
@@ -38,7 +38,7 @@ def headless(monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_train_leaves_what_the_zoo_leaves(algo, runs):
     folder = run_folder(runs, algo)
     for name in ("Pendulum-v1.zip", "best_model.zip", "rl_model_30_steps.zip", "rl_model_60_steps.zip"):
@@ -88,7 +88,7 @@ def test_track(tmp_path, monkeypatch):
     assert next((tmp_path / "runs").glob("Pendulum-v1__rlx2_td3__1__*/Pendulum-v1/RLx2TD3_1/events*"))
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 @pytest.mark.parametrize("which", [[], ["--load-best"], ["--load-checkpoint", "30"], ["--load-last-checkpoint"]])
 def test_enjoy(algo, which, runs, capsys):
     arguments = ["--algo", algo, "--env", "Pendulum-v1", "-f", str(runs), "-n", "200", "--no-render"]
@@ -218,6 +218,39 @@ def test_push_to_hub_and_load_from_it(runs, tmp_path, monkeypatch):
     folder = run_folder(tmp_path / "downloaded")
     assert zipfile.is_zipfile(folder / "Pendulum-v1.zip")
     assert main(["enjoy", *of[:4], "-f", "downloaded", "-n", "5", "--no-render"]) == 0
+
+
+def test_the_zoos_own_experiments_stay_as_they_are():
+    import rl_zoo3.exp_manager
+    import rl_zoo3.train
+
+    register()
+    ours = rl_zoo3.exp_manager.ExperimentManager
+    assert rl_zoo3.train.ExperimentManager is ours
+    (zoos,) = ours.__bases__
+    assert all(
+        method.__module__ == "rl_zoo3.exp_manager" for method in vars(zoos).values() if inspect.isfunction(method)
+    )
+
+
+def test_nothing_is_replaced_after_a_program(runs):
+    import huggingface_sb3
+    from rl_zoo3 import utils
+
+    def replaceable():
+        return (
+            dict(utils.ALGOS),
+            utils.get_model_path,
+            utils.get_latest_run_id,
+            utils.get_hf_trained_models,
+            utils.StoreDict.__call__,
+            subprocess.call,
+            huggingface_sb3.load_from_hub,
+        )
+
+    before = replaceable()
+    main(["enjoy", "--algo", "rlx2_sac", "--env", "Pendulum-v1", "-f", str(runs), "-n", "1", "--no-render"])
+    assert replaceable() == before
 
 
 def test_a_script_of_ones_own(tmp_path, monkeypatch):

@@ -1,8 +1,7 @@
-"""Small changes to the zoo's surroundings while one of its programs runs, so that nothing of it has to be copied."""
+"""Changes to the zoo's surroundings while one of its programs runs, so that nothing of it has to be copied."""
 
 from __future__ import annotations
 
-import argparse
 import functools
 import importlib
 import logging
@@ -17,17 +16,21 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_rlx2.common.model_files import check_model_file
-from sb3_rlx2.zoo.registration import ALGORITHMS
+from sb3_rlx2.zoo.algorithms import ALGORITHMS
 
 # Programs that load a model to act with it
 ACT = {"enjoy", "record_video", "push_to_hub"}
 # Programs that look for the latest run
 READ = {*ACT, "record_training", "benchmark"}
+# Programs that start others
+START_OTHERS = {"record_training", "benchmark"}
+# Programs that may download a model
+DOWNLOAD = {"load_from_hub", "enjoy", "benchmark"}
 
 
 @contextmanager
 def adapted(name: str) -> Iterator[None]:
-    """Let a program work with algorithms that are not the zoo's own, and say what is wrong with a file or value.
+    """Let a program work with algorithms that are not the zoo's own.
 
     :param name: name of the program's module, without its package
     """
@@ -35,40 +38,44 @@ def adapted(name: str) -> Iterator[None]:
     import huggingface_sb3
     from rl_zoo3 import utils
 
-    uploads = importlib.import_module("huggingface_sb3.push_to_hub")  # the package has a function of this name
     with ExitStack() as stack:
-        for owner, attribute, wrapper in (
-            (utils, "get_model_path", _checking_the_file),
-            (utils.StoreDict, "__call__", _naming_the_value),
-            (utils, "get_hf_trained_models", _naming_no_hub),
-            (subprocess, "call", _starting_our_programs),
-            (huggingface_sb3, "load_from_hub", _with_the_expected_error),
-            (huggingface_hub.repocard, "metadata_save", _with_our_commands),
-        ):
-            stack.enter_context(replaced(owner, attribute, wrapper(getattr(owner, attribute))))
-        if not hasattr(uploads, "generate_metadata"):
-            stack.enter_context(_renamed(uploads))
-        if name in READ:
-            latest = _latest_with_a_model(utils.get_latest_run_id)
-            stack.enter_context(replaced(utils, "get_latest_run_id", latest))
         if name in ACT:
             stack.enter_context(_acting(utils.ALGOS))
+        # What follows has no argument, registry or class to derive from
+        if name in READ:
+            # benchmark takes no number of an experiment
+            stack.enter_context(wrapped(utils, "get_latest_run_id", _latest_with_a_model))
+        if name in START_OTHERS:
+            # They name the zoo's modules, in which our algorithms are unknown
+            stack.enter_context(wrapped(subprocess, "call", _starting_our_programs))
+        if name == "benchmark":
+            # It lists them for all that --log-dir has, and says nothing of --no-hub
+            stack.enter_context(wrapped(utils, "get_hf_trained_models", _naming_no_hub))
+        if name in DOWNLOAD:
+            # Newer versions of huggingface_hub raise another exception than the zoo expects
+            stack.enter_context(wrapped(huggingface_sb3, "load_from_hub", _with_the_expected_error))
+        if name == "push_to_hub":
+            # Newer versions of huggingface_sb3 lack a function that the zoo imports
+            stack.enter_context(_with_generate_metadata())
+            # The text of the model card is the zoo's
+            stack.enter_context(wrapped(huggingface_hub.repocard, "metadata_save", _with_our_commands))
         yield
 
 
 @contextmanager
 def _acting(algorithms: dict[str, Any]) -> Iterator[None]:
-    algorithms.update({name: ActingAlgorithm(algorithm) for name, algorithm in ALGORITHMS.items()})
+    own = dict(algorithms)
+    algorithms.update({name: ActingAlgorithm(algorithm) for name, algorithm in own.items()})
     try:
         yield
     finally:
-        algorithms.update(ALGORITHMS)
+        algorithms.update(own)
 
 
 class ActingAlgorithm:
-    """Stands for an algorithm where a model is loaded for acting: makes no room for transitions.
+    """Stands for an algorithm where a model is loaded for acting: checks the file and makes no room for transitions.
 
-    The zoo does this for the algorithms that it has a list of.
+    The zoo does the latter for the algorithms that it has a list of.
 
     :param algorithm: the algorithm
     """
@@ -77,23 +84,17 @@ class ActingAlgorithm:
         self.algorithm = algorithm
         self.__name__ = algorithm.__name__
 
-    def load(self, *args: Any, **kwargs: Any) -> Any:
+    def load(self, path: str, **kwargs: Any) -> BaseAlgorithm:
         """Load a model, as the algorithm does.
 
-        :param args: as for the algorithm's ``load``
+        :param path: path of the file
         :param kwargs: as for the algorithm's ``load``
+        :raises ModelFileError: if the file is no model, or not whole
         """
-        return self.algorithm.load(*args, **{"buffer_size": 1, "optimize_memory_usage": False, **kwargs})
-
-
-def _checking_the_file(get_model_path: Callable[..., tuple[str, str, str]]) -> Callable[..., tuple[str, str, str]]:
-    @functools.wraps(get_model_path)
-    def wrapper(*args: Any, **kwargs: Any) -> tuple[str, str, str]:
-        found = get_model_path(*args, **kwargs)
-        check_model_file(found[1])
-        return found
-
-    return wrapper
+        check_model_file(path)
+        if self.algorithm in ALGORITHMS.values():
+            kwargs = {"buffer_size": 1, "optimize_memory_usage": False, **kwargs}
+        return self.algorithm.load(path, **kwargs)
 
 
 def _latest_with_a_model(get_latest_run_id: Callable[..., int]) -> Callable[..., int]:
@@ -133,24 +134,8 @@ def _naming_no_hub(get_hf_trained_models: Callable[..., dict[str, Any]]) -> Call
     return wrapper
 
 
-def _naming_the_value(store: Callable[..., None]) -> Callable[..., None]:
-    """``-params name:value`` evaluates the value as Python."""
-
-    @functools.wraps(store)
-    def wrapper(action: argparse.Action, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        try:
-            store(action, parser, *args, **kwargs)
-        except Exception as error:
-            parser.error(
-                f"argument {'/'.join(action.option_strings)}: name:value with a value in Python is expected "
-                f"(text needs quotes twice: topology:\"'set'\"): {error}"
-            )
-
-    return wrapper
-
-
 def _starting_our_programs(call: Callable[..., int]) -> Callable[..., int]:
-    """Some of the zoo's programs start others, which are to know the algorithms too."""
+    """``rlx2`` in the place of the zoo's modules."""
 
     @functools.wraps(call)
     def wrapper(command: Sequence[str], *args: Any, **kwargs: Any) -> int:
@@ -165,7 +150,7 @@ def _starting_our_programs(call: Callable[..., int]) -> Callable[..., int]:
 
 
 def _with_the_expected_error(load_from_hub: Callable[..., str]) -> Callable[..., str]:
-    """The zoo expects the exception that older versions of huggingface_hub raised for a missing file."""
+    """What older versions of huggingface_hub raised for a missing file."""
     from huggingface_hub.errors import EntryNotFoundError
     from requests.exceptions import HTTPError
 
@@ -180,8 +165,12 @@ def _with_the_expected_error(load_from_hub: Callable[..., str]) -> Callable[...,
 
 
 @contextmanager
-def _renamed(uploads: Any) -> Iterator[None]:
-    """The zoo expects a function that newer versions of huggingface_sb3 call otherwise, and a dictionary from it."""
+def _with_generate_metadata() -> Iterator[None]:
+    """It has another name, and returns no dictionary."""
+    uploads: Any = importlib.import_module("huggingface_sb3.push_to_hub")  # the package has a function of this name
+    if hasattr(uploads, "generate_metadata"):
+        yield
+        return
     uploads.generate_metadata = lambda *args: uploads._generate_metadata(*args).to_dict()
     try:
         yield
@@ -218,3 +207,15 @@ def replaced(owner: Any, attribute: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, attribute, original)
+
+
+@contextmanager
+def wrapped(owner: Any, attribute: str, wrapper: Callable[[Any], object]) -> Iterator[None]:
+    """Wrap a function for a while.
+
+    :param owner: the module that has it
+    :param attribute: its name
+    :param wrapper: makes what stands in its place of it
+    """
+    with replaced(owner, attribute, wrapper(getattr(owner, attribute))):
+        yield

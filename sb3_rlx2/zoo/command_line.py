@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import dis
 import os
 import pkgutil
+import re
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import gymnasium
 
 from sb3_rlx2.version import __version__
 from sb3_rlx2.zoo import programs
+from sb3_rlx2.zoo.algorithms import ALGORITHMS
 
 TRACEBACK = "RLX2_TRACEBACK"
 
@@ -90,15 +93,19 @@ def is_bad_input(error: Exception) -> bool:
         if isinstance(cause, (OSError, ModuleNotFoundError, gymnasium.error.Error)) or _is_network_error(cause):
             return True  # a missing file or package, no network, an environment that cannot be made
         cause = cause.__cause__
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    if place is None or not str(error):
+    (last,) = traceback.extract_tb(error.__traceback__, limit=-1) or [None]
+    # The last line of a bug's traceback calls what fails: int("seven")
+    if last is None or not re.match(r"(raise|assert)\b", last.line or "") or not str(error):
         return False
-    frame = place.tb_frame
-    package = str(frame.f_globals.get("__package__")).partition(".")[0]
-    statement = dis.opname[frame.f_code.co_code[place.tb_lasti]]
-    return statement == "RAISE_VARARGS" and isinstance(error, SAID_ON_PURPOSE.get(package, ()))
+    return any(
+        isinstance(error, exceptions) and _is_file_of(package, last.filename)
+        for package, exceptions in SAID_ON_PURPOSE.items()
+    )
+
+
+def _is_file_of(package: str, path: str) -> bool:
+    folders = sys.modules[package].__path__ if package in sys.modules else []
+    return any(Path(path).is_relative_to(folder) for folder in folders)
 
 
 def _is_network_error(error: BaseException) -> bool:
@@ -124,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     lines = [f"  {name:<18}{command.summary}" for name, command in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="rlx2",
-        description="Sparse deep reinforcement learning: RL Baselines3 Zoo with rlx2_td3 and rlx2_sac.",
+        description=f"Sparse deep reinforcement learning: RL Baselines3 Zoo with {', '.join(ALGORITHMS)}.",
         epilog="\n".join(["commands:", *lines, "", "rlx2 COMMAND --help tells about one of them."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

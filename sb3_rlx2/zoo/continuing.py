@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -12,8 +9,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.common.topology import attached_evolvers
 from sb3_rlx2.sparse.rules import cosine_drop_fraction
-from sb3_rlx2.zoo.adapters import replaced
-from sb3_rlx2.zoo.registration import ALGORITHMS
 
 
 class ContinuedTraining(BaseCallback):
@@ -58,34 +53,31 @@ class ContinuedTraining(BaseCallback):
         return True
 
 
-def going_on(original: Callable[..., None]) -> Callable[..., None]:
-    """The zoo trains a loaded model as if it were new: it would count steps, and anneal, from the beginning.
+class ContinuedModel:
+    """Stands for a loaded model where the zoo trains it as if it were new, and goes on instead.
 
-    :param original: ``ExperimentManager.learn``
+    Steps would be counted, and schedules anneal, from the beginning.
+
+    :param model: the model
     """
 
-    @functools.wraps(original)
-    def wrapper(manager: Any, model: Any) -> None:
-        if manager.continue_training and manager.algo in ALGORITHMS:
-            manager.callbacks.append(ContinuedTraining(manager.trained_agent))
-            with _continuing(model):
-                original(manager, model)
-        else:
-            original(manager, model)
+    def __init__(self, model: OffPolicyAlgorithm) -> None:
+        self.model = model
 
-    return wrapper
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
 
+    def learn(self, total_timesteps: int, **kwargs: Any) -> None:
+        """Train further.
 
-@contextmanager
-def _continuing(model: OffPolicyAlgorithm) -> Iterator[None]:
-    cls: Any = type(model)
-    gradient_steps = model.gradient_steps
-    # On the class, since what is on the model is saved with it
-    with replaced(cls, "learn", functools.partialmethod(cls.learn, reset_num_timesteps=False)):
+        :param total_timesteps: number of further environment steps
+        :param kwargs: as for the model's ``learn``
+        """
+        gradient_steps = self.model.gradient_steps
         try:
-            yield
+            self.model.learn(total_timesteps, reset_num_timesteps=False, **kwargs)
         finally:
-            model.gradient_steps = gradient_steps
+            self.model.gradient_steps = gradient_steps
 
 
 def _drop_fraction(model: OffPolicyAlgorithm) -> str:

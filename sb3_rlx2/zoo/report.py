@@ -11,44 +11,39 @@ from typing import Any, cast
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.analysis.report import report
 from sb3_rlx2.common.model_files import check_model_file, read_algorithm
 from sb3_rlx2.errors import ModelFileError
+from sb3_rlx2.zoo.algorithms import ALGORITHMS
 
-ALGORITHMS: Mapping[str, type[OffPolicyAlgorithm]] = {
-    "rlx2_td3": RLx2TD3,
-    "rlx2_sac": RLx2SAC,
-    "td3": TD3,
-    "sac": SAC,
-}
+KNOWN: Mapping[str, type[OffPolicyAlgorithm]] = {**ALGORITHMS, "td3": TD3, "sac": SAC}
 
 
 def algorithm_of(path: Path) -> str:
     """Which algorithm saved a model.
 
     :param path: a file that ``model.save`` wrote
-    :return: a key of ``ALGORITHMS``
+    :return: a key of ``KNOWN``
     :raises ModelFileError: if it is no saved model, or not whole
     :raises ValueError: if it is of an algorithm that is not known here
     """
     name = read_algorithm(path)
-    for key, algorithm in ALGORITHMS.items():
+    for key, algorithm in KNOWN.items():
         if algorithm.__name__ == name:
             return key
-    raise ValueError(f"{path}: not a model of {', '.join(ALGORITHMS)}; if it is one, say which with --algo")
+    raise ValueError(f"{path}: not a model of {', '.join(KNOWN)}; if it is one, say which with --algo")
 
 
 def load_model(path: Path, algo: str | None = None, replay_buffer: Path | None = None) -> OffPolicyAlgorithm:
     """Load a model to look at it, on the CPU and without an environment.
 
     :param path: a file that ``model.save`` wrote
-    :param algo: key of ``ALGORITHMS``; None (default): found from the file
+    :param algo: key of ``KNOWN``; None (default): found from the file
     :param replay_buffer: a file that ``model.save_replay_buffer`` wrote; None: none
     :raises ValueError: if a file cannot be loaded; the message names it
     """
     check_model_file(path)
-    algorithm = ALGORITHMS[algo or algorithm_of(path)]
+    algorithm = KNOWN[algo or algorithm_of(path)]
     # Its own replay buffer would be allocated in full, only to stay empty
     buffer: dict[str, Any] = {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}}
     try:
@@ -82,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="rlx2 report", description="What a saved model is made of.")
     parser.add_argument("model", type=Path, metavar="MODEL.zip")
-    parser.add_argument("--algo", choices=ALGORITHMS, help="the model's algorithm (default: found from the file)")
+    parser.add_argument("--algo", choices=KNOWN, help="the model's algorithm (default: found from the file)")
     parser.add_argument(
         "--replay-buffer",
         type=Path,

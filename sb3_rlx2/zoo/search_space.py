@@ -1,4 +1,4 @@
-"""Optuna's search space: what the zoo searches for TD3 and SAC, and what RLx2 adds."""
+"""Optuna's search space: what the zoo searches for an algorithm, and what RLx2 adds."""
 
 from __future__ import annotations
 
@@ -8,45 +8,38 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
-from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_sac_params, sample_td3_params
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER, convert_offpolicy_params
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
+from sb3_rlx2.zoo.algorithms import ALGORITHMS, PREFIX
 
 DENSITIES = ("actor_density", "critic_density")
 
 
-def sample_rlx2_td3_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+def sample_rlx2_params(
+    algorithm: type[RLx2OffPolicyAlgorithm],
+    zoo_sampler: Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]],
+    trial: optuna.Trial,
+    n_actions: int,
+    n_envs: int,
+    additional_args: dict[str, Any],
 ) -> dict[str, Any]:
-    """Sample hyperparameters of RLx2TD3: those of the zoo's TD3, and RLx2's own.
+    """Sample hyperparameters of one of our algorithms: those of the zoo's algorithm that it stands on, and RLx2's own.
 
+    :param algorithm: the algorithm
+    :param zoo_sampler: the zoo's sampler
     :param trial: the trial to sample for
     :param n_actions: dimension of the action space
     :param n_envs: number of environments
     :param additional_args: what the zoo tells about hindsight experience replay
-    :return: arguments of RLx2TD3
+    :return: arguments of the algorithm
     :raises ValueError: if the trial has no user attribute ``n_timesteps``, the length of its training in steps
     """
-    zoo = sample_td3_params(trial, n_actions, n_envs, additional_args)
-    # The zoo leaves it out for None, and RLx2TD3's default is noise
-    zoo.setdefault("action_noise", None)
-    return {**zoo, **_sample_rlx2_params(trial, RLx2TD3, zoo, n_envs)}
-
-
-def sample_rlx2_sac_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """Sample hyperparameters of RLx2SAC: those of the zoo's SAC, and RLx2's own.
-
-    :param trial: the trial to sample for
-    :param n_actions: dimension of the action space
-    :param n_envs: number of environments
-    :param additional_args: what the zoo tells about hindsight experience replay
-    :return: arguments of RLx2SAC
-    :raises ValueError: if the trial has no user attribute ``n_timesteps``, the length of its training in steps
-    """
-    zoo = sample_sac_params(trial, n_actions, n_envs, additional_args)
-    return {**zoo, **_sample_rlx2_params(trial, RLx2SAC, zoo, n_envs)}
+    zoo = zoo_sampler(trial, n_actions, n_envs, additional_args)
+    if "noise_type" in trial.params:
+        # The zoo leaves it out for None, and RLx2TD3's default is noise
+        zoo.setdefault("action_noise", None)
+    return {**zoo, **_sample_own_params(trial, algorithm, zoo, n_envs)}
 
 
 def convert_rlx2_params(sampled: dict[str, Any]) -> dict[str, Any]:
@@ -63,22 +56,8 @@ def convert_rlx2_params(sampled: dict[str, Any]) -> dict[str, Any]:
     return {**hyperparams, **_sparsities(own)}
 
 
-def knowing_the_length(original: Callable[..., float]) -> Callable[..., float]:
-    """Tell a trial how long its training is: the zoo does not.
-
-    :param original: ``ExperimentManager.objective``
-    """
-
-    @functools.wraps(original)
-    def wrapper(manager: Any, trial: optuna.Trial) -> float:
-        trial.set_user_attr("n_timesteps", manager.n_timesteps)
-        return original(manager, trial)
-
-    return wrapper
-
-
-def _sample_rlx2_params(
-    trial: optuna.Trial, algorithm: type[RLx2TD3] | type[RLx2SAC], zoo: dict[str, Any], n_envs: int
+def _sample_own_params(
+    trial: optuna.Trial, algorithm: type[RLx2OffPolicyAlgorithm], zoo: dict[str, Any], n_envs: int
 ) -> dict[str, Any]:
     """Parts that the file of hyperparameters turns off (in a baseline) stay off, the others take effect in time."""
     if "n_timesteps" not in trial.user_attrs:
@@ -124,5 +103,8 @@ def _sparsities(densities: dict[str, float]) -> dict[str, float]:
     return {name.replace("density", "sparsity"): 1.0 - value for name, value in densities.items()}
 
 
-SAMPLERS = {"rlx2_td3": sample_rlx2_td3_params, "rlx2_sac": sample_rlx2_sac_params}
+SAMPLERS = {
+    name: functools.partial(sample_rlx2_params, algorithm, HYPERPARAMS_SAMPLER[name.removeprefix(PREFIX)])
+    for name, algorithm in ALGORITHMS.items()
+}
 CONVERTERS = dict.fromkeys(SAMPLERS, convert_rlx2_params)

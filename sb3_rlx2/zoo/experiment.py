@@ -1,0 +1,74 @@
+"""The zoo's experiments, with what this package's algorithms need."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_rlx2.zoo.algorithms import ALGORITHMS
+from sb3_rlx2.zoo.continuing import ContinuedModel, ContinuedTraining
+from sb3_rlx2.zoo.hyperparameters import check_entry, check_file, hyperparameter_file
+
+
+class RLx2ExperimentManager(ExperimentManager):
+    """An experiment of the zoo: files of hyperparameters are checked, and those of our algorithms found.
+
+    :param args: as for ``ExperimentManager``
+    :param config: a file or a Python module, as for ``ExperimentManager``, or the name of a baseline
+    :param kwargs: as for ``ExperimentManager``
+    """
+
+    def __init__(self, *args: Any, config: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "config": config})
+        if self.algo in ALGORITHMS:
+            self.config = hyperparameter_file(self.algo, config)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the hyperparameters of the environment, and check them.
+
+        :return: hyperparameters for the zoo to change, and to save
+        :raises ValueError: if the file, or one of them, is wrong
+        """
+        check_file(self.config, self.env_name.gym_id)
+        hyperparameters, saved = super().read_hyperparameters()
+        place = f"{self.config}, {self.env_name.gym_id}"
+        check_entry(self.algo, hyperparameters, place, self.custom_hyperparams or ())
+        return hyperparameters, saved
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """Make the environment and the model. What fails leaves no folder, which would be the latest to ``enjoy``.
+
+        :return: the model and its hyperparameters; None: for a search
+        """
+        is_new = not Path(self.save_path).exists()
+        try:
+            return super().setup_experiment()
+        except BaseException:
+            if is_new:
+                shutil.rmtree(self.save_path, ignore_errors=True)
+            raise
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """Train a model; one of ours that was loaded goes on where it stopped.
+
+        :param model: the model
+        """
+        if self.continue_training and self.algo in ALGORITHMS:
+            self.callbacks.append(ContinuedTraining(self.trained_agent))
+            model = cast(BaseAlgorithm, ContinuedModel(cast(OffPolicyAlgorithm, model)))
+        super().learn(model)
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Train with the hyperparameters of a trial, which is told how long its training is.
+
+        :param trial: the trial
+        :return: what the search makes as large as it can
+        """
+        trial.set_user_attr("n_timesteps", self.n_timesteps)
+        return super().objective(trial)
