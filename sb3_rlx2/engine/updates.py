@@ -115,7 +115,7 @@ class Updates:
 
     def _build(self) -> None:
         """Make the blocks of networks and parameters from the networks as they are now."""
-        self._is_built = False
+        self._is_built = self._is_fresh = False
         self.networks: dict[str, NetworkBlocks] = {}
         for name, program in self.programs.items():
             self.networks[name] = NetworkBlocks(program, self.networks.get(name.removesuffix("_target")))
@@ -194,8 +194,6 @@ class Updates:
         for network in self.networks.values():
             network.refresh()
         self.parameters.refresh()
-        for block, optimizer in zip(self._optimizer_blocks, self.optimizers.values(), strict=True):
-            _read_settings(block, optimizer)
 
     # --- memory ---
 
@@ -327,7 +325,13 @@ class Updates:
         :return: losses, [updates, results], NaN where there is none; and the number of updates that were completed,
             fewer than asked for if one diverged. That one has changed nothing, if all parts of it were asked for
         """
-        self.refresh()
+        # Between whole updates nothing moves that the rule of ``support`` does not watch; evolution moves connections
+        if parts is not None or not self._is_fresh:
+            self._is_fresh = False
+            self.refresh()
+            self._is_fresh = parts is None
+        for settings, optimizer in zip(self._optimizer_blocks, self.optimizers.values(), strict=True):
+            _read_settings(settings, optimizer)
         task = self.task
         task["updates_before"], task["updates_within"], task["runs_targets"] = before + within, within, targets
         task["is_whole"] = parts is None
