@@ -19,7 +19,8 @@ yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parents[1]
 NOISE = {"noise_type": "normal", "noise_std": 0.1}
-BASELINES = ["rigl", "set", "ss", "tiny"]
+BASELINES = {"rlx2_td3": ["rigl", "set", "ss", "tiny"], "rlx2_sac": ["rigl", "set", "ss", "tiny"]}
+FILES = [(algo, baseline) for algo in ZOO_ALGORITHMS for baseline in (None, *BASELINES.get(algo, ()))]
 PAPER = {
     ("rlx2_td3", "HalfCheetah-v5"): (0.90, 0.85),
     ("rlx2_td3", "Hopper-v5"): (0.98, 0.95),
@@ -42,10 +43,9 @@ def entries(algo, baseline=None):
 
 
 def every_entry():
-    for algo in ZOO_ALGORITHMS:
-        for baseline in (None, *BASELINES):
-            for name in entries(algo, baseline):
-                yield pytest.param(algo, baseline, name, id=f"{algo}-{baseline or 'rlx2'}-{name}")
+    for algo, baseline in FILES:
+        for name in entries(algo, baseline):
+            yield pytest.param(algo, baseline, name, id=f"{algo}-{baseline or 'rlx2'}-{name}")
 
 
 def experiment(algo, baseline, env_id, folder, hyperparams):
@@ -79,10 +79,15 @@ def test_every_entry_loads_and_steps(algo, baseline, name, tmp_path, recwarn):
     assert (model.num_timesteps, model._n_updates) == (6, 3)
 
 
-@pytest.mark.parametrize("algo", ZOO_ALGORITHMS)
-@pytest.mark.parametrize("baseline", [None, *BASELINES])
+@pytest.mark.parametrize(("algo", "baseline"), FILES)
 def test_environments(algo, baseline):
-    assert entries(algo, baseline).keys() == ENVIRONMENTS | {"default"}
+    few = {*("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"), "Pendulum-v1"}
+    assert entries(algo, baseline).keys() == (few if algo == "rlx2_ddpg" else ENVIRONMENTS) | {"default"}
+
+
+def test_ddpg_has_the_hyperparameters_of_td3():
+    td3 = entries("rlx2_td3")
+    assert all(entry == td3[name] for name, entry in entries("rlx2_ddpg").items())
 
 
 @pytest.mark.parametrize(("algo", "env_id"), PAPER)
@@ -114,7 +119,7 @@ def test_baselines_follow_from_rlx2():
     assert (result.returncode, result.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("algo", ["rlx2_td3", "rlx2_sac"])
+@pytest.mark.parametrize("algo", BASELINES)
 @pytest.mark.parametrize("env_id", ["Hopper-v5", "Ant-v5", "Pendulum-v1"])
 def test_tiny_has_as_many_weights(algo, env_id):
     algorithm = ZOO_ALGORITHMS[algo]
@@ -141,9 +146,11 @@ def test_file_that_is_meant():
     assert hyperparameter_file("rlx2_td3", "mine.yml") == "mine.yml"
     assert hyperparameter_file("rlx2_td3", "json") == "json", "a Python module"
     with pytest.raises(
-        ValueError, match=r"--conf-file rigel: .*no baseline \(rigl, set, ss, tiny\)\. Did you mean 'rigl'"
+        ValueError, match=r"--conf-file rigel: .*no baseline of rlx2_td3 \(rigl, set, ss, tiny\)\. Did you mean 'rigl'"
     ):
         hyperparameter_file("rlx2_td3", "rigel")
+    with pytest.raises(ValueError, match=r"--conf-file rigl: .*no baseline of rlx2_ddpg \(it has none\)$"):
+        hyperparameter_file("rlx2_ddpg", "rigl")
 
 
 def test_the_zoos_own_files_pass():

@@ -34,7 +34,7 @@ PAPER = [  # RLx2, table 2: sparsities, size, FLOPs of training and of an action
 ]
 
 
-@pytest.fixture(scope="module", params=[RLx2TD3, RLx2SAC])
+@pytest.fixture(scope="module", params=ALGORITHMS)
 def trained(request):
     return request.param("MlpPolicy", "Pendulum-v1", **quick()).learn(150)
 
@@ -346,7 +346,7 @@ def test_the_command_refuses_what_is_no_model(trained, tmp_path, capsys):
 
 def test_the_command_refuses_models_of_other_algorithms(tmp_path, capsys):
     PPO("MlpPolicy", "Pendulum-v1", device="cpu").save(tmp_path / "ppo")
-    assert "not a model of rlx2_td3, rlx2_sac, td3, sac" in refused(capsys, tmp_path / "ppo.zip")
+    assert "not a model of rlx2_td3, rlx2_sac, rlx2_ddpg, td3, sac" in refused(capsys, tmp_path / "ppo.zip")
     assert "cannot be loaded as SAC" in refused(capsys, tmp_path / "ppo.zip", "--algo", "sac")
     TQC("MlpPolicy", "Pendulum-v1", buffer_size=1).save(tmp_path / "tqc")
     assert "not a model of" in refused(capsys, tmp_path / "tqc.zip")

@@ -65,7 +65,7 @@ def test_every_part_takes_effect_in_a_training_of_any_length(algo, n_timesteps, 
         assert model.learning_starts <= n_timesteps / 2
         rounds = (n_timesteps - model.learning_starts) // (arguments["train_freq"] * n_envs)
         updates = rounds * model.gradient_steps
-        updates_of_actor = updates // (2 if algo == "rlx2_td3" else 1)
+        updates_of_actor = updates // getattr(model, "policy_delay", 1)
         # An evolution at the very last update has annealed to nothing
         assert model.topology_interval < updates_of_actor
         assert model.n_steps_delay < updates

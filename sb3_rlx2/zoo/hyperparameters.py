@@ -55,7 +55,8 @@ def hyperparameter_file(algo: str, config: str | None = None) -> str:
     """The file of hyperparameters that ``--conf-file`` means.
 
     :param algo: the zoo's name of the algorithm, such as ``"rlx2_td3"``
-    :param config: the name of a baseline (``"rigl"``, ``"set"``, ``"ss"`` or ``"tiny"``), a file, or a Python module;
+    :param config: the name of a baseline (``"rigl"``, ``"set"``, ``"ss"`` or ``"tiny"``, where the algorithm
+        has it), a file, or a Python module;
         None (default): the algorithm's own file
     :return: path of a file or name of a module
     :raises ValueError: if it is none of these
@@ -70,7 +71,7 @@ def hyperparameter_file(algo: str, config: str | None = None) -> str:
     if not config.endswith(SUFFIXES) and not _is_module(config):
         raise ValueError(
             f"--conf-file {config}: this is no file ({', '.join(SUFFIXES)}), no Python module and no baseline "
-            f"({', '.join(sorted(baselines))}){did_you_mean(config, baselines)}"
+            f"of {algo} ({', '.join(sorted(baselines)) or 'it has none'}){did_you_mean(config, baselines)}"
         )
     return config
 

@@ -10,11 +10,11 @@ from sb3_rlx2.zoo.algorithms import ALGORITHMS
 
 @functools.cache
 def register() -> None:
-    """Make this package's algorithms (``rlx2_td3``, ``rlx2_sac`` and so on) known to RL Baselines3 Zoo in this process.
+    """Make ``rlx2_td3``, ``rlx2_sac`` and ``rlx2_ddpg`` known to RL Baselines3 Zoo in this process.
 
     After it the zoo finds their hyperparameters by itself, samples theirs in a search, and checks every file of
     hyperparameters for misspelt keys. ``--conf-file`` takes the name of a baseline too (``rigl``, ``set``, ``ss``,
-    ``tiny``). A script of one's own needs three lines::
+    ``tiny``, of ``rlx2_td3`` and ``rlx2_sac``). A script of one's own needs three lines::
 
         import rl_zoo3.train
         from sb3_rlx2.zoo import register
