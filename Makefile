@@ -54,7 +54,7 @@ check: lint type contracts test examples docs build sb3-suite
 lower-bounds:
 	test -x $(LOWER)/python || $(PYTHON) -m venv .venv-lower
 	$(LOWER)/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds/core.txt \
-		-e ".[plot,progress,tensorboard]" hypothesis pytest pytest-xdist
+		-e ".[plot,progress,tensorboard]" hypothesis pytest pytest-xdist safetensors
 	$(LOWER)/python -m pip uninstall --quiet --disable-pip-version-check -y mujoco rl_zoo3 shimmy
 	$(LOWER)/python -m pytest -n 2 --dist worksteal -q -W default $(TESTS)
 	$(LOWER)/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds/extras.txt -e ".[test,zoo]"

@@ -9,6 +9,7 @@ import pytest
 
 import sb3_rlx2
 import sb3_rlx2.errors
+import sb3_rlx2.files
 import sb3_rlx2.sparse
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.common.policies import SPARSITY_ARGUMENTS, SparsePolicyMixin
@@ -47,7 +48,9 @@ def test_every_parameter_is_documented_with_its_default(function, column):
             assert parameter.default is inspect.Parameter.empty
 
 
-@pytest.mark.parametrize("module", [sb3_rlx2, sb3_rlx2.sparse, sb3_rlx2.errors], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [sb3_rlx2, sb3_rlx2.sparse, sb3_rlx2.errors, sb3_rlx2.files], ids=lambda module: module.__name__
+)
 def test_every_public_name_is_in_the_reference(module):
     pages = "".join(page.read_text("utf-8") for page in (DOCS / "api").glob("*.md"))
     for name in module.__all__:

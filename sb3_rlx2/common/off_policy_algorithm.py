@@ -22,6 +22,7 @@ from stable_baselines3.common.save_util import recursive_getattr, recursive_seta
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_device
 
+import sb3_rlx2.common.known_objects  # noqa: F401  what files may name
 from sb3_rlx2.common.argument_ranges import check_learning_arguments, check_topology_counters
 from sb3_rlx2.common.arguments import check_device
 from sb3_rlx2.common.buffer_files import content_problem, counter_problem, layout_problem
@@ -44,7 +45,7 @@ from sb3_rlx2.common.policies import (
     dense_policy_class,
     sparse_policy_class,
 )
-from sb3_rlx2.common.saved_algorithm import algorithm_name
+from sb3_rlx2.common.saved_algorithm import PACKAGE, algorithm_name
 from sb3_rlx2.common.topology import NETWORKS, TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
@@ -53,6 +54,7 @@ from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.errors import ModelFileError
+from sb3_rlx2.files import register
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_sparsity
 
@@ -132,6 +134,12 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         self.engine = engine
         if _init_setup_model:
             self._setup_model()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for policy in cls.policy_aliases.values():
+            if policy.__module__.startswith(f"{PACKAGE}."):
+                register(policy, objects=False)
 
     # --- setting up ---
 

@@ -1,0 +1,76 @@
+"""What files without pickle may hold by name: classes of Stable-Baselines3 and Gymnasium, and this package's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common import buffers, noise, torch_layers
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
+from stable_baselines3.sac import policies as sac
+from stable_baselines3.td3 import policies as td3
+
+from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.files.named_objects import register
+from sb3_rlx2.sparse.rules import RULES
+
+NAMES_ONLY: tuple[type, ...] = (
+    *(buffers.ReplayBuffer, buffers.DictReplayBuffer, buffers.NStepReplayBuffer, HerReplayBuffer, DynamicReplayBuffer),
+    *(torch_layers.FlattenExtractor, torch_layers.NatureCNN, torch_layers.CombinedExtractor, RMSpropTFLike),
+    *(td3.TD3Policy, td3.CnnPolicy, td3.MultiInputPolicy, sac.SACPolicy, sac.CnnPolicy, sac.MultiInputPolicy),
+)
+WITH_OBJECTS: tuple[type, ...] = (
+    *(FloatSchedule, ConstantSchedule, LinearSchedule, TrainFreq, TrainFrequencyUnit, GoalSelectionStrategy),
+    *(noise.NormalActionNoise, noise.OrnsteinUhlenbeckActionNoise, noise.VectorizedActionNoise, RunningMeanStd),
+    *RULES.values(),
+)
+
+RANDOM_STATE = ("_np_random", "_np_random_seed")
+"""Attributes of a space that are no arguments of its class."""
+
+
+def _register_space(cls: type[spaces.Space[Any]], arguments: Callable[[Any], Mapping[str, Any]]) -> None:
+    """Files hold a space by the arguments that make it, which other versions of Gymnasium understand too."""
+
+    def to_state(space: spaces.Space[Any]) -> dict[str, Any]:
+        random_state = {name: vars(space)[name] for name in RANDOM_STATE if name in vars(space)}
+        return {"arguments": dict(arguments(space)), **random_state}
+
+    def from_state(state: dict[str, Any]) -> spaces.Space[Any]:
+        space = cls(**state["arguments"])
+        generator = state["_np_random"]
+        if not (generator is None or isinstance(generator, np.random.Generator)):
+            raise ValueError(f"its random generator is {generator!r}")
+        vars(space).update({name: state[name] for name in RANDOM_STATE if name in state and name in vars(space)})
+        return space
+
+    register(cls, to_state=to_state, from_state=from_state)
+
+
+def _discrete(space: spaces.Discrete) -> dict[str, Any]:
+    return {"n": int(space.n), "start": int(space.start), **({} if space.dtype == np.int64 else {"dtype": space.dtype})}
+
+
+def _multi_discrete(space: spaces.MultiDiscrete) -> dict[str, Any]:
+    start = {"start": space.start} if np.any(getattr(space, "start", 0)) else {}  # not known before Gymnasium 1.0
+    return {"nvec": space.nvec, "dtype": space.dtype, **start}
+
+
+_register_space(spaces.Box, lambda box: {"low": box.low, "high": box.high, "shape": box.shape, "dtype": box.dtype})
+_register_space(spaces.Discrete, _discrete)
+_register_space(spaces.MultiDiscrete, _multi_discrete)
+_register_space(spaces.MultiBinary, lambda space: {"n": space.n if isinstance(space.n, int) else [*space.n]})
+_register_space(spaces.Dict, lambda space: {"spaces": dict(space.spaces)})
+_register_space(spaces.Tuple, lambda space: {"spaces": tuple(space.spaces)})
+
+for _class in NAMES_ONLY:
+    register(_class, objects=False)
+for _class in WITH_OBJECTS:
+    register(_class)
