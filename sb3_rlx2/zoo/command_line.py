@@ -45,6 +45,7 @@ COMMANDS = {
     "benchmark": Command("evaluate all trained agents of a folder", "rl_zoo3.benchmark"),
     "push-to-hub": Command("upload an agent to the Hugging Face Hub", "rl_zoo3.push_to_hub"),
     "load-from-hub": Command("download an agent from the Hugging Face Hub", "rl_zoo3.load_from_hub"),
+    "study": Command("many trainings from one file", "sb3_rlx2.zoo.study:main"),
     "report": Command("what a saved model is made of", "sb3_rlx2.zoo.report:main"),
     "plot": Command("draw learning curves, topology, buffer and inputs over time", "sb3_rlx2.zoo.plot:main"),
 }

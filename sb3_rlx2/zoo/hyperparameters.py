@@ -12,8 +12,8 @@ from typing import Any
 
 import gymnasium
 
-import sb3_rlx2
 from sb3_rlx2.common.arguments import constructor_arguments, did_you_mean
+from sb3_rlx2.studies.hyperparameters import hyperparameter_folder, packaged_baselines
 
 WRAPPERS = (str, list, dict, type, type(None))
 # What the zoo itself takes from an entry, and the types that it can use; everything else goes to the algorithm
@@ -44,13 +44,6 @@ REQUIRED = ("n_timesteps", "policy")
 SUFFIXES = (".yml", ".yaml", ".py")
 
 
-def hyperparameter_folder() -> Path:
-    """Where the packaged files of hyperparameters are: in the package, or beside it in a checkout."""
-    package = Path(sb3_rlx2.__file__).parent
-    packaged = package / "hyperparams"
-    return packaged if packaged.is_dir() else package.parent / "hyperparams"
-
-
 def hyperparameter_file(algo: str, config: str | None = None) -> str:
     """The file of hyperparameters that ``--conf-file`` means.
 
@@ -61,13 +54,11 @@ def hyperparameter_file(algo: str, config: str | None = None) -> str:
     :return: path of a file or name of a module
     :raises ValueError: if it is none of these
     """
-    folder = hyperparameter_folder()
     if config is None:
-        return str(folder / f"{algo}.yml")
-    family = algo.removeprefix("rlx2")  # rlx2_td3 has baselines/rigl_td3.yml
-    baselines = {path.stem.removesuffix(family): str(path) for path in folder.glob(f"baselines/*{family}.yml")}
+        return str(hyperparameter_folder() / f"{algo}.yml")
+    baselines = packaged_baselines(algo)
     if config in baselines:
-        return baselines[config]
+        return str(baselines[config])
     if not config.endswith(SUFFIXES) and not _is_module(config):
         raise ValueError(
             f"--conf-file {config}: this is no file ({', '.join(SUFFIXES)}), no Python module and no baseline "

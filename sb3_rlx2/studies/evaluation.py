@@ -1,0 +1,177 @@
+"""Evaluations of a run, appended to its CSV as they are made."""
+
+from __future__ import annotations
+
+import csv
+import socket
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import sync_envs_normalization
+
+from sb3_rlx2.common.topology import networks
+from sb3_rlx2.sparse import summarize
+from sb3_rlx2.studies.model import make_environment
+from sb3_rlx2.studies.run_folder import RunFolder
+
+COLUMNS = (
+    *("step", "mean_return", "std_return", "min_return", "mean_length", "updates"),
+    *("actor_connections", "critic_connections", "cpu_seconds", "wall_seconds"),
+)
+SEED_FACTOR = 1_000_003
+STATUS_SECONDS = 2.0
+
+
+class Seconds(NamedTuple):
+    """Time that a training took.
+
+    :param cpu: seconds of the processor
+    :param wall: seconds of the clock
+    """
+
+    cpu: float
+    wall: float
+
+    @classmethod
+    def now(cls) -> Seconds:
+        """What the clocks show now."""
+        return cls(time.process_time(), time.perf_counter())
+
+
+class Evaluator:
+    """Evaluates a policy on an environment of its own and appends a row to the run's CSV.
+
+    The episodes depend on seed and step alone, so that a run that goes on has the same. The clocks stand still
+    meanwhile.
+
+    :param run: folder of the run; rows of its CSV after ``step`` are removed
+    :param step: environment steps from which the run goes on, default 0
+    """
+
+    def __init__(self, run: RunFolder, step: int = 0) -> None:
+        self.run, self.settings = run, run.settings
+        self.env = make_environment(self.settings.environment, self.settings.hyperparameters, evaluation=True)
+        rows = [row for row in run.rows() if row["step"] <= step]
+        self.last_step = int(rows[-1]["step"]) if rows else 0
+        self._before = Seconds(rows[-1]["cpu_seconds"], rows[-1]["wall_seconds"]) if rows else Seconds(0.0, 0.0)
+        self._started = Seconds.now()
+        kept = run.evaluations.read_text(encoding="utf-8").splitlines(keepends=True)[: len(rows) + 1] if rows else None
+        run.evaluations.write_text("".join(kept or [",".join(COLUMNS) + "\n"]), encoding="utf-8")
+
+    @property
+    def seconds(self) -> Seconds:
+        """Time of the whole training so far, evaluations left out."""
+        now = Seconds.now()
+        return Seconds(*(b + n - s for b, n, s in zip(self._before, now, self._started, strict=True)))
+
+    def start(self) -> None:
+        """Let the clocks run from now on."""
+        self._started = Seconds.now()
+
+    def evaluate(self, model: Any, step: int, updates: int, connections: dict[str, int]) -> float:
+        """Evaluate, and append a row.
+
+        :param model: what ``evaluate_policy`` takes
+        :param step: environment steps so far
+        :param updates: gradient updates so far
+        :param connections: of the actor and of all critics together, by name
+        :return: mean return
+        """
+        self._before = seconds = self.seconds
+        self.env.seed(self.settings.seed * SEED_FACTOR + step)
+        returns, lengths = evaluate_policy(
+            model, self.env, self.settings.evaluation_episodes, return_episode_rewards=True
+        )
+        row: dict[str, Any] = {
+            "step": step,
+            "mean_return": f"{np.mean(returns):.3f}",
+            "std_return": f"{np.std(returns):.3f}",
+            "min_return": f"{np.min(returns):.3f}",
+            "mean_length": f"{np.mean(lengths):.1f}",
+            "updates": updates,
+            "actor_connections": connections.get("actor", 0),
+            "critic_connections": connections.get("critic", 0),
+            "cpu_seconds": f"{seconds.cpu:.2f}",
+            "wall_seconds": f"{seconds.wall:.2f}",
+        }
+        with self.run.evaluations.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+        self.last_step = step
+        self.start()
+        return float(np.mean(returns))
+
+
+class Status:
+    """Tells others, now and then, how far a run is.
+
+    :param run: folder of the run
+    :param step: environment steps from which it goes on
+    """
+
+    def __init__(self, run: RunFolder, step: int = 0) -> None:
+        self.run = run
+        self._last = (step, time.time())
+        self._write(step, 0.0)
+
+    def update(self, step: int) -> None:
+        """Write it, if the last time was some seconds ago.
+
+        :param step: environment steps so far
+        """
+        last_step, last_time = self._last
+        now = time.time()
+        if now - last_time >= STATUS_SECONDS:
+            self._write(step, (step - last_step) / (now - last_time))
+            self._last = (step, now)
+
+    def _write(self, step: int, speed: float) -> None:
+        content = {"step": step, "steps_per_second": speed, "time": time.time(), "host": socket.gethostname()}
+        self.run.write("status.json", content)
+
+
+class StudyCallback(BaseCallback):
+    """Evaluates every so many environment steps, and at the end of training.
+
+    :param run: folder of the run
+    :param step: environment steps from which it goes on
+    """
+
+    CHECK_STATUS = 64
+    """Environment steps between two looks at the clock."""
+
+    def __init__(self, run: RunFolder, step: int = 0) -> None:
+        super().__init__()
+        self.every = run.settings.evaluate_every
+        self.evaluator, self.status = Evaluator(run, step), Status(run, step)
+
+    def _on_training_start(self) -> None:
+        self.evaluator.start()
+
+    def _on_step(self) -> bool:
+        step = self.num_timesteps
+        if step // self.every > (step - self.training_env.num_envs) // self.every:
+            self._evaluate()
+        if step % self.CHECK_STATUS < self.training_env.num_envs:
+            self.status.update(step)
+        return True
+
+    def _on_training_end(self) -> None:
+        if self.evaluator.last_step < self.num_timesteps:
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        sync_envs_normalization(self.training_env, self.evaluator.env)
+        self.evaluator.evaluate(self.model, self.num_timesteps, self.model._n_updates, count_connections(self.model))
+
+
+def count_connections(model: Any) -> dict[str, int]:
+    """Weights that are present in the actor and in all critics together.
+
+    :param model: an off-policy algorithm
+    """
+    assert isinstance(model, OffPolicyAlgorithm)
+    return {name: sum(layer.connections for layer in summarize(network)) for name, network in networks(model).items()}

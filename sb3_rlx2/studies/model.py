@@ -1,0 +1,155 @@
+"""An environment and a model from an entry of a YAML file, in the format of RL Baselines3 Zoo."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from torch import nn
+
+from sb3_rlx2.common.arguments import did_you_mean
+from sb3_rlx2.studies.algorithms import ALGORITHMS
+
+OF_THE_ENVIRONMENT = ("env_kwargs", "env_wrapper", "n_envs", "normalize")
+OF_THE_NOISE = ("noise_type", "noise_std")
+OF_THE_STUDY = ("n_timesteps",)
+TAKEN = ("self", "env", "seed", "device", "tensorboard_log", "verbose", "_init_setup_model")
+NOISES: Mapping[str, type[Any]] = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+
+
+def check_entry(algorithm: str, entry: Mapping[str, Any], source: str) -> None:
+    """Check the names of hyperparameters; their values are checked by what they are passed to.
+
+    :param algorithm: a key of ``ALGORITHMS``
+    :param entry: hyperparameters
+    :param source: what messages say of where they come from
+    :raises ValueError: for the first name that is unknown
+    """
+    arguments = [name for name in inspect.signature(ALGORITHMS[algorithm]).parameters if name not in TAKEN]
+    allowed = [*arguments, *OF_THE_ENVIRONMENT, *OF_THE_NOISE, *OF_THE_STUDY]
+    for name in entry:
+        if name not in allowed:
+            raise ValueError(f"{source}: {name!r} is unknown to {algorithm}{did_you_mean(str(name), allowed)}")
+
+
+def make_environment(environment: str, entry: Mapping[str, Any], *, evaluation: bool = False) -> VecEnv:
+    """The vectorized environment that an entry describes, with its wrappers.
+
+    :param environment: id of the environment
+    :param entry: hyperparameters; what is not about the environment is not looked at
+    :param evaluation: one environment, whose rewards are not normalized and which leaves the statistics of
+        ``VecNormalize`` as they are; default False
+    :raises ValueError: if ``normalize`` is no bool and no mapping, or a wrapper cannot be imported
+    """
+    wrappers = entry.get("env_wrapper") or []
+    wrappers = [_wrapper(wrapper) for wrapper in (wrappers if isinstance(wrappers, list) else [wrappers])]
+
+    def make() -> gymnasium.Env[Any, Any]:
+        env: gymnasium.Env[Any, Any] = Monitor(gymnasium.make(environment, **entry.get("env_kwargs", {})))
+        for wrapper, arguments in wrappers:
+            env = wrapper(env, **arguments)
+        return env
+
+    env: VecEnv = DummyVecEnv([make] * (1 if evaluation else entry.get("n_envs", 1)))
+    normalize = entry.get("normalize", False)
+    if not isinstance(normalize, (bool, Mapping)):
+        raise ValueError(
+            f"normalize: {normalize!r} is not allowed: true, false, or a mapping such as {{norm_reward: false}}"
+        )
+    if normalize is not False:
+        arguments = {} if normalize is True else dict(normalize)
+        if "gamma" in entry:
+            arguments["gamma"] = entry["gamma"]
+        env = VecNormalize(env, **arguments | ({"training": False, "norm_reward": False} if evaluation else {}))
+    return env
+
+
+def make_model(algorithm: str, entry: Mapping[str, Any], env: VecEnv, seed: int, **changes: Any) -> OffPolicyAlgorithm:
+    """The model that an entry describes, on the CPU.
+
+    :param algorithm: a key of ``ALGORITHMS``
+    :param entry: hyperparameters in the format of the zoo's YAML files
+    :param env: made by ``make_environment``
+    :param seed: of all random generators
+    :param changes: arguments of the algorithm that come instead of those of the entry
+    :raises ValueError: if a hyperparameter is out of range
+    """
+    arguments = {
+        name: value for name, value in entry.items() if name not in (*OF_THE_ENVIRONMENT, *OF_THE_NOISE, *OF_THE_STUDY)
+    }
+    arguments.setdefault("policy", "MlpPolicy")
+    if "noise_type" in entry:
+        arguments["action_noise"] = _noise(entry, env)
+    if isinstance(arguments.get("learning_rate"), str):
+        arguments["learning_rate"] = _schedule(arguments["learning_rate"])
+    if isinstance(arguments.get("train_freq"), list):
+        arguments["train_freq"] = tuple(arguments["train_freq"])
+    if "policy_kwargs" in arguments:
+        arguments["policy_kwargs"] = _policy_arguments(arguments["policy_kwargs"])
+    make: Callable[..., OffPolicyAlgorithm] = ALGORITHMS[algorithm]
+    return make(env=env, seed=seed, device="cpu", **(arguments | changes))
+
+
+def import_object(name: str, purpose: str) -> Any:
+    """What a dotted name, or ``module:name``, stands for.
+
+    :param name: such as ``"sb3_rlx2.studies.cloning:train"``
+    :param purpose: what an error calls it
+    :raises ValueError: if there is no such module, or nothing of that name in it
+    """
+    module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{purpose}: {name!r} cannot be imported ({error})") from error
+
+
+def _wrapper(given: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    if isinstance(given, str):
+        return import_object(given, "env_wrapper"), {}
+    ((name, arguments),) = given.items()
+    return import_object(name, "env_wrapper"), dict(arguments or {})
+
+
+def _noise(entry: Mapping[str, Any], env: VecEnv) -> ActionNoise | None:
+    kind, size = entry["noise_type"], entry.get("noise_std")
+    if kind not in NOISES or size is None:
+        raise ValueError(
+            f"noise_type: {kind!r}, noise_std: {size!r}: allowed are {' and '.join(NOISES)}, with a noise_std"
+        )
+    shape = cast(spaces.Box, env.action_space).shape
+    return cast(ActionNoise, NOISES[kind](np.zeros(shape), np.full(shape, size)))
+
+
+def _schedule(given: str) -> LinearSchedule:
+    kind, _, start = given.partition("_")
+    try:
+        rate = float(start)
+    except ValueError:
+        rate = 0.0
+    if kind != "lin" or rate <= 0.0:
+        raise ValueError(f"learning_rate: {given!r} is not allowed: a number above 0, or lin_ and such a number")
+    return LinearSchedule(rate, 0.0, 1.0)
+
+
+def _policy_arguments(given: Any) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"policy_kwargs: {given!r} is not allowed: it must be a mapping")
+    arguments = dict(given)
+    name = arguments.get("activation_fn")
+    if isinstance(name, str):
+        activation = getattr(nn, name.removeprefix("nn."), None)
+        if activation is None:
+            raise ValueError(f"policy_kwargs, activation_fn: {name!r} is no module of torch.nn")
+        arguments["activation_fn"] = activation
+    return arguments

@@ -1,0 +1,155 @@
+"""The folder of a run: what is in it, and how far the run is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from sb3_rlx2.files.atomic import replacing
+from sb3_rlx2.studies.study_file import RunSettings, file_name
+
+if sys.platform != "win32":
+    import fcntl
+
+State = Literal["waiting", "running", "stopped", "failed", "finished"]
+STALE_SECONDS = 120.0
+"""A run whose status is older than this is not running, whatever machine it was on."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    :param state: ``"stopped"`` is a run that was killed and goes on when its study is run again
+    :param step: environment steps that were made
+    :param steps_per_second: in the last seconds; 0 if it does not run
+    """
+
+    state: State
+    step: int = 0
+    steps_per_second: float = 0.0
+
+
+class RunFolder:
+    """The folder of a run.
+
+    :param path: the folder; it need not be there
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.evaluations = path / "evaluations.csv"
+        self.checkpoints = path / "checkpoint"
+        self.model = path / "model.zip"
+        self.output = path / "output.txt"
+
+    @cached_property
+    def settings(self) -> RunSettings:
+        """What determines the run."""
+        return RunSettings.from_dict(self._read("run.json")["settings"])
+
+    @property
+    def needed(self) -> RunFolder:
+        """The finished run that this one needs, of the same environment and seed."""
+        assert self.settings.after is not None
+        return RunFolder(self.path.parents[1] / file_name(self.settings.after) / self.path.name)
+
+    def prepare(self, settings: RunSettings) -> None:
+        """Make the folder, or check that what is in it is the same run.
+
+        :param settings: what determines the run
+        :raises ValueError: if the folder holds a run of other settings
+        """
+        if (self.path / "run.json").is_file():
+            difference = self.settings.difference(settings)
+            if difference is not None:
+                raise ValueError(
+                    f"{self.path} holds a run of other settings ({difference}): remove the folder, or give the method "
+                    "another name"
+                )
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write("run.json", {"settings": settings.to_dict()})
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What a file of the folder says; empty if there is none.
+
+        :param name: ``"run.json"``, ``"status.json"``, ``"sessions.json"`` or ``"finished.json"``
+        """
+        return self._read(name) if (self.path / name).is_file() else {}
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a file of the folder, wholly or not at all.
+
+        :param name: its name
+        :param content: what JSON can hold
+        """
+        with replacing(self.path / name, "w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path / name}: this file cannot be read ({error})") from error
+        return content
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has reached its last step."""
+        return (self.path / "finished.json").is_file()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process makes the run at this moment."""
+        status = self.record("status.json")
+        if not status or time.time() - status["time"] > STALE_SECONDS:
+            return False
+        if status["host"] != socket.gethostname():
+            return True
+        try:
+            with self.locked():
+                return False
+        except BlockingIOError:
+            return True
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from making the same run; a process that is killed lets go.
+
+        :raises BlockingIOError: if another process makes it
+        """
+        with (self.path / "lock").open("a") as file:
+            if sys.platform != "win32":
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+
+    def progress(self) -> Progress:
+        """How far the run is."""
+        status = self.record("status.json")
+        step = int(status.get("step", 0))
+        if self.is_finished:
+            return Progress("finished", self.settings.steps)
+        if self.is_running:
+            return Progress("running", step, float(status["steps_per_second"]))
+        if (self.path / "error.txt").is_file():
+            return Progress("failed", step)
+        return Progress("stopped", step) if status else Progress("waiting")
+
+    def rows(self) -> list[dict[str, float]]:
+        """The evaluations so far."""
+        if not self.evaluations.is_file():
+            return []
+        # The last row of a process that was killed may be incomplete
+        whole = self.evaluations.read_text(encoding="utf-8").rpartition("\n")[0]
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(io.StringIO(whole))]

@@ -1,0 +1,81 @@
+"""Makes the runs of a study, each once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from pathlib import Path
+
+from sb3_rlx2.studies.executors import make_run_in_process
+from sb3_rlx2.studies.run import BUSY, FAILED, FINISHED
+from sb3_rlx2.studies.run_folder import RunFolder
+from sb3_rlx2.studies.study_file import Study, expand
+
+ATTEMPTS = 5
+"""How often a run is taken up again whose process or worker was lost."""
+LOOK_SECONDS = 1.0
+BUSY_SECONDS = 30.0
+
+
+def run_folders(study: Study, results: Path) -> list[RunFolder]:
+    """The folders of all runs of a study, made where they are not there yet.
+
+    :param study: the study
+    :param results: folder of the study's results
+    :raises ValueError: if one of them holds a run of other settings
+    """
+    folders = []
+    for settings in expand(study):
+        folders.append(RunFolder(results / settings.folder))
+        folders[-1].prepare(settings)
+    return folders
+
+
+def run_all(
+    folders: Sequence[RunFolder], executor: Executor, look: Callable[[Sequence[RunFolder]], None] = lambda folders: None
+) -> list[RunFolder]:
+    """Make all runs that are not finished.
+
+    :param folders: prepared folders of the runs
+    :param executor: where they are made
+    :param look: called with the folders every second
+    :return: those that failed, or need one that did; the study run again tries them again
+    """
+    waiting = [folder for folder in folders if not folder.is_finished]
+    attempts = dict.fromkeys((folder.path for folder in waiting), 0)
+    running: dict[Future[int], RunFolder] = {}
+    not_before: dict[Path, float] = {}
+    failed: list[RunFolder] = []
+    try:
+        while waiting or running:
+            for folder in list(waiting):
+                if folder.settings.after is not None and not folder.needed.is_finished:
+                    continue
+                if time.monotonic() >= not_before.get(folder.path, 0.0):
+                    waiting.remove(folder)
+                    running[executor.submit(make_run_in_process, str(folder.path.absolute()))] = folder
+            if not running and not not_before:
+                return [*failed, *waiting]  # they need runs that failed, or that are not among these
+            done, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
+            if not running:
+                time.sleep(LOOK_SECONDS)
+            for future in done:
+                folder = running.pop(future)
+                not_before.pop(folder.path, None)
+                # A worker that is lost is an exception of whatever executor there is
+                status = None if future.cancelled() or future.exception() is not None else future.result()
+                if status == FINISHED:
+                    continue
+                attempts[folder.path] += status != BUSY
+                if status == FAILED or attempts[folder.path] >= ATTEMPTS:
+                    failed.append(folder)
+                    continue
+                if status == BUSY:
+                    not_before[folder.path] = time.monotonic() + BUSY_SECONDS
+                waiting.append(folder)
+            look(folders)
+    finally:
+        for future in running:
+            future.cancel()
+    return failed

@@ -1,0 +1,333 @@
+"""The file of a study, and the runs that it asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from sb3_rlx2.common.arguments import did_you_mean
+from sb3_rlx2.studies.algorithms import ALGORITHMS
+from sb3_rlx2.studies.hyperparameters import read_entry
+from sb3_rlx2.studies.model import check_entry
+
+TRAIN = "sb3_rlx2.studies.training:train"
+STUDY_KEYS = (
+    *("title", "reproduces", "environments", "seeds", "steps", "evaluation", "checkpoint_every", "hyperparameters"),
+    *("methods", "reference", "published"),
+)
+METHOD_KEYS = (
+    *("algorithm", "config", "hyperparameters", "on", "environments", "seeds", "steps", "program", "options", "after"),
+)
+EVALUATION_KEYS = ("every", "episodes")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is compared: an algorithm with its hyperparameters.
+
+    :param name: what the study calls it
+    :param algorithm: a key of ``sb3_rlx2.studies.algorithms.ALGORITHMS``
+    :param config: the name of a packaged baseline (``"rigl"``) or a YAML file; None (default): the algorithm's own
+    :param hyperparameters: what comes instead of that file's
+    :param on: the same for one environment only, by its id
+    :param environments: those that it is run on; None (default): all of the study
+    :param seeds: None (default): those of the study
+    :param steps: None (default): those of the study
+    :param program: ``module:function`` that makes a run, called with its folder (``RunFolder``)
+    :param options: further settings for the program
+    :param after: a method whose finished run, of the same environment and seed, the program needs
+    """
+
+    name: str
+    algorithm: str
+    config: str | None = None
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    environments: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    steps: int | None = None
+    program: str = TRAIN
+    options: Mapping[str, Any] = field(default_factory=dict)
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says.
+
+    :param path: the file
+    :param title: what it is about, in a line
+    :param reproduces: what of which paper; empty: nothing
+    :param environments: ids
+    :param seeds: of every method that has no others
+    :param steps: environment steps of every method that has no others
+    :param methods: by name
+    :param evaluate_every: environment steps between two evaluations, default 10,000
+    :param evaluation_episodes: noise-free episodes of an evaluation, default 10
+    :param checkpoint_every: environment steps between two checkpoints, default 50,000
+    :param hyperparameters: of every method, where it has no others
+    :param reference: the method whose score counts as 100%; None (default): scores are not related to any
+    :param published: scores that a paper states, in percent of its reference, by environment and method
+    """
+
+    path: Path
+    title: str
+    reproduces: str
+    environments: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    methods: Mapping[str, Method]
+    evaluate_every: int = 10_000
+    evaluation_episodes: int = 10
+    checkpoint_every: int = 50_000
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that determines a run.
+
+    :param environment: its id
+    :param method: what the study calls the method
+    :param seed: of all random generators
+    :param steps: environment steps
+    :param algorithm: a key of ``ALGORITHMS``
+    :param hyperparameters: all of them, in the format of the zoo's YAML files
+    :param evaluate_every: environment steps between two evaluations
+    :param evaluation_episodes: episodes of an evaluation
+    :param checkpoint_every: environment steps between two checkpoints
+    :param program: ``module:function`` that makes the run
+    :param options: further settings for the program
+    :param after: a method whose finished run, of the same environment and seed, the program needs
+    """
+
+    environment: str
+    method: str
+    seed: int
+    steps: int
+    algorithm: str
+    hyperparameters: Mapping[str, Any]
+    evaluate_every: int
+    evaluation_episodes: int
+    checkpoint_every: int
+    program: str = TRAIN
+    options: Mapping[str, Any] = field(default_factory=dict)
+    after: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> RunSettings:
+        """What ``to_dict`` made.
+
+        :param given: a dictionary; what later versions have added may be missing
+        """
+        return cls(**{item.name: given[item.name] for item in fields(cls) if item.name in given})
+
+    def difference(self, other: RunSettings) -> str | None:
+        """What makes a run another one, in words; None: nothing. Checkpoints do not.
+
+        :param other: settings to compare with
+        """
+        mine, others = self.to_dict(), other.to_dict()
+        for ours in (mine, others):
+            del ours["checkpoint_every"]
+            ours.update({f"hyperparameters.{name}": value for name, value in ours.pop("hyperparameters").items()})
+        for name in mine.keys() | others.keys():
+            if mine.get(name) != others.get(name):
+                return f"{name} is {mine.get(name)!r} there and {others.get(name)!r} here"
+        return None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is, below the results of its study."""
+        return Path(file_name(self.environment), file_name(self.method), f"seed_{self.seed}")
+
+
+def file_name(text: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w.+=-]+", "_", text)
+
+
+def read_study(path: Path) -> Study:
+    """Read a study file and check it.
+
+    :param path: a YAML file
+    :raises ValueError: for the first thing that is wrong; the message names the file and the key
+    """
+    import yaml
+
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: no study can be read from this file ({error})") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: no study: the keys environments, methods, seeds and steps are expected")
+    try:
+        return _study(path, given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def expand(study: Study) -> list[RunSettings]:
+    """All runs of a study: those of the first seed of everything first.
+
+    :param study: the study
+    :raises ValueError: if a hyperparameter is unknown, or there are none for an environment
+    """
+    runs = [settings for method in study.methods.values() for settings in _runs(study, method)]
+    order = list(study.methods)
+
+    def position(run: RunSettings) -> tuple[int, int, int]:
+        seeds = study.methods[run.method].seeds or study.seeds
+        return seeds.index(run.seed), study.environments.index(run.environment), order.index(run.method)
+
+    return sorted(runs, key=position)
+
+
+def _study(path: Path, given: Mapping[str, Any]) -> Study:
+    _check_keys(given, STUDY_KEYS, "")
+    for key in ("environments", "methods", "seeds", "steps"):
+        if key not in given:
+            raise ValueError(f"{key} is missing")
+    environments = _names(given["environments"], "environments")
+    for name in environments:
+        if ":" not in name and name not in gymnasium.registry:
+            raise ValueError(
+                f"environments: there is no {name!r}{did_you_mean(name, gymnasium.registry)} "
+                "(module:id imports the module that registers it)"
+            )
+    if not isinstance(given["methods"], dict) or not given["methods"]:
+        raise ValueError("methods: a mapping of names to what they are is expected")
+    methods = {str(name): _method(str(name), entry, environments) for name, entry in given["methods"].items()}
+    for method in methods.values():
+        if method.after is not None and (method.after not in methods or method.after == method.name):
+            raise ValueError(f"methods, {method.name}, after: {method.after!r} is no other method")
+    reference = given.get("reference")
+    if reference is not None and reference not in methods:
+        raise ValueError(f"reference: {reference!r} is no method{did_you_mean(str(reference), methods)}")
+    evaluation = _mapping(given.get("evaluation"), "evaluation")
+    _check_keys(evaluation, EVALUATION_KEYS, "evaluation: ")
+    return Study(
+        path,
+        str(given.get("title", path.stem)),
+        str(given.get("reproduces", "")),
+        environments,
+        _seeds(given["seeds"], "seeds"),
+        _count(given["steps"], "steps"),
+        methods,
+        _count(evaluation.get("every", 10_000), "evaluation, every"),
+        _count(evaluation.get("episodes", 10), "evaluation, episodes"),
+        _count(given.get("checkpoint_every", 50_000), "checkpoint_every"),
+        _mapping(given.get("hyperparameters"), "hyperparameters"),
+        reference,
+        _mapping(given.get("published"), "published"),
+    )
+
+
+def _method(name: str, entry: Any, environments: Collection[str]) -> Method:
+    label = f"methods, {name}"
+    entry = _mapping(entry, label)
+    _check_keys(entry, METHOD_KEYS, f"{label}: ")
+    algorithm = entry.get("algorithm")
+    if algorithm not in ALGORITHMS:
+        known = f"{', '.join(ALGORITHMS)}{did_you_mean(str(algorithm), ALGORITHMS)}"
+        raise ValueError(f"{label}, algorithm: {algorithm!r} is unknown: allowed are {known}")
+    on = _mapping(entry.get("on"), f"{label}, on")
+    on = {key: _mapping(value, f"{label}, on, {key}") for key, value in on.items()}
+    own = _names(entry["environments"], f"{label}, environments") if "environments" in entry else None
+    for key in (*on, *(own or ())):
+        if key not in environments:
+            raise ValueError(f"{label}: {key!r} is none of the environments{did_you_mean(key, environments)}")
+    return Method(
+        name,
+        algorithm,
+        entry.get("config"),
+        _mapping(entry.get("hyperparameters"), f"{label}, hyperparameters"),
+        on,
+        own,
+        _seeds(entry["seeds"], f"{label}, seeds") if "seeds" in entry else None,
+        _count(entry["steps"], f"{label}, steps") if "steps" in entry else None,
+        str(entry.get("program", TRAIN)),
+        _mapping(entry.get("options"), f"{label}, options"),
+        entry.get("after"),
+    )
+
+
+def _runs(study: Study, method: Method) -> Iterator[RunSettings]:
+    for environment in method.environments or study.environments:
+        try:
+            entry = read_entry(method.algorithm, environment.rpartition(":")[2], method.config, study.path.parent)
+            entry |= {**study.hyperparameters, **method.hyperparameters, **method.on.get(environment, {})}
+            check_entry(method.algorithm, entry, "hyperparameters")
+        except ValueError as error:
+            raise ValueError(f"{study.path}: methods, {method.name}: {error}") from error
+        entry.pop("n_timesteps", None)
+        for seed in method.seeds or study.seeds:
+            yield RunSettings(
+                environment,
+                method.name,
+                seed,
+                method.steps or study.steps,
+                method.algorithm,
+                entry,
+                study.evaluate_every,
+                study.evaluation_episodes,
+                study.checkpoint_every,
+                method.program,
+                method.options,
+                method.after,
+            )
+
+
+def _check_keys(given: Mapping[str, Any], allowed: Collection[str], label: str) -> None:
+    for key in given:
+        if key not in allowed:
+            raise ValueError(f"{label}{key!r} is unknown{did_you_mean(str(key), allowed)}")
+
+
+def _mapping(given: Any, label: str) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise ValueError(f"{label}: a mapping is expected, not {given!r}")
+    return given
+
+
+def _names(given: Any, label: str) -> tuple[str, ...]:
+    if not isinstance(given, list) or not given or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"{label}: a list of names is expected, not {given!r}")
+    return tuple(given)
+
+
+def _seeds(given: Any, label: str) -> tuple[int, ...]:
+    if _is_count(given):
+        return tuple(range(int(given)))
+    if not isinstance(given, list) or not given or not all(type(seed) is int and seed >= 0 for seed in given):
+        raise ValueError(f"{label}: {given!r} is not allowed: how many, or a list of integers >= 0")
+    return tuple(dict.fromkeys(given))
+
+
+def _count(given: Any, label: str) -> int:
+    if not _is_count(given):
+        raise ValueError(f"{label}: {given!r} is not allowed: it must be an integer >= 1")
+    return int(given)
+
+
+def _is_count(given: Any) -> bool:
+    # YAML reads 1.0e+6 as a float
+    return not isinstance(given, bool) and isinstance(given, (int, float)) and given >= 1 and given == int(given)

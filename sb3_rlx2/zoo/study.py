@@ -1,0 +1,84 @@
+"""``rlx2 study``: many trainings from one file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sb3_rlx2.studies.executors import local_executor
+from sb3_rlx2.studies.progress import live_progress, overview
+from sb3_rlx2.studies.run_folder import RunFolder
+from sb3_rlx2.studies.runner import run_all, run_folders
+from sb3_rlx2.studies.study_file import expand, read_study
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the runs of a study, or tell how far they are.
+
+    :param argv: command line; None: ``sys.argv``
+    :return: exit status: 1 if a run failed
+    :raises ValueError: if the study file is wrong, or a folder holds another run
+    """
+    arguments = _parser().parse_args(argv)
+    if arguments.results is None:
+        arguments.results = Path("results") / arguments.study.stem
+    return {"run": _run, "status": _status}[arguments.command](arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rlx2 study", description="Many trainings from one file.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("study", type=Path, metavar="FILE.yml", help="the study")
+    common.add_argument("--results", type=Path, metavar="FOLDER", help="folder of its runs (default: results/FILE)")
+    run = commands.add_parser("run", parents=[common], help="make its runs; those that are finished are skipped")
+    run.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each (default: one a core)")
+    commands.add_parser("status", parents=[common], help="how far its runs are")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise ValueError(f"--jobs {arguments.jobs} is not allowed: it must be at least 1")
+    folders = run_folders(read_study(arguments.study), arguments.results)
+    executor = local_executor(arguments.jobs)
+    try:
+        with live_progress() as look:
+            failed = run_all(folders, executor, look)
+    except KeyboardInterrupt:
+        print("Stopped: the same command goes on", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)  # ends the processes of the runs too, for which the executor would wait
+    executor.shutdown()
+    print(overview(folders)[0])
+    for folder in failed:
+        print(f"failed: {folder.path} ({_reason(folder)})", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    folders = [RunFolder(arguments.results / settings.folder) for settings in expand(read_study(arguments.study))]
+    there = [folder for folder in folders if (folder.path / "run.json").is_file()]
+    found, each = overview(there)
+    for folder, run in zip(there, each, strict=True):
+        settings = folder.settings
+        rows = folder.rows()
+        last = f"{rows[-1]['mean_return']:10.1f}" if rows else f"{'':>10}"
+        name = f"{settings.environment}  {settings.method}  seed {settings.seed}"
+        print(f"{name:<50} {run.state:<9}{run.step:>11,} of {settings.steps:,}{last}")
+    waiting = len(folders) - len(there)
+    print(f"{found}{f', {waiting} not begun' if waiting else ''}")
+    return 0
+
+
+def _reason(folder: RunFolder) -> str:
+    error = folder.path / "error.txt"
+    if error.is_file():
+        return error.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+    if folder.settings.after is not None and not folder.needed.is_finished:
+        return f"it needs {folder.needed.path}"
+    return f"its process was lost: {folder.output}"

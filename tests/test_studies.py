@@ -1,0 +1,226 @@
+"""Studies: a file, the runs that it asks for, and what becomes of them when processes are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stable_baselines3 import TD3
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_rlx2 import RLx2TD3
+from sb3_rlx2.studies import expand, read_study
+from sb3_rlx2.studies.algorithms import ALGORITHMS
+from sb3_rlx2.studies.executors import local_executor
+from sb3_rlx2.studies.hyperparameters import read_entry
+from sb3_rlx2.studies.model import make_environment, make_model
+from sb3_rlx2.studies.run import main as run_main
+from sb3_rlx2.studies.run_folder import RunFolder
+from sb3_rlx2.studies.runner import run_all, run_folders
+
+yaml = pytest.importorskip("yaml")
+
+SHORT = {"learning_starts": 100, "batch_size": 16, "buffer_size": 1000, "buffer_min_size": 100}
+STUDY = {
+    "environments": ["Pendulum-v1"],
+    "seeds": 2,
+    "steps": 300,
+    "evaluation": {"every": 100, "episodes": 1},
+    "hyperparameters": SHORT,
+    "methods": {
+        "RLx2": {"algorithm": "rlx2_td3"},
+        "SS": {"algorithm": "rlx2_td3", "config": "ss", "seeds": [5]},
+    },
+}
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    def write(**changes):
+        path = tmp_path / "study.yml"
+        path.write_text(yaml.safe_dump({**STUDY, **changes}))
+        return path
+
+    return write
+
+
+def evaluations(folder):
+    """All columns but those of the clocks."""
+    return [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in folder.rows()]
+
+
+def test_a_study_is_every_method_on_every_environment_with_every_seed(study_file):
+    runs = expand(read_study(study_file(environments=["Pendulum-v1", "MountainCarContinuous-v0"])))
+    names = [(run.seed, run.environment, run.method) for run in runs]
+    first = [(0, "Pendulum-v1", "RLx2"), (5, "Pendulum-v1", "SS")]
+    assert names[:2] == first  # what comes first has everything once
+    assert len(names) == len(set(names)) == 6
+    assert {run.steps for run in runs} == {300}
+
+
+def test_hyperparameters_are_the_packaged_ones_then_the_studys_then_the_methods(study_file):
+    methods = {
+        "a": {"algorithm": "rlx2_td3", "hyperparameters": {"tau": 0.5}, "on": {"Pendulum-v1": {"gamma": 0.5}}},
+        "b": {"algorithm": "rlx2_td3", "config": "rigl"},
+    }
+    a, b = (run.hyperparameters for run in expand(read_study(study_file(methods=methods, seeds=1))))
+    assert (a["tau"], a["gamma"], a["learning_starts"], a["topology_interval"]) == (0.5, 0.5, 100, 500)
+    assert (b["n_steps"], b["learning_starts"], a["n_steps"]) == (1, 100, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sedes": 2}, "'sedes' is unknown. Did you mean 'seeds'"),
+        ({"environments": ["Pendulum-v9"]}, "there is no 'Pendulum-v9'. Did you mean 'Pendulum-v1'"),
+        ({"steps": 0}, "steps: 0 is not allowed"),
+        ({"reference": "dens"}, "reference: 'dens' is no method"),
+        ({"methods": {"a": {"algorithm": "rlx2_td4"}}}, "methods, a, algorithm: 'rlx2_td4' is unknown"),
+        ({"methods": {"a": {"algorithm": "rlx2_td3", "config": "rgl"}}}, "Did you mean 'rigl'"),
+        ({"methods": {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"n_step": 1}}}}, "Did you mean 'n_steps'"),
+        ({"methods": {"a": {"algorithm": "rlx2_td3", "after": "b"}}}, "after: 'b' is no other method"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_told_by_name(study_file, changes, message):
+    path = study_file(**changes)
+    with pytest.raises(ValueError, match=r"study\.yml") as error:
+        expand(read_study(path))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_names_of_algorithms_are_those_of_the_zoo():
+    zoo = pytest.importorskip("sb3_rlx2.zoo")
+    assert {name: cls for name, cls in ALGORITHMS.items() if name.startswith("rlx2_")} == dict(zoo.ALGORITHMS)
+    assert ALGORITHMS["td3"] is TD3
+
+
+@pytest.mark.parametrize(("algorithm", "config"), [("rlx2_td3", None), ("rlx2_td3", "tiny"), ("rlx2_sac", "rigl")])
+def test_a_packaged_entry_makes_the_model_that_the_zoo_makes(algorithm, config, tmp_path):
+    pytest.importorskip("rl_zoo3")
+    from test_hyperparameters import experiment
+
+    entry = read_entry(algorithm, "Pendulum-v1", config)
+    ours = make_model(algorithm, entry, make_environment("Pendulum-v1", entry), seed=3)
+    zoos = experiment(algorithm, config, "Pendulum-v1", tmp_path, {"n_timesteps": 100})[1]
+    for name in (
+        "gamma",
+        "tau",
+        "batch_size",
+        "learning_starts",
+        "topology",
+        "topology_interval",
+        "n_steps",
+        "lr_schedule",
+    ):
+        mine, theirs = (getattr(model, name) for model in (ours, zoos))
+        assert (mine(1.0), mine(0.5)) == (theirs(1.0), theirs(0.5)) if callable(mine) else mine == theirs
+    assert repr(ours.action_noise) == repr(zoos.action_noise)
+    assert [p.shape for p in ours.policy.parameters()] == [p.shape for p in zoos.policy.parameters()]
+
+
+def test_normalized_environments_are_evaluated_with_the_statistics_of_training_and_true_rewards():
+    entry = {"normalize": True, "gamma": 0.9}
+    training, evaluation = (make_environment("Pendulum-v1", entry, evaluation=value) for value in (False, True))
+    assert isinstance(training, VecNormalize)
+    assert training.gamma == 0.9
+    assert (training.norm_reward, training.training) == (True, True)
+    assert (evaluation.norm_reward, evaluation.training) == (False, False)
+
+
+def test_runs_are_made_once_with_everything_that_made_them(study_file, tmp_path):
+    folders = run_folders(read_study(study_file()), tmp_path / "results")
+    with local_executor(2) as executor:
+        assert run_all(folders, executor) == []
+    for folder in folders:
+        assert [row["step"] for row in folder.rows()] == [100, 200, 300]
+        assert folder.rows()[-1]["updates"] == 199
+        (session,) = folder.record("sessions.json")["sessions"]
+        assert (session["threads"], session["packages"]["torch"] != "") == (1, True)
+        assert session["machine"]
+        assert RLx2TD3.load(folder.model).num_timesteps == 300
+    times = [folder.evaluations.stat().st_mtime_ns for folder in folders]
+    with local_executor(2) as executor:
+        run_all(folders, executor)
+    assert [folder.evaluations.stat().st_mtime_ns for folder in folders] == times
+
+
+def test_evaluating_leaves_the_training_as_it_is(study_file, tmp_path):
+    finals = []
+    for every in (50, 300):
+        methods = {"SAC": {"algorithm": "rlx2_sac"}}
+        study = read_study(study_file(methods=methods, seeds=1, evaluation={"every": every, "episodes": 2}))
+        (folder,) = run_folders(study, tmp_path / str(every))
+        assert run_main([str(folder.path)]) == 0
+        finals.append(evaluations(folder)[-1])
+    assert finals[0] == finals[1]
+
+
+def test_a_folder_with_a_run_of_other_settings_is_refused(study_file, tmp_path):
+    run_folders(read_study(study_file()), tmp_path)
+    with pytest.raises(ValueError, match=r"holds a run of other settings \(steps is 300 there and 400 here\)"):
+        run_folders(read_study(study_file(steps=400)), tmp_path)
+
+
+def test_a_run_that_fails_says_why_and_those_that_need_it_are_not_made(study_file, tmp_path):
+    methods = {
+        "bad": {"algorithm": "rlx2_td3", "hyperparameters": {"tau": 7}},
+        "next": {"algorithm": "rlx2_td3", "after": "bad"},
+    }
+    folders = run_folders(read_study(study_file(methods=methods, seeds=1)), tmp_path)
+    with local_executor(1) as executor:
+        assert [folder.settings.method for folder in run_all(folders, executor)] == ["bad", "next"]
+    assert "tau=7" in (folders[0].path / "error.txt").read_text()
+    assert [folder.progress().state for folder in folders] == ["failed", "waiting"]
+
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never happened")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+def test_a_study_killed_with_its_processes_ends_as_if_it_had_not_been(study_file, tmp_path):
+    path = study_file(steps=1500, seeds=1, methods={"RLx2": {"algorithm": "rlx2_td3"}})
+    whole, killed = (run_folders(read_study(path), tmp_path / name)[0] for name in ("whole", "killed"))
+    command = [sys.executable, "-m", "sb3_rlx2", "study", "run", str(path), "--results", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(killed.rows()) >= 3)
+    assert killed.progress().state == "running"
+    assert run_main([str(killed.path)]) == 3  # another process makes it
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: killed.progress().state == "stopped")  # the run's own process has ended with its parent
+    assert 3 <= len(killed.rows()) < 15
+    for folder in (whole, killed):
+        assert run_main([str(folder.path)]) == 0
+    assert evaluations(killed) == evaluations(whole)
+    assert len(killed.record("sessions.json")["sessions"]) == 2
+
+
+def test_half_a_row_of_a_killed_process_is_no_evaluation(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.evaluations.write_text("step,mean_return\n100,5.0\n200,1")
+    assert folder.rows() == [{"step": 100.0, "mean_return": 5.0}]
+
+
+def test_the_command_line_runs_a_study_and_tells_how_far_it_is(study_file, tmp_path, capsys):
+    from sb3_rlx2.zoo.command_line import main
+
+    path = study_file(seeds=1)
+    assert main(["study", "status", str(path), "--results", str(tmp_path / "r")]) == 0
+    assert "not begun" in capsys.readouterr().out
+    assert main(["study", "run", str(path), "--results", str(tmp_path / "r"), "--jobs", "2"]) == 0
+    main(["study", "status", str(path), "--results", str(tmp_path / "r")])
+    assert "2 finished" in capsys.readouterr().out
+    settings = json.loads((tmp_path / "r/Pendulum-v1/RLx2/seed_0/run.json").read_text())["settings"]
+    assert settings["hyperparameters"]["learning_starts"] == 100
+    assert main(["study", "run", str(Path("missing.yml"))]) == 2
+    assert "missing.yml" in capsys.readouterr().err
