@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -21,14 +23,15 @@ def train(run: RunFolder) -> None:
     learn(run, new_model(run))
 
 
-def new_model(run: RunFolder) -> OffPolicyAlgorithm:
+def new_model(run: RunFolder, **changes: Any) -> OffPolicyAlgorithm:
     """The model that a run starts with.
 
     :param run: folder of the run
+    :param changes: arguments of the algorithm that come instead of its hyperparameters
     """
     settings = run.settings
     env = make_environment(settings.environment, settings.hyperparameters)
-    return make_model(settings.algorithm, settings.hyperparameters, env, settings.seed)
+    return make_model(settings.algorithm, settings.hyperparameters, env, settings.seed, **changes)
 
 
 def learn(run: RunFolder, model: OffPolicyAlgorithm) -> None:

@@ -1,0 +1,93 @@
+"""Programs of studies beyond reinforcement learning from the first step to the last."""
+
+import pytest
+import torch as th
+
+from sb3_rlx2 import RLx2TD3
+from sb3_rlx2.sparse import sparse_layers
+from sb3_rlx2.studies import expand, read_study
+from sb3_rlx2.studies.run import make_run
+from sb3_rlx2.studies.runner import run_folders
+from sb3_rlx2.studies.trained_critic import TrainedCriticGrowth
+
+yaml = pytest.importorskip("yaml")
+
+SHORT = {"learning_starts": 50, "batch_size": 16, "buffer_size": 1000, "buffer_min_size": 100, "topology_interval": 50}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Folders of a study's runs, all made."""
+
+    def make(methods, steps=200, **changes):
+        path = tmp_path / "study.yml"
+        evaluation = {"every": 100, "episodes": 1}
+        study = {"environments": ["Pendulum-v1"], "seeds": 1, "steps": steps, "evaluation": evaluation}
+        path.write_text(yaml.safe_dump({**study, "hyperparameters": SHORT, "methods": methods, **changes}))
+        folders = run_folders(read_study(path), tmp_path)
+        for folder in sorted(folders, key=lambda folder: folder.settings.after is not None):
+            assert make_run(folder) == 0, (folder.path / "error.txt").read_text()
+        return {folder.settings.method: folder for folder in folders}
+
+    return make
+
+
+@pytest.fixture
+def trained():
+    model = RLx2TD3(
+        "MlpPolicy", "Pendulum-v1", learning_starts=50, n_steps=1, dynamic_buffer=False, seed=0, device="cpu"
+    )
+    return model.learn(60)
+
+
+@pytest.mark.parametrize("network", ["actor", "critic"])
+def test_growth_by_a_trained_critic_follows_its_gradient_at_every_position(trained, network):
+    teacher = RLx2TD3("MlpPolicy", "Pendulum-v1", topology="dense", seed=1, device="cpu")
+    rule = TrainedCriticGrowth(seed=3)
+    rule.bind(trained, teacher.critic)
+    module = getattr(trained, network)
+    layers = sparse_layers(module)
+    scores = {name: rule.growth_score(layer) for name, layer in layers.items()}
+    observations, actions = rule._batch((network, trained.topology_counters[network]["updates"]))
+    for layer in layers.values():
+        layer.request_dense_grad()
+    if network == "actor":
+        loss = -teacher.critic.q1_forward(observations, module(observations)).mean()
+    else:
+        with th.no_grad():
+            wanted = th.min(*teacher.critic(observations, actions))
+        loss = sum(((value - wanted) ** 2).mean() for value in module(observations, actions))
+    loss.backward()
+    for name, layer in layers.items():
+        th.testing.assert_close(scores[name], layer.dense_grad.abs())
+
+
+def test_growth_by_a_trained_critic_draws_no_random_numbers_of_the_training(trained):
+    rule = TrainedCriticGrowth(seed=3)
+    rule.bind(trained, trained.critic)
+    layer = next(iter(sparse_layers(trained.actor).values()))
+    state = th.get_rng_state()
+    assert th.equal(rule.growth_score(layer), rule.growth_score(layer))
+    assert th.equal(th.get_rng_state(), state)
+
+
+def test_a_run_grows_by_the_critic_of_the_run_that_it_needs(runs):
+    dense = {"topology": "dense", "n_steps": 1, "dynamic_buffer": False}
+    made = runs(
+        {
+            "guided": {
+                "algorithm": "rlx2_td3",
+                "config": "rigl",
+                "program": "sb3_rlx2.studies.trained_critic:train",
+                "after": "dense",
+            },
+            "RigL": {"algorithm": "rlx2_td3", "config": "rigl"},
+            "dense": {"algorithm": "rlx2_td3", "hyperparameters": dense},
+        }
+    )
+    guided, rigl = (RLx2TD3.load(made[name].model) for name in ("guided", "RigL"))
+    assert guided.topology_counters == rigl.topology_counters
+    assert guided.topology_counters["critic"]["evolutions"] >= 2
+    ours, theirs = (next(iter(sparse_layers(model.critic).values())) for model in (guided, rigl))
+    assert not th.equal(ours.indices, theirs.indices)
+    assert len(expand(read_study(made["guided"].path.parents[2] / "study.yml"))) == 3
