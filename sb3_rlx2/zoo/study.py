@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sb3_rlx2.studies.archive import restore
 from sb3_rlx2.studies.executors import local_executor
 from sb3_rlx2.studies.progress import live_progress, overview
 from sb3_rlx2.studies.run_folder import RunFolder
 from sb3_rlx2.studies.runner import run_all, run_folders
+from sb3_rlx2.studies.statistics import N_LAST
 from sb3_rlx2.studies.study_file import expand, read_study
 
 INTERRUPTED = 130
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.results is None:
         arguments.results = Path("results") / arguments.study.stem
-    return {"run": _run, "status": _status}[arguments.command](arguments)
+    return {"run": _run, "status": _status, "report": _report}[arguments.command](arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,14 +40,30 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--results", type=Path, metavar="FOLDER", help="folder of its runs (default: results/FILE)")
     run = commands.add_parser("run", parents=[common], help="make its runs; those that are finished are skipped")
     run.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each (default: one a core)")
+    run.add_argument(
+        "--restore", type=Path, metavar="runs.jsonl", help="finished runs, of another machine, that a report wrote"
+    )
     commands.add_parser("status", parents=[common], help="how far its runs are")
+    report = commands.add_parser("report", parents=[common], help="tables, CSV and pictures of its finished runs")
+    report.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: report below the results)")
+    report.add_argument(
+        "--last",
+        type=int,
+        default=N_LAST,
+        metavar="N",
+        help=f"evaluations that make a score (default: {N_LAST}; paper: 30)",
+    )
+    report.add_argument("--confidence", type=float, default=0.95, help="size of intervals (default: 0.95)")
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise ValueError(f"--jobs {arguments.jobs} is not allowed: it must be at least 1")
-    folders = run_folders(read_study(arguments.study), arguments.results)
+    study = read_study(arguments.study)
+    if arguments.restore is not None:
+        restore(arguments.restore, arguments.results)
+    folders = run_folders(study, arguments.results)
     executor = local_executor(arguments.jobs)
     try:
         with live_progress() as look:
@@ -72,6 +90,19 @@ def _status(arguments: argparse.Namespace) -> int:
         print(f"{name:<50} {run.state:<9}{run.step:>11,} of {settings.steps:,}{last}")
     waiting = len(folders) - len(there)
     print(f"{found}{f', {waiting} not begun' if waiting else ''}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from sb3_rlx2.studies.report import StudyReport
+
+    if arguments.last < 1:
+        raise ValueError(f"--last {arguments.last} is not allowed: it must be at least 1")
+    if not 0.0 < arguments.confidence < 1.0:
+        raise ValueError(f"--confidence {arguments.confidence} is not allowed: it must lie between 0 and 1")
+    report = StudyReport(read_study(arguments.study), arguments.results, arguments.last, arguments.confidence)
+    for path in report.write(arguments.out or arguments.results / "report"):
+        print(path)
     return 0
 
 

@@ -1,0 +1,339 @@
+"""The report of a study: tables, files for other programs, and pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sb3_rlx2.analysis.plots.runs import Run
+from sb3_rlx2.files.atomic import replacing
+from sb3_rlx2.studies.archive import write_archive
+from sb3_rlx2.studies.run_folder import RunFolder
+from sb3_rlx2.studies.statistics import (
+    N_LAST,
+    Array,
+    estimate,
+    iqm,
+    mean,
+    percent_of,
+    probability_of_improvement,
+    run_score,
+)
+from sb3_rlx2.studies.study_file import Study, expand
+
+METRICS = {"return": "mean_return", "return_std": "std_return", "return_min": "min_return", "length": "mean_length"}
+LONG_COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that reached its last step.
+
+    :param folder: of the run
+    :param rows: its evaluations
+    :param score: mean of the last ones
+    """
+
+    folder: RunFolder
+    rows: Sequence[Mapping[str, float]]
+    score: float
+
+    @property
+    def environment(self) -> str:
+        """Id of its environment."""
+        return self.folder.settings.environment
+
+    @property
+    def method(self) -> str:
+        """What the study calls its method."""
+        return self.folder.settings.method
+
+    @property
+    def last(self) -> Mapping[str, float]:
+        """Its last evaluation."""
+        return self.rows[-1]
+
+
+class StudyReport:
+    """What the finished runs of a study say. Runs that are not finished are listed, and count for nothing.
+
+    :param study: the study
+    :param results: folder of its results
+    :param n_last: how many of a run's last evaluations make its score, default 10 (the paper: 30)
+    :param confidence: size of intervals, default 0.95
+    :raises ValueError: if a folder holds a run of other settings
+    """
+
+    def __init__(self, study: Study, results: Path, n_last: int = N_LAST, confidence: float = 0.95) -> None:
+        self.study, self.n_last, self.confidence = study, n_last, confidence
+        self.finished: list[FinishedRun] = []
+        self.unfinished: list[RunFolder] = []
+        self.planned = expand(study)
+        for settings in self.planned:
+            folder = RunFolder(results / settings.folder)
+            if not (folder.path / "run.json").is_file():
+                continue
+            folder.prepare(settings)
+            if folder.is_finished:
+                rows = folder.rows()
+                score = run_score([row["mean_return"] for row in rows], n_last)
+                self.finished.append(FinishedRun(folder, rows, score))
+            else:
+                self.unfinished.append(folder)
+
+    def scores(self, environment: str, method: str) -> Array:
+        """Scores of the finished runs of a method on an environment, by seed.
+
+        :param environment: id
+        :param method: name
+        """
+        return np.array([run.score for run in self._of(environment, method)])
+
+    def _of(self, environment: str, method: str) -> list[FinishedRun]:
+        return [run for run in self.finished if (run.environment, run.method) == (environment, method)]
+
+    @property
+    def environments(self) -> list[str]:
+        """Those with finished runs."""
+        return [name for name in self.study.environments if any(run.environment == name for run in self.finished)]
+
+    def methods(self, environment: str) -> list[str]:
+        """Methods with finished runs on an environment.
+
+        :param environment: id
+        """
+        return [name for name in self.study.methods if self._of(environment, name)]
+
+    def percent(self) -> dict[str, dict[str, Array]]:
+        """Scores in percent of the reference's mean, by method and environment, where there is a reference."""
+        reference = self.study.reference
+        if reference is None:
+            return {}
+        of_reference = {name: self.scores(name, reference) for name in self.environments}
+        found = {}
+        for method in self.study.methods:
+            own = {name: scores for name in self.environments if len(scores := self.scores(name, method))}
+            if related := percent_of(own, of_reference):
+                found[method] = related
+        return found
+
+    # --- Markdown ---
+
+    def to_markdown(self, pictures: Sequence[str] = ()) -> str:
+        """Tables of everything, as Markdown.
+
+        :param pictures: names of files to show
+        """
+        study = self.study
+        lines = [f"# {study.title}", ""]
+        if study.reproduces:
+            lines += [f"Reproduces {study.reproduces}.", ""]
+        lines += [
+            f"The score of a run is the mean of its last {self.n_last} evaluations, one every "
+            f"{study.evaluate_every:,} environment steps, of {study.evaluation_episodes} noise-free episodes each. "
+            f"IQM: interquartile mean over seeds. In brackets: {self.confidence:.0%} stratified-bootstrap intervals. "
+            f"{len(self.finished)} of {len(self.planned)} runs are finished; the others count for nothing here.",
+            "",
+        ]
+        for environment in self.environments:
+            lines += [f"## {environment}", "", *self._score_table(environment), "", *self._run_table(environment), ""]
+        lines += self._together()
+        lines += [f"![{Path(name).stem}]({name})\n" for name in pictures]
+        lines += self._unfinished_table()
+        lines += self._machines()
+        return "\n".join(lines).rstrip() + "\n"
+
+    def _score_table(self, environment: str) -> list[str]:
+        reference, published = self.study.reference, self.study.published.get(environment, {})
+        head = ["method", "seeds", "IQM", "mean", "worst seed"]
+        head += [f"% of {reference}"] * (reference is not None) + ["paper, % of dense"] * bool(published)
+        percent = self.percent()
+        rows = []
+        for method in self.study.methods:
+            planned = len(self._planned(environment, method))
+            scores = self.scores(environment, method)
+            if not planned or (not len(scores) and method not in published):
+                continue
+            row = [method, f"{len(scores)} of {planned}"]
+            if len(scores):
+                found = [estimate([scores], measure, confidence=self.confidence) for measure in (iqm, mean)]
+                row += [found[0].text(), found[1].text(), f"{scores.min():.0f}"]
+            else:
+                row += [NOTHING] * 3
+            if reference is not None:
+                related = percent.get(method, {}).get(environment)
+                row.append(NOTHING if related is None else f"{related.mean():.0f}")
+            if published:
+                row.append(str(published.get(method, NOTHING)))
+            rows.append(row)
+        return _table(head, rows)
+
+    def _run_table(self, environment: str) -> list[str]:
+        head = ["method", "steps", "updates", "core-minutes a run", "connections of actor, critics"]
+        rows = []
+        for method in self.methods(environment):
+            runs = self._of(environment, method)
+            minutes = [run.last["cpu_seconds"] / 60 for run in runs]
+            connections = sorted({(run.last["actor_connections"], run.last["critic_connections"]) for run in runs})
+            rows.append(
+                [
+                    method,
+                    _range([run.last["step"] for run in runs]),
+                    _range([run.last["updates"] for run in runs]),
+                    f"{np.mean(minutes):.1f}",
+                    "; ".join(f"{actor:,.0f}, {critics:,.0f}" for actor, critics in connections),
+                ]
+            )
+        return _table(head, rows)
+
+    def _together(self) -> list[str]:
+        """Measures over all environments, of the methods that have finished runs on every one."""
+        percent = self.percent()
+        complete = {name: own for name, own in percent.items() if len(own) == len(self.environments)}
+        if len(complete) < 2:
+            return []
+        first = next(iter(complete))
+        lines = [f"## All together, in percent of {self.study.reference}", ""]
+        rows = []
+        for method, own in complete.items():
+            scores = list(own.values())
+            better = probability_of_improvement(list(complete[first].values()), scores, confidence=self.confidence)
+            rows.append(
+                [
+                    method,
+                    *(estimate(scores, measure, confidence=self.confidence).text() for measure in (iqm, mean)),
+                    f"{min(float(of_one.min()) for of_one in scores):.0f}",
+                    NOTHING if method == first else better.text(".2f"),
+                ]
+            )
+        return [*lines, *_table(["method", "IQM", "mean", "worst run", f"P({first} is higher)"], rows), ""]
+
+    def _unfinished_table(self) -> list[str]:
+        if not self.unfinished:
+            return []
+        rows = []
+        for folder in self.unfinished:
+            settings, evaluations = folder.settings, folder.rows()
+            rows.append(
+                [
+                    settings.environment,
+                    settings.method,
+                    str(settings.seed),
+                    folder.progress().state,
+                    f"{int(evaluations[-1]['step']) if evaluations else 0:,} of {settings.steps:,}",
+                    f"{evaluations[-1]['mean_return']:.0f}" if evaluations else NOTHING,
+                ]
+            )
+        head = ["environment", "method", "seed", "state", "evaluated at step", "return there"]
+        return ["## Not finished", "", *_table(head, rows), ""]
+
+    def _machines(self) -> list[str]:
+        sessions = [
+            session for run in self.finished for session in run.folder.record("sessions.json").get("sessions", [])
+        ]
+        kinds = dict.fromkeys(
+            f"{session['machine']}, one thread a run; sb3-rlx2 {session['version']}, commit {session['commit']}; "
+            + ", ".join(f"{name} {version}" for name, version in session["packages"].items())
+            for session in sessions
+        )
+        command = f"rlx2 study run {self.study.path.name}"
+        return ["## Made by", "", f"`{command}`", "", *(f"- {kind}" for kind in kinds)]
+
+    def _planned(self, environment: str, method: str) -> list[int]:
+        return [run.seed for run in self.planned if (run.environment, run.method) == (environment, method)]
+
+    # --- files ---
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write everything: ``report.md``, ``evaluations.csv`` (long), ``runs.csv``, ``runs.jsonl`` and pictures.
+
+        :param folder: where, made if need be
+        :return: the files
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = self._draw(folder) if self.finished else []
+        paths = [folder / name for name in ("report.md", "evaluations.csv", "runs.csv", "runs.jsonl")]
+        shown = [path.name for path in pictures if path.suffix == ".png"]
+        with replacing(paths[0], "w", encoding="utf-8") as file:
+            file.write(self.to_markdown(shown))
+        _write_csv(paths[1], LONG_COLUMNS, self._long_rows())
+        _write_csv(paths[2], RUN_COLUMNS, self._run_rows())
+        write_archive([run.folder for run in self.finished], paths[3])
+        return [*paths, *pictures]
+
+    def _long_rows(self) -> Iterable[Sequence[object]]:
+        for run in self.finished:
+            for metric, column in METRICS.items():
+                for row in run.rows:
+                    step = int(row["step"])
+                    yield run.method, run.environment, run.folder.settings.seed, metric, step, f"{row[column]:.3f}"
+
+    def _run_rows(self) -> Iterable[Sequence[object]]:
+        for run in self.finished:
+            sessions = run.folder.record("sessions.json").get("sessions", [])
+            yield (
+                run.method,
+                run.environment,
+                run.folder.settings.seed,
+                f"{run.score:.2f}",
+                *(int(run.last[name]) for name in ("step", "updates", "actor_connections", "critic_connections")),
+                f"{run.last['cpu_seconds'] / 60:.2f}",
+                " ".join(dict.fromkeys(session["commit"] for session in sessions)),
+                "; ".join(dict.fromkeys(session["machine"] for session in sessions)),
+            )
+
+    def _draw(self, folder: Path) -> list[Path]:
+        from sb3_rlx2.analysis.plots.learning import draw_learning_curves
+        from sb3_rlx2.analysis.plots.style import save
+        from sb3_rlx2.studies.pictures import draw_profiles, draw_scores
+
+        curves = [
+            Run(
+                run.environment,
+                run.method,
+                str(run.folder.settings.seed),
+                np.array([row["step"] for row in run.rows]),
+                np.array([row["mean_return"] for row in run.rows]),
+            )
+            for method in self.study.methods
+            for run in self.finished
+            if run.method == method
+        ]
+        scores = {
+            environment: {method: self.scores(environment, method) for method in self.methods(environment)}
+            for environment in self.environments
+        }
+        figures = {"learning": draw_learning_curves(curves, confidence=self.confidence), "scores": draw_scores(scores)}
+        percent = self.percent()
+        if len(percent) > 1:
+            assert self.study.reference is not None
+            figures["profiles"] = draw_profiles(percent, self.study.reference)
+        return [path for name, figure in figures.items() for path in save(figure, folder / name, dpi=150)]
+
+
+RUN_COLUMNS = (
+    *("exp_name", "env_name", "seed", "score", "env_steps", "updates", "actor_connections", "critic_connections"),
+    *("core_minutes", "commit", "machine"),
+)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _range(numbers: Sequence[float]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with replacing(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

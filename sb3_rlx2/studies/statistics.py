@@ -1,0 +1,144 @@
+"""Scores of runs, and what they say of a method.
+
+The measures are those of rliable (Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
+Precipice", 2021). Unlike there, environments may have different numbers of seeds, of which each is
+resampled within its environment (stratified bootstrap).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+N_LAST = 10
+"""The score of a run is the mean of its last so many evaluations; the paper's is that of 30."""
+
+
+class Estimate(NamedTuple):
+    """A number and its confidence interval.
+
+    :param value: the number
+    :param low: lower end of the interval; NaN: there is none, for lack of seeds
+    :param high: upper end of the interval
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def text(self, form: str = ".0f") -> str:
+        """``1234 [1200, 1270]``, or the number alone where there is no interval.
+
+        :param form: format of the numbers
+        """
+        interval = "" if np.isnan(self.low) else f" [{self.low:{form}}, {self.high:{form}}]"
+        return f"{self.value:{form}}{interval}"
+
+
+def run_score(returns: Sequence[float], n_last: int = N_LAST) -> float:
+    """The score of a run.
+
+    :param returns: mean return of each evaluation
+    :param n_last: how many of the last ones count, default 10
+    """
+    return float(np.mean(returns[-n_last:]))
+
+
+def iqm(scores: Array) -> Array:
+    """Interquartile mean: of the middle half of the scores, along the last axis."""
+    from scipy import stats
+
+    trimmed: Array = stats.trim_mean(scores, 0.25, axis=-1)
+    return trimmed
+
+
+def mean(scores: Array) -> Array:
+    """Mean along the last axis."""
+    average: Array = scores.mean(axis=-1)
+    return average
+
+
+def estimate(
+    scores: Sequence[Array],
+    measure: Callable[[Array], Array],
+    *,
+    confidence: float = 0.95,
+    reps: int = 5000,
+    seed: int = 0,
+) -> Estimate:
+    """A measure of all scores together, with its percentile interval by the stratified bootstrap.
+
+    :param scores: for each environment those of its seeds
+    :param measure: of scores along the last axis: ``iqm`` or ``mean``
+    :param confidence: size of the interval, default 0.95
+    :param reps: number of bootstrap samples, default 5000
+    :param seed: of the bootstrap
+    """
+    value = float(measure(np.concatenate(scores)))
+    if min(map(len, scores)) < 2:
+        return Estimate(value, np.nan, np.nan)
+    random = np.random.default_rng(seed)
+    samples = measure(np.concatenate([_resampled(own, reps, random) for own in scores], axis=-1))
+    return Estimate(value, *_interval(samples, confidence))
+
+
+def probability_of_improvement(
+    ours: Sequence[Array], theirs: Sequence[Array], *, confidence: float = 0.95, reps: int = 5000, seed: int = 0
+) -> Estimate:
+    """How likely a run of one method scores higher than one of another on the same environment; ties count half.
+
+    :param ours: for each environment the scores of its seeds
+    :param theirs: those of the other method, environments in the same order
+    :param confidence: size of the interval, default 0.95
+    :param reps: number of bootstrap samples, default 5000
+    :param seed: of the bootstrap
+    """
+    value = float(np.mean([_higher(x[None], y[None])[0] for x, y in zip(ours, theirs, strict=True)]))
+    if min(map(len, (*ours, *theirs))) < 2:
+        return Estimate(value, np.nan, np.nan)
+    random = np.random.default_rng(seed)
+    pairs = zip(ours, theirs, strict=True)
+    samples = np.mean([_higher(_resampled(x, reps, random), _resampled(y, reps, random)) for x, y in pairs], axis=0)
+    return Estimate(value, *_interval(samples, confidence))
+
+
+def performance_profile(scores: Sequence[Array], thresholds: Array) -> Array:
+    """Fraction of runs that score above each threshold.
+
+    :param scores: for each environment those of its seeds
+    :param thresholds: [thresholds]
+    :return: [thresholds]
+    """
+    together = np.concatenate(scores)
+    above: Array = (together[None] > thresholds[:, None]).mean(axis=1)
+    return above
+
+
+def percent_of(scores: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, Array]:
+    """Scores in percent of the reference's mean score on the same environment; environments without one are left out.
+
+    :param scores: by environment
+    :param reference: by environment
+    """
+    return {name: 100.0 * own / reference[name].mean() for name, own in scores.items() if len(reference.get(name, ()))}
+
+
+def _resampled(scores: Array, reps: int, random: np.random.Generator) -> Array:
+    chosen: Any = random.integers(len(scores), size=(reps, len(scores)))
+    samples: Array = scores[chosen]
+    return samples
+
+
+def _higher(ours: Array, theirs: Array) -> Array:
+    difference = ours[:, :, None] - theirs[:, None, :]
+    fraction: Array = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(1, 2))
+    return fraction
+
+
+def _interval(samples: Array, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -1,0 +1,164 @@
+"""What a study says: statistics, tables, files and pictures of its finished runs."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from sb3_rlx2.studies import read_study
+from sb3_rlx2.studies.archive import restore, write_archive
+from sb3_rlx2.studies.report import StudyReport
+from sb3_rlx2.studies.run_folder import RunFolder
+from sb3_rlx2.studies.runner import run_folders
+from sb3_rlx2.studies.statistics import (
+    estimate,
+    iqm,
+    mean,
+    performance_profile,
+    probability_of_improvement,
+    run_score,
+)
+
+yaml = pytest.importorskip("yaml")
+pytest.importorskip("scipy")
+
+SESSION = {"machine": "a machine", "version": "1", "commit": "abc", "packages": {"torch": "2"}}
+HEADER = (
+    "step,mean_return,std_return,min_return,mean_length,updates,actor_connections,critic_connections,"
+    "cpu_seconds,wall_seconds\n"
+)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A study of two environments with runs of made-up returns; the last seed of RLx2 is not finished."""
+    path = tmp_path / "pendulums.yml"
+    methods = {name: {"algorithm": "rlx2_td3", "seeds": seeds} for name, seeds in (("RLx2", 4), ("dense", 2))}
+    study = {
+        "title": "Two pendulums",
+        "environments": ["Pendulum-v1", "InvertedPendulum-v5"],
+        "seeds": 4,
+        "steps": 2000,
+        "evaluation": {"every": 100, "episodes": 3},
+        "methods": methods,
+        "reference": "dense",
+        "published": {"Pendulum-v1": {"RLx2": 98.1}},
+    }
+    path.write_text(yaml.safe_dump(study))
+    folders = run_folders(read_study(path), tmp_path / "runs")
+    for folder in folders:
+        settings = folder.settings
+        level = (100 if settings.method == "dense" else 80) + settings.seed
+        ends = settings.method == "dense" or settings.seed < 3
+        count = 20 if ends else 5
+        rows = "".join(
+            f"{100 * i},{level if i > 10 else 0},1,{level - 2},200,{100 * i - 50},10,20,{60 * i},{90 * i}\n"
+            for i in range(1, count + 1)
+        )
+        folder.evaluations.write_text(HEADER + rows)
+        folder.write("sessions.json", {"sessions": [SESSION]})
+        if ends:
+            folder.write("finished.json", {"step": 2000})
+    return path, tmp_path / "runs", folders
+
+
+def test_measures_are_those_of_rliable():
+    rliable = pytest.importorskip("rliable")
+    from rliable import metrics
+
+    assert rliable
+    random = np.random.default_rng(0)
+    ours, theirs = random.normal(size=(2, 7, 3))
+    assert iqm(ours.T.reshape(-1)) == pytest.approx(metrics.aggregate_iqm(ours))
+    assert mean(ours.reshape(-1)) == pytest.approx(metrics.aggregate_mean(ours))
+    found = probability_of_improvement(list(ours.T), list(theirs.T), reps=50)
+    assert found.value == pytest.approx(metrics.probability_of_improvement(ours, theirs))
+    profile = performance_profile(list(ours.T), np.array([0.0, 0.5]))
+    assert profile == pytest.approx([(ours > 0).mean(), (ours > 0.5).mean()])
+
+
+def test_intervals_hold_the_true_value_about_as_often_as_they_say():
+    random = np.random.default_rng(1)
+    held = 0
+    for seed in range(200):
+        scores = [random.normal(size=20), random.normal(size=30)]
+        found = estimate(scores, mean, confidence=0.9, reps=500, seed=seed)
+        held += found.low <= 0.0 <= found.high
+    assert 165 <= held <= 195
+
+
+def test_one_seed_has_no_interval():
+    found = estimate([np.array([3.0])], iqm)
+    assert found.text() == "3"
+    assert np.isnan(probability_of_improvement([np.array([1.0])], [np.array([0.0])]).low)
+
+
+def test_each_environment_is_resampled_within_itself():
+    constant = estimate([np.full(5, 1.0), np.full(7, 9.0)], mean, reps=100)
+    assert constant.low == constant.high == constant.value
+
+
+def test_the_score_of_a_run_is_the_mean_of_its_last_evaluations():
+    assert run_score([9, *range(10)]) == 4.5
+    assert run_score([1, 2, 3], n_last=2) == 2.5
+
+
+def test_unfinished_runs_are_listed_and_count_for_nothing(results):
+    path, runs, _ = results
+    report = StudyReport(read_study(path), runs)
+    assert list(report.scores("Pendulum-v1", "RLx2")) == [80, 81, 82]
+    text = report.to_markdown()
+    assert "10 of 12 runs are finished" in text
+    assert "| RLx2 | 3 of 4 | 81 [80, 82] | 81 [80, 82] | 80 | 81 | 98.1 |" in text
+    assert "| Pendulum-v1 | RLx2 | 3 | waiting | 500 of 2,000 | 0 |" in text
+
+
+def test_every_cell_says_what_stands_behind_it(results):
+    path, runs, _ = results
+    text = StudyReport(read_study(path), runs).to_markdown()
+    assert "| RLx2 | 2,000 | 1,950 | 20.0 | 10, 20 |" in text
+    assert "a machine, one thread a run; sb3-rlx2 1, commit abc; torch 2" in text
+    assert "## All together, in percent of dense" in text
+
+
+def test_files_of_a_report_hold_the_finished_runs(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    path, runs, _ = results
+    written = StudyReport(read_study(path), runs).write(tmp_path / "out")
+    names = {file.name for file in written}
+    assert {"report.md", "evaluations.csv", "learning.png", "learning.svg", "scores.svg", "profiles.png"} <= names
+    with (tmp_path / "out/evaluations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["exp_name", "env_name", "seed", "metric", "env_step", "value"]
+    returns = [row for row in rows if row["metric"] == "return" and row["exp_name"] == "RLx2"]
+    assert len(returns) == 2 * 3 * 20
+    assert "![learning](learning.png)" in (tmp_path / "out/report.md").read_text()
+    # The same runs give the same files
+    before = {file: file.read_bytes() for file in written}
+    StudyReport(read_study(path), runs).write(tmp_path / "out")
+    assert {file: file.read_bytes() for file in written} == before
+
+
+def test_finished_runs_of_another_machine_are_skipped_once_restored(results, tmp_path):
+    path, runs, folders = results
+    write_archive(folders, tmp_path / "runs.jsonl")
+    assert restore(tmp_path / "runs.jsonl", tmp_path / "new") == 10
+    there, here = (StudyReport(read_study(path), place) for place in (runs, tmp_path / "new"))
+    assert [run.rows for run in there.finished] == [run.rows for run in here.finished]
+    assert restore(tmp_path / "runs.jsonl", tmp_path / "new") == 0
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"bad\.jsonl: no finished runs"):
+        restore(tmp_path / "bad.jsonl", tmp_path / "new")
+
+
+def test_the_command_line_writes_a_report(results, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    from sb3_rlx2.zoo.command_line import main
+
+    path, runs, _ = results
+    assert (
+        main(["study", "report", str(path), "--results", str(runs), "--last", "1", "--out", str(tmp_path / "o")]) == 0
+    )
+    assert str(tmp_path / "o" / "report.md") in capsys.readouterr().out
+    assert main(["study", "report", str(path), "--results", str(runs), "--last", "0"]) == 2
+    assert RunFolder(runs / "InvertedPendulum-v5/dense/seed_0").is_finished
