@@ -1,5 +1,6 @@
 """The compiled actor predicts what the policy's own forward pass does."""
 
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -124,6 +125,20 @@ def test_the_buffer_gets_the_noise_free_action_of_acting_itself(algorithm):
     np.testing.assert_allclose(buffer.noise_free_actions[rows].reshape(-1, 1), expected, atol=1e-5)
     assert not np.allclose(buffer.actions[rows], buffer.noise_free_actions[rows])
     np.testing.assert_array_equal(buffer.actions[:10], buffer.noise_free_actions[:10])
+
+
+@pytest.mark.parametrize("owner", ["class", "model", "policy"])
+def test_a_predict_of_ones_own_chooses_the_actions(owner):
+    def own(self, observation, *args, **kwargs):
+        return np.full((len(observation), 1), 0.5, np.float32), None
+
+    kind = type("Own", (RLx2TD3,), {"predict": own}) if owner == "class" else RLx2TD3
+    model = kind("MlpPolicy", "Pendulum-v1", **quick(learning_starts=10, gradient_steps=0, action_noise=None))
+    if owner != "class":
+        owned = model if owner == "model" else model.policy
+        owned.predict = types.MethodType(own, owned)
+    model.learn(30)
+    np.testing.assert_array_equal(model.replay_buffer.actions[10:30], 0.25)
 
 
 def test_threads_may_act_at_once():

@@ -1,5 +1,6 @@
 """DynamicReplayBuffer against a list of transitions and a loop."""
 
+import copy
 import pickle
 from types import SimpleNamespace
 
@@ -189,13 +190,28 @@ def test_with_nothing_forgotten_it_samples_what_sb3_samples(n_steps, steps, n_en
         th.testing.assert_close(batches[0].discounts[alive], batches[1].discounts[alive])
 
 
+def test_sample_changes_nothing_but_random_state():
+    buffer = make(n_steps=3, n_steps_delay=2)
+    collector = Collector(buffer, 0)
+    for _ in range(10):
+        collector.step()
+    before = copy.deepcopy(vars(buffer))
+    state = np.random.get_state()[2]
+    buffer.sample(4)
+    assert np.random.get_state()[2] != state
+    assert before.keys() == vars(buffer).keys()
+    for name, value in vars(buffer).items():
+        assert np.array_equal(before[name], value, equal_nan=name == "last_distance"), name
+
+
 def test_n_steps_come_after_the_delay_and_the_attribute_keeps_its_value():
     buffer = make(n_steps=3, n_steps_delay=2)
     collector = Collector(buffer, 0)
     for _ in range(10):
         collector.step()
     in_use = []
-    for _ in range(4):
+    for n_updates in range(4):
+        buffer.n_updates = n_updates
         in_use.append((buffer.n_steps_in_use, buffer.sample(4).discounts is not None))
     assert in_use == [(1, False), (1, False), (3, True), (3, True)]
     assert buffer.n_steps == 3

@@ -10,6 +10,7 @@ import torch as th
 from helpers import ALGORITHMS, assert_counts_agree, differing, everything, quick, with_transitions
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.common.buffers import draw
 from sb3_rlx2.common.topology import attached_evolvers
 from sb3_rlx2.errors import DivergenceError
 
@@ -46,8 +47,7 @@ def row_of_update(model, number):
     """A row that is in the batch of this of the next updates, and in none before it."""
     twin = copy.deepcopy(model)
     state = np.random.get_state()
-    rows = [twin.replay_buffer._draw_rows(BATCH) if hasattr(twin.replay_buffer, "_draw_rows")
-            else np.random.randint(0, twin.replay_buffer.pos, size=BATCH) for _ in range(number)]  # fmt: skip
+    rows = draw(twin.replay_buffer, number, BATCH).rows
     np.random.set_state(state)
     reach = np.concatenate(rows[:-1])[:, None] + np.arange(model.n_steps)
     return next(row for row in rows[-1] if row not in reach)

@@ -67,7 +67,7 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
     extractor = forward.get("critic.features_extractor", 0.0)
     actor_loss = 3 * of_network(forward, "actor") + 2 * sum(critics[: actor_phase.loss_critics]) + extractor
     evolution = sum(
-        (of_network(dense, name) - of_network(forward, name)) / (interval * recipe.description.phase(name).period)
+        (of_network(dense, name) - of_network(forward, name)) / (interval * recipe.description.periods[name])
         for name, interval in recipe.evolution_intervals.items()
     )
     per_sample = UpdateFlops(

@@ -41,7 +41,8 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         True
     :param n_steps: number of rewards in the TD target, default 3 (the paper's)
     :param gamma: discount factor
-    :param n_steps_delay: number of gradient updates for which targets are 1-step, default 0
+    :param n_steps_delay: number of gradient updates for which targets are 1-step, default 0. ``n_updates`` counts them,
+        which RLx2's algorithms do, and ``DynamicBufferCallback`` for others
     :param min_size: ``shrink`` never leaves fewer transitions than this, default 0
     :param observation_dtype: type in which floating-point observations are stored, default float32; None: the space's
     :raises ValueError: for n_steps < 1, a negative n_steps_delay or min_size, a Dict observation space, or
@@ -194,19 +195,20 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         return self.n_steps if self.n_updates >= self.n_steps_delay else 1
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        """Sample uniformly among the transitions held, for one gradient update.
+        """Sample uniformly among the transitions held. Nothing changes but NumPy's random state.
 
         :param batch_size: number of transitions
         :param env: to normalize observations and rewards
         """
-        samples = self._get_samples(self._draw_rows(batch_size), env)
-        self.n_updates += 1
-        return samples
+        return self._get_samples(self.rows_of(np.random.randint(0, self.size(), size=batch_size)), env)
 
-    def _draw_rows(self, batch_size: int) -> Array:
-        rows = np.random.randint(0, self.size(), size=batch_size)
+    def rows_of(self, drawn: Array) -> Array:
+        """Rows of the arrays that numbers drawn from 0 to ``size() - 1`` stand for.
+
+        :param drawn: the numbers
+        """
         # With nothing forgotten, the same numbers give the same rows as in SB3's own buffer
-        return (rows + self._oldest_row) % self.buffer_size if self._forgotten_rows else rows
+        return (drawn + self._oldest_row) % self.buffer_size if self._forgotten_rows else drawn
 
     def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """n-step targets from the given rows, each with a random environment (RLx2, section 4.2).
@@ -268,30 +270,21 @@ class DynamicReplayBuffer(NStepReplayBuffer):
 def draw(buffer: ReplayBuffer, updates: int, batch_size: int) -> Samples:
     """Draw the batches of some updates with the very random numbers that ``buffer.sample`` would use.
 
-    :param buffer: a ``ReplayBuffer`` or a ``DynamicReplayBuffer``, which counts the updates
-    :param updates: number of updates
+    :param buffer: a ``ReplayBuffer`` or a ``DynamicReplayBuffer``
+    :param updates: number of updates, which have the same number of steps in their targets
     :param batch_size: number of transitions in each
     """
-    rows, environments, n_steps = [], [], 1
-    for _ in range(updates):
-        if isinstance(buffer, DynamicReplayBuffer):
-            n_steps = buffer.n_steps_in_use
-            buffer.n_updates += 1
-            rows.append(buffer._draw_rows(batch_size))
-        else:
-            rows.append(np.random.randint(0, buffer.buffer_size if buffer.full else buffer.pos, size=batch_size))
-        # With one environment there is nothing to draw, and NumPy's generator stays as it is
-        environments.append(
-            np.zeros(batch_size, np.int64)
-            if buffer.n_envs == 1
-            else np.random.randint(0, buffer.n_envs, size=batch_size)
-        )
+    held, n_envs = buffer.size(), buffer.n_envs
+    rows = np.empty((updates, batch_size), np.int64)
+    environments = np.zeros((updates, batch_size), np.int64)
+    for update in range(updates):
+        rows[update] = np.random.randint(0, held, size=batch_size)
+        if n_envs > 1:  # with one there is nothing to draw, and NumPy's generator stays as it is
+            environments[update] = np.random.randint(0, n_envs, size=batch_size)
     newest = (buffer.pos - 1) % buffer.buffer_size
-    return Samples(_stacked(rows), _stacked(environments), n_steps, newest)
-
-
-def _stacked(arrays: list[Array]) -> Array:
-    return (arrays[0][None] if len(arrays) == 1 else np.stack(arrays)).astype(np.int64, copy=False)
+    if isinstance(buffer, DynamicReplayBuffer):
+        return Samples(buffer.rows_of(rows), environments, buffer.n_steps_in_use, newest)
+    return Samples(rows, environments, 1, newest)
 
 
 def _stored_as(space: spaces.Space[Any], dtype: npt.DTypeLike | None) -> spaces.Space[Any]:

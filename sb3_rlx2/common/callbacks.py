@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch.utils.hooks import RemovableHandle
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.topology import (
@@ -132,6 +133,7 @@ class DynamicBufferCallback(BaseCallback):
         super().__init__(verbose)
         self.check_interval = check_count(buffer_check_interval, "buffer_check_interval", 1)
         self.distance_threshold = check_threshold(buffer_distance_threshold)
+        self._counting: RemovableHandle | None = None
 
     @property
     def buffer(self) -> DynamicReplayBuffer:
@@ -158,6 +160,9 @@ class DynamicBufferCallback(BaseCallback):
         self.buffer.set_noise_free_action(None)
         self.buffer.state_bonus = None
         # An episode may have been cut off since the newest transition, by learn() itself, a load or set_env
+        if not hasattr(model, "_topology_settings"):  # RLx2's own algorithms count by themselves
+            self._stop_counting()
+            self._counting = cast(Any, model).critic.optimizer.register_step_post_hook(self._count_update)
         last_obs = model._last_obs if model.get_vec_normalize_env() is None else model._last_original_obs
         if last_obs is not None:
             self.buffer.end_cut_episodes(cast(Any, last_obs))
@@ -180,6 +185,17 @@ class DynamicBufferCallback(BaseCallback):
             self.buffer.last_check = self.num_timesteps  # a second callback of this kind finds it done
             self._check(self.distance_threshold)
         return True
+
+    def _on_training_end(self) -> None:
+        self._stop_counting()
+
+    def _count_update(self, *_: Any) -> None:
+        self.buffer.n_updates += 1
+
+    def _stop_counting(self) -> None:
+        if self._counting is not None:
+            self._counting.remove()
+            self._counting = None
 
     def _noise_free(self, observation: Any) -> th.Tensor:
         """The current policy's deterministic action, scaled to [-1, 1]."""

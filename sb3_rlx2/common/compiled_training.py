@@ -61,7 +61,8 @@ class _Counts:
     def __init__(self, model: OffPolicyAlgorithm, updates: Updates) -> None:
         self._model, self._updates, self._evolvers = model, updates, attached_evolvers(model)
         self._steps = updates.description.steps
-        self._before = model._n_updates - updates.completed
+        self._settled = updates.completed
+        self._before = model._n_updates - self._settled
         self._steps_before = {
             name: evolver.counters["updates"] - self._steps(name, model._n_updates)
             for name, evolver in self._evolvers.items()
@@ -74,7 +75,10 @@ class _Counts:
 
     def settle(self) -> None:
         """Set all counts. It does no harm to do that twice."""
-        n_updates, buffer = self.n_updates, self._model.replay_buffer
+        completed = self._updates.completed
+        if completed == self._settled:
+            return
+        n_updates, buffer = self._before + completed, self._model.replay_buffer
         for name, evolver in self._evolvers.items():
             missing = self._steps_before[name] + self._steps(name, n_updates) - evolver.counters["updates"]
             if missing:
@@ -82,6 +86,7 @@ class _Counts:
         self._model._n_updates = n_updates
         if isinstance(buffer, DynamicReplayBuffer):
             buffer.n_updates = n_updates
+        self._settled = completed
 
 
 def _train(
@@ -123,6 +128,8 @@ def _updates_until_break(
 ) -> int:
     """How many updates can be made at once: no topology evolves and the number of steps of targets stays."""
     count = min(remaining, MAX_CHUNK)
+    if count == 1:
+        return 1
     if isinstance(buffer, DynamicReplayBuffer) and buffer.n_updates < buffer.n_steps_delay:
         count = min(count, buffer.n_steps_delay - buffer.n_updates)
     for name, evolver in evolvers.items():

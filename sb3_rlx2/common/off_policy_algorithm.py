@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -299,7 +300,7 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
             for name, evolver in attached_evolvers(self).items():
                 # Evolution ends before the step at which it has annealed to nothing
                 left = self.topology_interval - evolver.counters["updates"] % self.topology_interval
-                next_step = first + left / (rate * self._describe_update().shares[name])
+                next_step = first + left * self._describe_update().periods[name] / rate
                 if evolver.layers and evolver.rule.evolves and next_step >= end:
                     settings = f"topology_interval={self.topology_interval}, topology_end={self.topology_end}"
                     missing.append(f"the {name}'s topology does not evolve ({settings})")
@@ -334,12 +335,22 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[Array, Array]:
         self._statistics_before = RunningStatistics(self._vec_normalize_env)
-        policy = cast(SparsePolicyMixin, self.policy)
-        policy.noise_free_action = None
-        actions = super()._sample_action(learning_starts, action_noise, n_envs)
-        # predict() may be called again before the transition is stored
-        self._noise_free_action = policy.noise_free_action
-        return actions
+        self._noise_free_action: Array | None = None
+        found = None if self.num_timesteps < learning_starts else self._scaled_actions()
+        if found is None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        action, self._noise_free_action = found
+        action = self.policy.scale_action(self.policy.unscale_action(action))  # SB3's numbers to the last bit
+        if action_noise is not None:
+            action = np.clip(action + action_noise(), -1, 1)
+        return self.policy.unscale_action(action), action
+
+    def _scaled_actions(self) -> tuple[Array, Array] | None:
+        """Actions with and without noise in [-1, 1], if compiled code computes just what ``predict`` would."""
+        own, policy = type(self).predict is OffPolicyAlgorithm.predict, self.policy
+        if not own or "predict" in vars(self) or "predict" in vars(policy) or not isinstance(policy, SparsePolicyMixin):
+            return None
+        return policy.scaled_actions(cast(Array, self._last_obs))
 
     def _store_transition(
         self,

@@ -65,8 +65,6 @@ class SparsePolicyMixin(BasePolicy):
     default_net_arch: ClassVar[Sequence[int] | None] = None
     computes_as_sb3: ClassVar[bool] = True
     """This very class changes which weights there are, and not what a policy computes with them."""
-    noise_free_action: Observation | None = None
-    """The last action of ``predict`` without noise, scaled to [-1, 1], [n, action_dim]; None: not known."""
 
     def __init__(
         self,
@@ -155,19 +153,34 @@ class SparsePolicyMixin(BasePolicy):
         :param deterministic: whether SAC's actions are to be without noise
         :return: the actions and ``state``
         """
-        actor = self._fast_actor()
-        space = self.observation_space
-        is_single = isinstance(observation, np.ndarray) and observation.shape == space.shape
-        if actor is None or not (
-            is_single or (isinstance(observation, np.ndarray) and observation.shape[1:] == space.shape)
-        ):
+        shape = self.observation_space.shape
+        found = None
+        if isinstance(observation, np.ndarray) and shape in (observation.shape, observation.shape[1:]):
+            is_single = observation.shape == shape
+            found = self.scaled_actions(observation[None] if is_single else observation, deterministic)
+        if found is None:
             return super().predict(observation, state, episode_start, deterministic)
         self.set_training_mode(False)
-        count = 1 if is_single else len(observation)
-        flat = np.ascontiguousarray(observation, np.float32).reshape(count, actor.n_obs)
-        scaled, self.noise_free_action = actor(flat, deterministic)
-        action = self.unscale_action(scaled.reshape(count, *cast(tuple[int, ...], self.action_space.shape)))
+        action = self.unscale_action(found[0])
         return (action[0] if is_single else action), state
+
+    def scaled_actions(
+        self, observations: Observation, deterministic: bool = False
+    ) -> tuple[Observation, Observation] | None:
+        """Actions in [-1, 1] from the actor's connections alone, if the compiled code covers it.
+
+        :param observations: [n, ...]
+        :param deterministic: whether SAC's actions are to be without noise
+        :return: the actions, and the same without noise, [n, ...] each; None if it does not
+        """
+        actor = self._fast_actor()
+        if actor is None:
+            return None
+        count = len(observations)
+        flat = np.ascontiguousarray(observations, np.float32).reshape(count, actor.n_obs)
+        scaled, noise_free = actor(flat, deterministic)
+        shape = (count, *cast(tuple[int, ...], self.action_space.shape))
+        return scaled.reshape(shape), noise_free.reshape(shape)
 
     def _fast_actor(self) -> FastActor | None:
         """The compiled actor, if it covers this policy; decided anew when anything that this rests on has changed."""

@@ -78,6 +78,9 @@ class WholeUpdates:
         if loss == self._first_loss:
             self._state.save(self._model, self._optimizers.values())
             self._begun += 1
+            buffer = self._model.replay_buffer
+            if isinstance(buffer, DynamicReplayBuffer):  # this update's batch has been drawn
+                buffer.n_updates = self._before + self._begun
         value = self._value(loss)
         if not (math.isfinite(value) and _all_finite(self._grown_by(optimizer))):
             raise DivergenceError(loss, value, self._before + self._begun)

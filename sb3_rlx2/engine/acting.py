@@ -114,6 +114,8 @@ class FastActor:
         self.n_obs, self._n_out = int(self._blocks.network[0]["n_in"]), int(self._blocks.network[0]["n_out"])
         self.n_act = self._n_out // 2 if self.is_gaussian else self._n_out
         self._room = int(self._blocks.network[0]["activation_bytes"]) // (TILE * FLOAT_BYTES)
+        self._blocks.refresh()
+        self._address = self._blocks.address
 
     @staticmethod
     def is_worth_it(actor: th.nn.Module) -> bool:
@@ -127,11 +129,11 @@ class FastActor:
         :param deterministic: whether SAC's actions are to be without noise
         :return: two arrays [count, n_act]; one and the same where there is no noise
         """
-        self._blocks.refresh()
         count = len(observations)
-        out = np.empty((count, self._n_out), np.float32)
-        memory = np.empty(self._room, np.float32)  # of this call: several threads may act at once
-        _outputs(self._blocks.address, address(observations), count, address(memory), address(out))
+        # Of this call: several threads may act at once
+        memory = np.empty(count * self._n_out + self._room, np.float32)
+        out, results = memory[: count * self._n_out].reshape(count, self._n_out), address(memory)
+        _outputs(self._address, address(observations), count, results + out.nbytes, results)
         if not self.is_gaussian:
             action = np.tanh(out)
             return action, action

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from numba.core.ccallback import CFunc
@@ -64,7 +65,7 @@ class UpdateDescription:
     phases: tuple[Phase, ...]
     targets: TargetUpdates
 
-    @property
+    @cached_property
     def results(self) -> tuple[str, ...]:
         """Names of the columns of the results."""
         return tuple(name for phase in self.phases for name in (*phase.losses, *phase.scalars))
@@ -84,9 +85,9 @@ class UpdateDescription:
         :param network: name of the network
         :param n_updates: number of updates
         """
-        return n_updates // self.phase(network).period
+        return n_updates // self.periods[network]
 
-    @property
-    def shares(self) -> dict[str, float]:
-        """In which fraction of the updates each network takes part."""
-        return {phase.network: 1.0 / phase.period for phase in self.phases}
+    @cached_property
+    def periods(self) -> dict[str, int]:
+        """Of how many updates each network takes part in one."""
+        return {phase.network: phase.period for phase in self.phases}

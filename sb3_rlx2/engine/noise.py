@@ -18,8 +18,9 @@ def normal_noise(samples: Samples, width: int, std: float) -> th.Tensor:
     :param std: standard deviation
     :return: [updates, batch, width] float32
     """
-    noise = th.empty(*samples.rows.shape, width, dtype=th.float32, device="cpu")
-    if noise[0].numel() % BLOCK == 0:
+    updates, batch = samples.rows.shape
+    noise = th.empty((updates, batch, width), dtype=th.float32, device="cpu")
+    if updates == 1 or batch * width % BLOCK == 0:
         return noise.normal_(0, std)
     for of_update in noise:
         of_update.normal_(0, std)

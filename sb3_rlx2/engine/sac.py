@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -207,6 +208,7 @@ def find_intermediate_states(
     return count
 
 
+@cache
 def sac_description(target_update_interval: int, learns_coefficient: bool) -> UpdateDescription:
     """An update of SAC.
 

@@ -41,8 +41,13 @@ METHODS = ("forward", "action_log_prob", "get_action_dist_params", "extract_feat
 """What computes a network, unless the object has a method of its own in its place."""
 OPTIONS = ("amsgrad", "maximize", "capturable", "differentiable")
 """Options of Adam that must be off; learning rate, betas, epsilon and weight decay are read before each run."""
-MODULE_OPTIONS = ("alpha", "negative_slope", "approximate", "eps", "normalized_shape")
-"""What activations and layer normalizations have beside their parameters."""
+MODULE_OPTIONS: dict[type, tuple[str, ...]] = {
+    nn.ELU: ("alpha",),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.GELU: ("approximate",),
+    nn.LayerNorm: ("eps", "normalized_shape"),
+}
+"""What decides how a module computes, beside its parameters."""
 FREE = (
     "__init__", "__module__", "__qualname__", "__doc__", "__annotations__", "__abstractmethods__", "__parameters__",
     "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__",
@@ -152,8 +157,7 @@ def _network_problems(watch: Watch, name: str, network: nn.Module, program: Prog
     """What a program does not tell: hooks, methods of single objects, parameters that cannot be read."""
     for module in _modules(watch, network):
         attributes = vars(module)
-        watch.type_of(module)
-        for option in MODULE_OPTIONS:
+        for option in MODULE_OPTIONS.get(watch.type_of(module), ()):
             watch.item(attributes, option)
         # A request for dense gradients, which evolution makes, is a hook of the parameter, not of the module
         if any(watch.keys(attributes[hooks]) for hooks in HOOKS):
@@ -284,9 +288,9 @@ def _optimizer_problems(
     for kind in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
         if _has_foreign(watch, watch.item(attributes, kind)):
             yield f"the {name}'s optimizer has step hooks"
-    state = watch.item(attributes, "state")
+    state = watch.entries(watch.item(attributes, "state"))
     for parameter in held:
-        entries = watch.item(state, parameter)
+        entries = state.get(parameter)
         if entries:
             yield from _state_problems(watch, name, entries, tuple(parameter.shape))
         elif entries is not None:

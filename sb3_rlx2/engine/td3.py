@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from sb3_rlx2.engine.critics import lowest_value, squared_errors, tile_input
 from sb3_rlx2.engine.description import Phase, TargetUpdates, UpdateDescription
 from sb3_rlx2.engine.functions import tile_function
@@ -82,6 +84,7 @@ def actor_tile(task_address: int, update: int, tile: int, memory: int, gradients
     add_to_sum(sums, 0, loss)
 
 
+@cache
 def td3_description(policy_delay: int) -> UpdateDescription:
     """An update of TD3; with ``policy_delay=1`` also of DDPG.
 

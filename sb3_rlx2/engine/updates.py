@@ -32,6 +32,7 @@ CONNECTIONS_PER_THREAD = 3_000_000
 """Connections times batch from which a further thread pays (benchmarks/speed.py): waking it takes some 50 µs."""
 SPARE_ROWS, HEAD_ROWS = 8, 4
 ALL = GRADIENT | STEP
+OPTIMIZER_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "is_decoupled")
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
 
 
@@ -83,7 +84,9 @@ class Updates:
         self.columns = {name: column for column, name in enumerate(description.results)}
         self._sums, self._shared = np.zeros(MAX_SHARDS * MAX_SUMS), SHARED.zeros(1)
         self._optimizer_blocks = OPTIMIZER.zeros(len(self.optimizers))
+        self._optimizer_settings: list[Any] = [None] * len(self.optimizers)
         self._phases, self._targets = PHASE.zeros(len(description.phases)), TARGETS.zeros(1)
+        self._parts = self._phases["parts"]
         task = self.task
         task["n_obs"], task["n_act"], task["n_critics"] = self.n_obs, self.n_act, self.n_critics
         task["algorithm"], task["sums"], task["shared"] = map(address, (self.own, self._sums, self._shared))
@@ -330,17 +333,29 @@ class Updates:
             self._is_fresh = False
             self.refresh()
             self._is_fresh = parts is None
-        for settings, optimizer in zip(self._optimizer_blocks, self.optimizers.values(), strict=True):
-            _read_settings(settings, optimizer)
+        self._read_optimizer_settings()
         task = self.task
         task["updates_before"], task["updates_within"], task["runs_targets"] = before + within, within, targets
         task["is_whole"] = parts is None
-        for block, phase in zip(self._phases, self.description.phases, strict=True):
-            block["parts"] = ALL if parts is None else parts.get(phase.network, 0)
+        for number, phase in enumerate(self._description.phases):
+            self._parts[number] = ALL if parts is None else parts.get(phase.network, 0)
         results = np.full((len(self._samples.rows), len(self.columns)), np.nan)
         task["results"] = address(results)
         self._shared["barrier"] = self._shared["is_not_finite"] = 0
         return results, update_loop(self._address, self._threads())
+
+    def _read_optimizer_settings(self) -> None:
+        for number, optimizer in enumerate(self.optimizers.values()):
+            group = optimizer.param_groups[0]
+            decoupled = group.get("decoupled_weight_decay")
+            if decoupled is None:
+                decoupled = isinstance(optimizer, th.optim.AdamW)
+            settings = (group["lr"], *group["betas"], group["eps"], group["weight_decay"], decoupled)
+            if settings != self._optimizer_settings[number]:
+                block = self._optimizer_blocks[number]
+                for name, value in zip(OPTIMIZER_SETTINGS, settings, strict=True):
+                    block[name] = value
+                self._optimizer_settings[number] = settings
 
     def _threads(self) -> int:
         """Number of threads: as many as have enough to do, at most ``torch.get_num_threads()``."""
@@ -373,13 +388,3 @@ class Updates:
             flat = floats[start : start + layer.in_features * layer.out_features].copy()
             gradients[layer] = th.from_numpy(flat).view(layer.out_features, layer.in_features)
         return gradients
-
-
-def _read_settings(block: Any, optimizer: th.optim.Optimizer) -> None:
-    group = optimizer.param_groups[0]
-    block["learning_rate"], block["epsilon"] = group["lr"], group["eps"]
-    block["beta1"], block["beta2"] = group["betas"]
-    block["weight_decay"], block["is_decoupled"] = (
-        group["weight_decay"],
-        group.get("decoupled_weight_decay", isinstance(optimizer, th.optim.AdamW)),
-    )

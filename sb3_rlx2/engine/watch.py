@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter, is_
 from typing import Any, TypeVar
 
@@ -48,6 +48,7 @@ class Watch:
         self._getters: dict[tuple[str, ...], tuple[Callable[[Any], Any], list[Any], list[Any]]] = {}
         self._keys: list[tuple[Mapping[Any, Any], tuple[Any, ...]]] = []
         self._sequences: list[tuple[Sequence[Any], tuple[Any, ...]]] = []
+        self._entries: list[tuple[Mapping[Any, Any], tuple[Any, ...], tuple[Any, ...]]] = []
         self._calls: list[tuple[Callable[[], Any], Any]] = []
         self._seen: set[tuple[str, int, Any]] = set()
 
@@ -70,7 +71,8 @@ class Watch:
             and [*map(_layout, self._arrays)] == self._layouts
             and all([*map(get, owners)] == values for get, owners, values in self._getters.values())
             and all(tuple(mapping) == keys for mapping, keys in self._keys)
-            and all(len(now) == len(then) and all(map(is_, now, then)) for now, then in self._sequences)
+            and all(_are(now, then) for now, then in self._sequences)
+            and all(_are(mapping, keys) and _are(mapping.values(), values) for mapping, keys, values in self._entries)
             and all(call() is result for call, result in self._calls)
         )
 
@@ -124,6 +126,14 @@ class Watch:
         entries = tuple(sequence)
         self._sequences.append((sequence, entries))
         return entries
+
+    def entries(self, mapping: Mapping[Any, T]) -> dict[Any, T]:
+        """All that a dict has whose keys are slow to look up, as tensors are. Watched: those very objects.
+
+        :param mapping: the dict
+        """
+        self._entries.append((mapping, tuple(mapping), tuple(mapping.values())))
+        return dict(mapping)
 
     def type_of(self, value: object) -> type:
         """The class of an object.
@@ -195,3 +205,7 @@ class Watch:
             self._arrays.append(array)
             self._layouts.append(_layout(array))
         return array
+
+
+def _are(now: Collection[Any], then: tuple[Any, ...]) -> bool:
+    return len(now) == len(then) and all(map(is_, now, then))
