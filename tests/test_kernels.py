@@ -1,5 +1,6 @@
 """The compiled products against PyTorch's dense ones."""
 
+import math
 import os
 import subprocess
 import sys
@@ -61,10 +62,16 @@ def layers(draw):
     return SparseLinear(n_in, n_out, nnz, connections="random")
 
 
-@given(layer=layers(), relu=st.booleans())
-def test_products_equal_dense_ones(layer, relu):
+@given(layer=layers(), relu=st.booleans(), share_off=st.sampled_from([0.0, 0.5, 1.0]))
+def test_products_equal_dense_ones(layer, relu, share_off):
     structure, n_in, n_out = layer.structure, layer.in_features, layer.out_features
     x, g = th.randn(n_in, TILE), th.randn(n_out, TILE)
+    # Units that are off for the whole tile, or for all of it but one sample
+    for tile, off in ((x, -1.0), (g, 0.0)):
+        rows = th.rand(len(tile)) < share_off
+        tile[rows] = off * tile[rows].abs()
+        some = rows & (th.rand(len(tile)) < 0.3)
+        tile[some, th.randint(0, TILE, (int(some.sum()),))] = 1.0
     weight, values, bias = layer.weight.detach().clone(), layer.values.detach(), layer.bias.detach()
     y = th.empty(n_out, TILE)
     rows, columns = structure.rows.ctypes.data, structure.columns.ctypes.data
@@ -93,6 +100,20 @@ def test_products_equal_dense_ones(layer, relu):
     th.testing.assert_close(d_values[: layer.nnz], 1 + expected, rtol=1e-4, atol=1e-4)
     th.testing.assert_close(d_values[layer.nnz :], th.ones(PADDING))
     th.testing.assert_close(d_bias, 1 + g.sum(dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_unit_that_is_off_for_a_whole_tile_costs_no_product():
+    layer = SparseLinear(3, 2, 6, connections="random")
+    x, g = th.full((3, TILE), math.nan), th.zeros(2, TILE)
+    g[1, TILE - 1] = 1.0
+    structure, d_values, d_bias = layer.structure, th.zeros(6 + PADDING), th.zeros(2)
+    products.weight_gradient(
+        2, structure.rows.ctypes.data, structure.columns.ctypes.data, g.data_ptr(), x.data_ptr(), d_values.data_ptr(),
+        d_bias.data_ptr(),
+    )  # fmt: skip
+    assert d_values[:3].eq(0).all()
+    assert d_values[3:6].isnan().all()
+    assert d_bias.tolist() == [0.0, 1.0]
 
 
 def test_a_dense_layer_has_all_connections():

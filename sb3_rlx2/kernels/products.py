@@ -93,17 +93,37 @@ def _product_row(relu: bool) -> Any:
     return intrinsic(None, INT64, INT64, INT64, INT64, FLOAT, INT64, INT64)(product_row)
 
 
+def _any_bit(b: Builder, vectors: Sequence[Value]) -> Value:
+    """Whether any bit of some vectors of integers is set."""
+    together = vectors[0]
+    for vector in vectors[1:]:
+        together = b.or_(together, vector)
+    whole = ir.IntType(together.type.count * together.type.element.width)
+    return b.icmp_unsigned("!=", b.bitcast(together, whole), ir.Constant(whole, 0))
+
+
 def _transposed_row(add: bool, relu: bool) -> Any:
     def transposed_row(
         b: Builder, first: Value, last: Value, values: Value, columns: Value, g: Value, h: Value, dx: Value
     ) -> None:
         zero = constant(0.0)
-        start = [load_vector(b, dx, i * VECTOR_BYTES) if add else zero for i in range(PARTS)]
-        for i, part in enumerate(_add_row(b, start, (first, last), values, columns, g)):
-            if relu:
-                is_on = b.fcmp_ordered(">", load_vector(b, h, i * VECTOR_BYTES), zero)
-                part = b.select(is_on, part, zero)
-            store_vector(b, part, dx, i * VECTOR_BYTES)
+
+        def compute(is_on: Sequence[Value] | None) -> None:
+            start = [load_vector(b, dx, i * VECTOR_BYTES) if add else zero for i in range(PARTS)]
+            for i, part in enumerate(_add_row(b, start, (first, last), values, columns, g)):
+                store_vector(b, part if is_on is None else b.select(is_on[i], part, zero), dx, i * VECTOR_BYTES)
+
+        if not relu:
+            compute(None)
+            return
+        is_on = [b.fcmp_ordered(">", load_vector(b, h, i * VECTOR_BYTES), zero) for i in range(PARTS)]
+        # A unit that is off for the whole tile, as many of a trained network are, costs no product
+        with b.if_else(_any_bit(b, is_on)) as (on, off):
+            with on:
+                compute(is_on)
+            with off:
+                for i in range(PARTS):
+                    store_vector(b, zero, dx, i * VECTOR_BYTES)
 
     return intrinsic(None, *[INT64] * 7)(transposed_row)
 
@@ -114,6 +134,22 @@ def _gradient_row(
 ) -> None:
     """values_out[j] += <g, x[columns[j]]> for the span, and bias_out[0] += sum of g."""
     parts = [load_vector(b, g, i * VECTOR_BYTES) for i in range(PARTS)]
+    bits = ir.VectorType(INT32, LANES)
+    # Where the unit was off for the whole tile there is nothing to add
+    with b.if_then(_any_bit(b, [b.bitcast(part, bits) for part in parts])):
+        _add_gradient_row(b, (first, last), columns, parts, x, values_out, bias_out)
+
+
+def _add_gradient_row(
+    b: Builder,
+    span: tuple[Value, Value],
+    columns: Value,
+    parts: Sequence[Value],
+    x: Value,
+    values_out: Value,
+    bias_out: Value,
+) -> None:
+    first, last = span
     total = parts[0]
     for part in parts[1:]:
         total = b.fadd(total, part)
