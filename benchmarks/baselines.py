@@ -12,6 +12,8 @@ import gymnasium
 import numpy as np
 import yaml
 
+from sb3_rlx2.files import replacing
+
 HYPERPARAMS = Path(__file__).parents[1] / "hyperparams"
 FIXED_BUFFER = {"n_steps": 1, "dynamic_buffer": False}
 BASELINES = {
@@ -82,7 +84,8 @@ def main():
             if not path.is_file() or path.read_text() != text:
                 outdated.append(path)
                 if not check:
-                    path.write_text(text)
+                    with replacing(path, "w") as file:
+                        file.write(text)
     for path in outdated:
         print(path, "is out of date" if check else "written")
     return 1 if check and outdated else 0

@@ -15,6 +15,7 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2 import RLx2TD3
+from sb3_rlx2.files import replacing
 
 RESULTS = Path(__file__).parent / "results" / "footprint.csv"
 COMMON = {"env": "HalfCheetah-v5", "learning_starts": 10, "buffer_size": 1000, "seed": 0, "device": "cpu"}
@@ -56,7 +57,7 @@ def main() -> None:
         dense = sizes[2] if not rows else rows[0][3]
         rows.append((name, *sizes, sizes[2] / dense))
         print("{:22} networks {:7.0f}  optimizers {:7.0f}  checkpoint {:7.0f} KiB  {:5.1%} of dense".format(*rows[-1]))
-    with RESULTS.open("w", newline="") as file:
+    with replacing(RESULTS, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["# python benchmarks/footprint.py"])
         writer.writerow([f"# {platform.machine()}, torch {th.__version__}, HalfCheetah-v5, hidden layers 256, 256"])

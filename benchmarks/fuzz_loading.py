@@ -367,7 +367,9 @@ def main() -> int:
         if row["outcome"] in BAD:
             print("case {number}: {outcome}: {name}, {damage}: {detail}".format(**row))
     lines = table(rows)
-    with arguments.out.open("w", newline="") as file:
+    from sb3_rlx2.files import replacing
+
+    with replacing(arguments.out, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([f"# python benchmarks/fuzz_loading.py --cases {arguments.cases} --seed {arguments.seed}"])
         import torch as th

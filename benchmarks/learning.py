@@ -32,6 +32,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.files import replacing
 from sb3_rlx2.sparse import summarize
 
 RESULTS = Path(__file__).parent / "results"
@@ -112,7 +113,8 @@ class Evaluation(BaseCallback):
         if self.num_timesteps % self.arguments.checkpoint_every == 0:
             self.model.save(self.checkpoint / "model.zip")
             self.model.save_replay_buffer(self.checkpoint / "buffer.pkl")
-            (self.checkpoint / "clocks.json").write_text(json.dumps(self.clocks.seconds))
+            with replacing(self.checkpoint / "clocks.json", "w") as file:
+                json.dump(self.clocks.seconds, file)
         self.clocks.start()
         return True
 
@@ -133,11 +135,11 @@ def train(arguments: argparse.Namespace) -> None:
         model.load_replay_buffer(checkpoint / "buffer.pkl")
         rows = list(csv.reader(path.open(newline="")))
         rows = [row for row in rows if not row[0].isdigit() or int(row[0]) <= model.num_timesteps]
-        with path.open("w", newline="") as file:
+        with replacing(path, "w", newline="") as file:
             csv.writer(file).writerows(rows)
     else:
         model = make_model(arguments, env)
-        with path.open("w", newline="") as file:
+        with replacing(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow([f"# python {shlex.join(sys.argv)}"])
             writer.writerow([f"# {platform.processor() or platform.machine()}, one thread, torch {th.__version__}"])
@@ -186,7 +188,8 @@ def plot(arguments: argparse.Namespace) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     path = arguments.out / f"learning_{arguments.env}.png"
-    figure.savefig(path, dpi=150)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150)
     print(path)
 
 

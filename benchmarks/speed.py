@@ -37,6 +37,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.files import replacing
 from sb3_rlx2.kernels import autograd
 from sb3_rlx2.kernels import products as k
 from sb3_rlx2.sparse import SparseLinear
@@ -92,7 +93,7 @@ def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"speed_{name}.csv"
-    with path.open("w", newline="") as file:
+    with replacing(path, "w", newline="") as file:
         file.write(f"# python {shlex.join(sys.argv)}\n# {processor()}, torch {th.__version__}\n")
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -480,7 +481,8 @@ def plot(arguments: argparse.Namespace) -> None:
     for axis in axes[:2]:
         axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    figure.savefig(RESULTS / "speed.png", dpi=150)
+    with replacing(RESULTS / "speed.png") as file:
+        figure.savefig(file, dpi=150)
     print(RESULTS / "speed.png")
 
 

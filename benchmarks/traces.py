@@ -21,6 +21,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_rlx2
+from sb3_rlx2.files import replacing
 
 STEPS = 420
 ALGORITHMS = [name for name in sb3_rlx2.__all__ if name.startswith("RLx2")]
@@ -127,9 +128,9 @@ def main() -> None:
     chosen = {name: settings for name, settings in cases() if arguments.only in name}
     if arguments.action == "record":
         traces = {name: run(**settings) for name, settings in chosen.items()}
-        np.savez_compressed(
-            arguments.file, **{f"{name}|{key}": array for name, trace in traces.items() for key, array in trace.items()}
-        )
+        arrays = {f"{name}|{key}": array for name, trace in traces.items() for key, array in trace.items()}
+        with replacing(arguments.file) as file:
+            np.savez_compressed(file, **arrays)
         print(f"{len(traces)} runs recorded in {arguments.file}")
         return
     with np.load(arguments.file) as file:

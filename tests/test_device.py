@@ -10,7 +10,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.common import model_files, off_policy_algorithm
+from sb3_rlx2.common import off_policy_algorithm
+from sb3_rlx2.common.saving import algorithm
 
 NOT_COVERED = {
     "engine": {"engine": "torch"},
@@ -35,7 +36,7 @@ def stand_in(name):
 def gpu(monkeypatch):
     """As if there were a GPU. Optimizers lose their parameters on the way to the stand-in, and nothing can evolve."""
     monkeypatch.setattr(off_policy_algorithm, "evolve_topology", lambda model, settings: None)
-    for module in (off_policy_algorithm, model_files):
+    for module in (off_policy_algorithm, algorithm):
         monkeypatch.setattr(module, "get_device", stand_in)
         monkeypatch.setattr(module, "check_device", lambda device: None)
 

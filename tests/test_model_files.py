@@ -16,7 +16,7 @@ from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.common.model_files import CHECKPOINT_FORMAT, check_model_file, read_algorithm
+from sb3_rlx2.common.saving.model_files import CHECKPOINT_FORMAT, check_model_file, read_algorithm
 from sb3_rlx2.errors import CheckpointMismatchError, ModelFileError
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.analysis.network_parts import input_names, network_parts
 from sb3_rlx2.common.topology import networks
+from sb3_rlx2.files import replacing
 from sb3_rlx2.sparse import linear_layers
 from sb3_rlx2.sparse.recording import TopologyRecord
 
@@ -142,10 +142,8 @@ class TopologyHistory:
         }
         for name, record in self.networks.items():
             arrays |= {f"{name}/{key}": array for key, array in record.to_arrays().items()}
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
+        with replacing(path) as file:
             np.savez_compressed(file, **arrays)
-        os.replace(part, path)
 
     @classmethod
     def load(cls, path: str | Path, max_records: int | None = None) -> TopologyHistory:

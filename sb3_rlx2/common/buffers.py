@@ -267,6 +267,23 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         return {**self.__dict__, "state_bonus": None, "num_timesteps": None, "_next_noise_free_action": None}
 
 
+def held_ranges(buffer: ReplayBuffer) -> list[tuple[int, int]]:
+    """Rows of a replay buffer's arrays that hold something that is still needed, as ranges ``(first, end)`` in order.
+
+    :param buffer: a replay buffer of Stable-Baselines3, or a ``DynamicReplayBuffer``
+    """
+    rows, forgotten = buffer.buffer_size, buffer.__dict__.get("_forgotten_rows", 0)
+    first = (buffer.pos if buffer.full else 0) + forgotten
+    # With optimize_memory_usage the newest transition leads to the observation of the next row
+    end = buffer.pos + (rows if buffer.full else int(buffer.optimize_memory_usage))
+    if end - first >= rows:
+        return [(0, rows)]
+    ranges = [(first, end)] if end <= rows else [(0, end - rows), (first, rows)]
+    if first >= rows:
+        ranges = [(first - rows, end - rows)]
+    return [(start, stop) for start, stop in ranges if start < stop] or [(0, 0)]
+
+
 def draw(buffer: ReplayBuffer, updates: int, batch_size: int) -> Samples:
     """Draw the batches of some updates with the very random numbers that ``buffer.sample`` would use.
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_rlx2.common.buffer_files import layout_problem
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.saving.buffer_checks import layout_problem
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.support import why_not_updates
 from sb3_rlx2.engine.updates import Updates

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import pathlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -26,19 +24,11 @@ from stable_baselines3.common.utils import get_device
 import sb3_rlx2.common.known_objects  # noqa: F401  what files may name
 from sb3_rlx2.common.argument_ranges import check_learning_arguments, check_topology_counters
 from sb3_rlx2.common.arguments import check_device
-from sb3_rlx2.common.buffer_files import content_problem, counter_problem, layout_problem
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
-from sb3_rlx2.common.checked_parameters import CheckedParameters
 from sb3_rlx2.common.compiled_training import train_compiled
 from sb3_rlx2.common.engine_choice import ENGINES, Engine, EngineChoice
 from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistics, check_reset
-from sb3_rlx2.common.model_files import (
-    CHECKPOINT_FORMAT,
-    CheckedLoading,
-    name_of,
-    reading_replay_buffer,
-)
 from sb3_rlx2.common.policies import (
     POLICY_ARGUMENTS,
     SPARSITY_ARGUMENTS,
@@ -46,15 +36,17 @@ from sb3_rlx2.common.policies import (
     dense_policy_class,
     sparse_policy_class,
 )
-from sb3_rlx2.common.saved_algorithm import PACKAGE, algorithm_name
+from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
+from sb3_rlx2.common.saving.algorithm_names import PACKAGE, algorithm_name
+from sb3_rlx2.common.saving.buffer_checks import counter_problem
+from sb3_rlx2.common.saving.model_files import CHECKPOINT_FORMAT
+from sb3_rlx2.common.saving.parameters import CheckedParameters
 from sb3_rlx2.common.topology import NETWORKS, TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.updates import Updates
-from sb3_rlx2.engine.watch import Watch
-from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.files import register
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
 from sb3_rlx2.sparse.checks import check_sparsity
@@ -66,7 +58,7 @@ OF_THIS_OBJECT = ("_engine_choice", "_noise_free_action", "_statistics_before", 
 """Attributes that a copy makes anew."""
 
 
-class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorithm):
+class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorithm):
     """Sparse training (RLx2) on top of an off-policy actor-critic algorithm of Stable-Baselines3.
 
     A subclass names that algorithm as its second base class: ``class RLx2TD3(RLx2OffPolicyAlgorithm, TD3)``. Updates
@@ -452,32 +444,10 @@ class RLx2OffPolicyAlgorithm(CheckedLoading, CheckedParameters, OffPolicyAlgorit
         if resolve_rule(self.topology).sparse:
             evolve_topology(self, self._topology_settings)
 
-    # --- saving and loading ---
+    # --- looking at it, and leaving it ---
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_has_warned", "_device_is_auto", *OF_THIS_OBJECT]
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """Load a replay buffer, as in SB3.
-
-        :param path: path to the pickled buffer
-        :param truncate_last_traj: for ``HerReplayBuffer``, see SB3
-        :raises ValueError: if the file is no replay buffer or not whole, if it is for other spaces or another number of
-            environments, if its arrays, counters or numbers are damaged, or if n-step targets or the dynamic buffer
-            need another class; the model keeps its buffer
-        """
-        own = self.replay_buffer
-        try:
-            with reading_replay_buffer(path) as file:
-                super().load_replay_buffer(file, truncate_last_traj)
-                loaded = cast(ReplayBuffer, self.replay_buffer)
-                problem = counter_problem(loaded) or layout_problem(Watch(), self) or content_problem(loaded, own)
-            if problem is not None:
-                raise ModelFileError(f"{name_of(path)}: the replay buffer {problem}")
-            self._prepare_replay_buffer()
-        except BaseException:
-            self.replay_buffer = own
-            raise
 
     def report(self, *, dormant_threshold: float = 0.025, n_samples: int = 1024, seed: int = 0) -> ModelReport:
         """What the model is made of: connections, bytes, FLOPs, dead and dormant units, inputs by connections.

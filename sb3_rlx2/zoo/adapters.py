@@ -15,7 +15,8 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_rlx2.common.model_files import check_model_file
+from sb3_rlx2.common.saving.model_files import check_model_file
+from sb3_rlx2.files import replacing
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
 
 # Programs that load a model to act with it
@@ -188,7 +189,8 @@ def _with_our_commands(metadata_save: Callable[..., None]) -> Callable[..., None
         if any(f"--algo {name} " in card for name in ALGORITHMS):
             card = card.replace("pip install rl_zoo3", "pip install 'sb3-rlx2[zoo]'")
             card = re.sub(r"python -m rl_zoo3\.(\w+)", lambda m: f"python -m sb3_rlx2 {m[1].replace('_', '-')}", card)
-            Path(path).write_text(card, encoding="utf-8")
+            with replacing(path, "w", encoding="utf-8") as file:
+                file.write(card)
 
     return wrapper
 

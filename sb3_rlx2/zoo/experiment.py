@@ -11,6 +11,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_rlx2.common.saving.vec_normalize import save_vec_normalize
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
 from sb3_rlx2.zoo.continuing import ContinuedModel, ContinuedTraining
 from sb3_rlx2.zoo.hyperparameters import check_entry, check_file, hyperparameter_file
@@ -53,6 +54,20 @@ class RLx2ExperimentManager(ExperimentManager):
             if is_new:
                 shutil.rmtree(self.save_path, ignore_errors=True)
             raise
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        """Save a model with what belongs to it: each file is written wholly, or left as it was.
+
+        :param model: the model
+        """
+        normalize, self.normalize = self.normalize, False
+        try:
+            super().save_trained_model(model)
+        finally:
+            self.normalize = normalize
+        env = model.get_vec_normalize_env()
+        if normalize and env is not None:
+            save_vec_normalize(env, Path(self.params_path) / "vecnormalize.pkl")
 
     def learn(self, model: BaseAlgorithm) -> None:
         """Train a model; one of ours that was loaded goes on where it stopped.

@@ -13,7 +13,7 @@ import gymnasium
 from rl_zoo3.utils import StoreDict
 
 from sb3_rlx2.common.arguments import did_you_mean
-from sb3_rlx2.common.model_files import check_model_file
+from sb3_rlx2.common.saving.model_files import check_model_file
 from sb3_rlx2.zoo.report import KNOWN, algorithm_of
 from sb3_rlx2.zoo.storage import prepare_storage
 

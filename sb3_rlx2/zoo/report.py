@@ -12,7 +12,7 @@ from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.analysis.report import report
-from sb3_rlx2.common.model_files import check_model_file, read_algorithm
+from sb3_rlx2.common.saving.model_files import check_model_file, read_algorithm
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
 

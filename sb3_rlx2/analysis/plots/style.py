@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from sb3_rlx2.files import replacing
+
 # Okabe and Ito's palette without its yellow, which is too light for lines on white
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
@@ -107,5 +109,7 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "svg"), dp
     paths = [stem.with_name(f"{stem.name}.{name}") for name in formats]
     with matplotlib.rc_context(SETTINGS):
         for path in paths:
-            figure.savefig(path, dpi=dpi, metadata={"Date": None} if path.suffix == ".svg" else None)
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            with replacing(path) as file:
+                figure.savefig(file, format=path.suffix[1:], dpi=dpi, metadata=metadata)
     return paths

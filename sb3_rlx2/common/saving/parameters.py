@@ -9,8 +9,8 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
-from sb3_rlx2.common.model_files import read_saved_names, reading_model_file
-from sb3_rlx2.common.state_checks import optimizer_problems, tensor_problem
+from sb3_rlx2.common.saving.model_files import naming_model, opened_as_zip, read_saved_names
+from sb3_rlx2.common.saving.state_checks import optimizer_problems, tensor_problem
 from sb3_rlx2.engine.support import why_not_policy
 from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.errors import CheckpointMismatchError
@@ -25,20 +25,22 @@ class CheckedParameters(BaseAlgorithm):
         load_path_or_dict: str | dict[str, Any],
         exact_match: bool = True,
         device: th.device | str = "auto",
+        trusted: bool | None = None,
     ) -> None:
         """Load parameters in place, as in SB3, but only if all of them fit.
 
         :param load_path_or_dict: path of a saved model, or parameters as ``get_parameters`` returns them
         :param exact_match: whether every parameter must be given
         :param device: where to load to
+        :param trusted: as for ``load``
         :raises CheckpointMismatchError: if they do not fit this model's networks, or hold numbers that cannot be;
             nothing is changed then
         :raises ModelFileError: if a file is no model, or not whole
         """
         if not isinstance(load_path_or_dict, dict):
-            with reading_model_file(load_path_or_dict, type(self).__name__):
-                read_saved_names(load_path_or_dict)
-                saved = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
+            with naming_model(load_path_or_dict, type(self)), opened_as_zip(load_path_or_dict, trusted) as (file, _):
+                read_saved_names(file)
+                saved = load_from_zip_file(file, device=device, load_data=False)[1]
                 self.set_parameters(cast(dict[str, Any], saved), exact_match, device)
             return
         params = load_path_or_dict

@@ -74,6 +74,7 @@ def content_problem(buffer: ReplayBuffer, own: ReplayBuffer | None) -> str | Non
                 return f"has {name}={vars(buffer)[name]!r}: it must be a number"
     if not (isinstance(buffer, DynamicReplayBuffer) or type(buffer) in KNOWN):
         return None
+    # Forgotten rows too: n-step returns multiply them by zero
     stored = buffer.buffer_size if buffer.full else buffer.pos
     for name, array in _stored_arrays(buffer):
         for first in range(0, stored, CHUNK):

@@ -1,0 +1,1 @@
+"""Files of models, replay buffers and running statistics: writing them, and loading them with all that is checked."""
