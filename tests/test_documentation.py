@@ -10,6 +10,7 @@ import pytest
 import sb3_rlx2
 import sb3_rlx2.errors
 import sb3_rlx2.files
+import sb3_rlx2.resume
 import sb3_rlx2.sparse
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.common.policies import SPARSITY_ARGUMENTS, SparsePolicyMixin
@@ -49,10 +50,12 @@ def test_every_parameter_is_documented_with_its_default(function, column):
 
 
 @pytest.mark.parametrize(
-    "module", [sb3_rlx2, sb3_rlx2.sparse, sb3_rlx2.errors, sb3_rlx2.files], ids=lambda module: module.__name__
+    "module",
+    [sb3_rlx2, sb3_rlx2.sparse, sb3_rlx2.errors, sb3_rlx2.files, sb3_rlx2.resume],
+    ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_in_the_reference(module):
     pages = "".join(page.read_text("utf-8") for page in (DOCS / "api").glob("*.md"))
     for name in module.__all__:
         if not name.startswith("__"):
-            assert re.search(rf":: {module.__name__}\.{name}$", pages, re.MULTILINE), name
+            assert re.search(rf":: (sb3_rlx2|{module.__name__})\.{name}$", pages, re.MULTILINE), name

@@ -79,6 +79,19 @@ class TopologyHistoryCallback(BaseCallback):
             self.history = None
             self._owner = weakref.ref(self.model)
 
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint of the training keeps of this callback."""
+        history = None if self.history is None else self.history.get_state()
+        return {"history": history, "saved_at": self._saved_at, "last_check": self._last_check}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``get_state`` returned.
+
+        :param state: what it returned
+        """
+        self.history = None if state["history"] is None else TopologyHistory.from_state(state["history"])
+        self._saved_at, self._last_check = state["saved_at"], state["last_check"]
+
     @property
     def _off_policy(self) -> OffPolicyAlgorithm:
         assert isinstance(self.model, OffPolicyAlgorithm)

@@ -37,7 +37,7 @@ class Series:
     def __init__(self, columns: Sequence[str], rows: Array | None = None) -> None:
         self.columns = tuple(columns)
         self.rows: list[tuple[float, ...]] = [] if rows is None else [tuple(map(float, row)) for row in rows]
-        self._gap = 0.0
+        self.gap = 0.0
 
     def add(self, *row: float) -> None:
         """Add a point, unless it comes too soon after the one before; one of the same step takes its place.
@@ -47,12 +47,12 @@ class Series:
         if self.rows and row[0] == self.rows[-1][0]:
             self.rows[-1] = row
             return
-        if self.rows and row[0] - self.rows[-1][0] < self._gap:
+        if self.rows and row[0] - self.rows[-1][0] < self.gap:
             return
         self.rows.append(row)
         if len(self.rows) > MAX_POINTS:
             self.rows = self.rows[::2]
-            self._gap = self.rows[-1][0] - self.rows[-2][0]
+            self.gap = self.rows[-1][0] - self.rows[-2][0]
 
     def truncate(self, step: int) -> None:
         """Forget what came after a step."""
@@ -127,6 +127,13 @@ class TopologyHistory:
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        head, arrays = self._content()
+        arrays = {"head": np.array(json.dumps(head)), **arrays}
+        with replacing(path) as file:
+            np.savez_compressed(file, **arrays)
+
+    def _content(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All of it: what JSON can say, and arrays."""
         head = {
             "format": FORMAT,
             "algorithm": self.algorithm,
@@ -135,15 +142,27 @@ class TopologyHistory:
             "first_layers": self.first_layers,
             "observations": self.observations,
         }
-        arrays: dict[str, Any] = {
-            "head": np.array(json.dumps(head)),
-            "buffer": self.buffer.to_array(),
-            "distances": self.distances.to_array(),
-        }
+        arrays: dict[str, Any] = {"buffer": self.buffer.to_array(), "distances": self.distances.to_array()}
         for name, record in self.networks.items():
             arrays |= {f"{name}/{key}": array for key, array in record.to_arrays().items()}
-        with replacing(path) as file:
-            np.savez_compressed(file, **arrays)
+        return head, arrays
+
+    def get_state(self) -> dict[str, Any]:
+        """All of it as plain data, for a checkpoint of a training."""
+        head, arrays = self._content()
+        limits = {name: record.limit for name, record in self.networks.items()}
+        return {"head": head, "arrays": arrays, "limits": limits, "gaps": [self.buffer.gap, self.distances.gap]}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> TopologyHistory:
+        """A history as it was.
+
+        :param state: what ``get_state`` returned
+        """
+        history = cls.__new__(cls)
+        history._restore(state["head"], state["arrays"], max(state["limits"].values(), default=None))
+        history.buffer.gap, history.distances.gap = state["gaps"]
+        return history
 
     @classmethod
     def load(cls, path: str | Path, max_records: int | None = None) -> TopologyHistory:

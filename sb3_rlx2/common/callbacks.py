@@ -22,7 +22,7 @@ from sb3_rlx2.common.topology import (
     network_density,
     networks,
 )
-from sb3_rlx2.sparse import Evolution, TopologyRule, resolve_rule
+from sb3_rlx2.sparse import TopologyEvolver, TopologyRule, resolve_rule
 from sb3_rlx2.sparse.checks import check_count
 
 
@@ -55,7 +55,7 @@ class TopologyEvolutionCallback(BaseCallback):
         self.settings = TopologySettings(topology, topology_interval, topology_end, drop_fraction)
         self.settings.check()
         self._densities: dict[str, float] = {}
-        self._printed: dict[str, Evolution | None] = {}
+        self._printed: dict[str, int | None] = {}
 
     def _init_callback(self) -> None:
         model = _off_policy(self.model, self)
@@ -74,7 +74,7 @@ class TopologyEvolutionCallback(BaseCallback):
             self.settings = own_settings
         evolvers = evolve_topology(model, self.settings)
         self._densities = {name: network_density(module) for name, module in networks(model).items()}
-        self._printed = {name: evolver.last_evolution for name, evolver in evolvers.items()}
+        self._printed = {name: _last_update(evolver) for name, evolver in evolvers.items()}
         for evolver in evolvers.values():
             evolver.warn_of_layers_that_stay()
 
@@ -93,12 +93,12 @@ class TopologyEvolutionCallback(BaseCallback):
     def _print_evolutions(self) -> None:
         for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
             evolution = evolver.last_evolution
-            if evolution is not None and evolution is not self._printed.get(name):
+            if evolution is not None and evolution.update != self._printed.get(name):
                 print(
                     f"{name} topology, update {evolution.update}: {evolution.grown} connections exchanged "
                     f"(drop fraction {evolution.drop_fraction:.3f})"
                 )
-                self._printed[name] = evolution
+                self._printed[name] = evolution.update
 
     def _on_training_end(self) -> None:
         # RLx2's own algorithms bring evolution along; with stock ones it ends with this callback's learn()
@@ -221,6 +221,10 @@ class DynamicBufferCallback(BaseCallback):
         self.logger.record("rlx2/buffer_size", buffer.n_transitions)
         self.logger.record("rlx2/buffer_capacity", buffer.capacity)
         self.logger.record("rlx2/n_steps", buffer.n_steps_in_use)
+
+
+def _last_update(evolver: TopologyEvolver) -> int | None:
+    return None if evolver.last_evolution is None else evolver.last_evolution.update
 
 
 def check_threshold(threshold: float | None) -> float | None:

@@ -1,0 +1,131 @@
+"""The states of callbacks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_rlx2.files import replacing
+from sb3_rlx2.resume.environments import (
+    environment_state,
+    set_environment_state,
+    set_vectorized_state,
+    vectorized_state,
+)
+from sb3_rlx2.resume.plain_data import attributes_of, set_attributes
+
+STRUCTURE = ("model", "parent", "locals", "globals")
+
+
+def callbacks_by_name(root: BaseCallback) -> dict[str, BaseCallback]:
+    """A callback and those inside of it, by class and number among those of the class.
+
+    :param root: the callback
+    """
+    named: dict[str, BaseCallback] = {}
+    for callback in _flat(root):
+        name = type(callback).__name__
+        number = sum(key.rpartition(" ")[0] == name for key in named)
+        named[f"{name} {number}"] = callback
+    return named
+
+
+def _flat(callback: BaseCallback) -> Iterator[BaseCallback]:
+    yield callback
+    for name, value in vars(callback).items():
+        if name not in STRUCTURE:
+            for inner in value if isinstance(value, list) else [value]:
+                if isinstance(inner, BaseCallback):
+                    yield from _flat(inner)
+
+
+def callback_states(root: BaseCallback, training_env: VecEnv) -> dict[str, Any]:
+    """Read the states of a callback and those inside of it.
+
+    What a callback returns from ``get_state()`` is its state; of others, it is the attributes that are plain data, and
+    the states of their own environments.
+
+    :param root: the callback
+    :param training_env: the environments of the training, which are no callback's own
+    :return: plain data for ``set_callback_states``
+    """
+    return {name: _state(callback, training_env) for name, callback in callbacks_by_name(root).items()}
+
+
+def set_callback_states(root: BaseCallback, training_env: VecEnv, states: dict[str, Any]) -> None:
+    """Put back what ``callback_states`` read. A callback that is new starts afresh, with a warning.
+
+    :param root: the callback
+    :param training_env: the environments of the training
+    :param states: what ``callback_states`` returned
+    """
+    callbacks = callbacks_by_name(root)
+    for name, callback in callbacks.items():
+        if name in states:
+            _set_state(callback, training_env, states[name])
+    new, gone = sorted(callbacks.keys() - states.keys()), sorted(states.keys() - callbacks.keys())
+    if new or gone:
+        said = [f"{names} {what}" for names, what in ((", ".join(new), "new"), (", ".join(gone), "missing")) if names]
+        warnings.warn(f"callbacks differ from those of the checkpoint: {'; '.join(said)}", stacklevel=2)
+
+
+def environments_of(callback: BaseCallback, training_env: VecEnv) -> dict[str, Any]:
+    """The environments that are a callback's own, by attribute.
+
+    :param callback: the callback
+    :param training_env: the environments of the training
+    """
+    return {
+        name: value
+        for name, value in vars(callback).items()
+        if isinstance(value, (VecEnv, gym.Env)) and value is not training_env
+    }
+
+
+def _state(callback: BaseCallback, training_env: VecEnv) -> dict[str, Any]:
+    own = getattr(callback, "get_state", None)
+    environments = environments_of(callback, training_env)
+    return {
+        "counts": [callback.n_calls, callback.num_timesteps],
+        "state": attributes_of(callback, STRUCTURE) if own is None else own(),
+        "environments": {
+            name: vectorized_state(env) if isinstance(env, VecEnv) else environment_state(env)
+            for name, env in environments.items()
+        },
+    }
+
+
+def _set_state(callback: BaseCallback, training_env: VecEnv, saved: dict[str, Any]) -> None:
+    callback.n_calls, callback.num_timesteps = saved["counts"]
+    if hasattr(callback, "get_state"):
+        callback.set_state(saved["state"])  # type: ignore[attr-defined]
+    else:
+        set_attributes(callback, saved["state"])
+    for name, env in environments_of(callback, training_env).items():
+        if name in saved["environments"]:
+            if isinstance(env, VecEnv):
+                set_vectorized_state(env, saved["environments"][name])
+            else:
+                set_environment_state(env, saved["environments"][name])
+    if isinstance(callback, EvalCallback):
+        _rewrite_evaluations(callback)
+
+
+def _rewrite_evaluations(callback: EvalCallback) -> None:
+    """The file as it was: that of the killed process may be damaged, or have later evaluations."""
+    if callback.log_path is not None and callback.evaluations_timesteps:
+        further = {"successes": callback.evaluations_successes} if callback.evaluations_successes else {}
+        with replacing(f"{callback.log_path}.npz") as file:
+            np.savez(
+                file,
+                timesteps=callback.evaluations_timesteps,
+                results=callback.evaluations_results,
+                ep_lengths=callback.evaluations_length,
+                **further,  # type: ignore[arg-type]
+            )

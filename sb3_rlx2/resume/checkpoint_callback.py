@@ -1,0 +1,217 @@
+"""Saves a whole training at an interval."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_rlx2.resume.buffer_segments import BufferSegments, restore_buffer
+from sb3_rlx2.resume.checkpoint_folder import CheckpointFolder
+from sb3_rlx2.resume.environments import vectorized_problem
+from sb3_rlx2.resume.recipes import recipe_of_callbacks, recipe_of_environments, register_callback
+from sb3_rlx2.resume.training_state import log_entries, set_training_state, training_state
+from sb3_rlx2.sparse.checks import check_count
+
+TEMPLATE = "model.zip"
+
+
+class TrainingCheckpointCallback(BaseCallback):
+    """Save the whole training every so many environment steps, so that ``resume`` goes on as if nothing had happened.
+
+    A checkpoint has networks, moments, counters, replay buffer, schedules, random states, environments in the midst of
+    their episodes, callbacks and logs. It is taken between two rollouts, the first one before the first step. Files are
+    written by a thread of its own while training goes on; of the replay buffer only what is new. If a checkpoint cannot
+    be written (a full disk), a warning says so, training goes on, and those before stay.
+
+    It works with RLx2's algorithms and with stock SB3 ``TD3``, ``DDPG`` and ``SAC``. Pass it in the list of callbacks
+    itself, not inside of another callback.
+
+    :param folder: where checkpoints go, for one training
+    :param every: environment steps between two checkpoints
+    :param keep: how many checkpoints to keep, default 2, so that a damaged one is not the only one
+    :param verbose: 1 prints a line for each checkpoint
+    :raises ValueError: if an argument is out of range, or the folder has checkpoints of another training
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], every: int, keep: int = 2, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.folder = Path(folder)
+        self.every = check_count(every, "every", 1)
+        self.keep = check_count(keep, "keep", 1)
+        self.seconds_stopped = 0.0
+        self._checkpoints = CheckpointFolder(self.folder)
+        self._segments = BufferSegments(self.folder)
+        self._writer: threading.Thread | None = None
+        self._failed: Exception | None = None
+        self._to_restore: dict[str, Any] | None = None
+        self._number = self._saved_at = -1
+        self._problem: str | None = None
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this callback."""
+        return {"saved_at": self._saved_at}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``get_state`` returned.
+
+        :param state: what it returned
+        """
+        self._saved_at = state["saved_at"]
+
+    def restore_at_start(self, checkpoints: CheckpointFolder, state: dict[str, Any]) -> None:
+        """Let the next ``learn`` begin with a checkpoint.
+
+        :param checkpoints: the folder
+        :param state: what its ``read`` returned
+        """
+        self._checkpoints, self._to_restore = checkpoints, state
+
+    # --- moments ---
+
+    def _init_callback(self) -> None:
+        if not isinstance(self.model, OffPolicyAlgorithm):
+            raise ValueError(f"{type(self).__name__} works with off-policy algorithms, not {type(self.model).__name__}")
+        if self._number < 0 and self._to_restore is None and self._checkpoints.numbers():
+            raise ValueError(
+                f"folder={str(self.folder)!r} has checkpoints of another training: sb3_rlx2.resume.resume(folder) goes "
+                "on with it. Give another folder, or remove it"
+            )
+        self._checkpoints.lock()
+
+    @property
+    def _off_policy(self) -> OffPolicyAlgorithm:
+        assert isinstance(self.model, OffPolicyAlgorithm)
+        return self.model
+
+    def _on_training_start(self) -> None:
+        if "callback" not in self.locals:
+            raise ValueError(f"{type(self).__name__} must be in the list of callbacks itself")
+        if self._to_restore is not None:
+            self._problem = self._to_restore["problem"]
+            return
+        self._saved_at = -1  # a checkpoint of this learn() before anything can happen to it
+        self._problem = vectorized_problem(self.training_env)
+        if self._problem is not None:
+            warnings.warn(
+                f"{type(self).__name__}: the state of the environment cannot be saved, since {self._problem}. A "
+                "resumed training begins a new episode, and is then no longer the same bit for bit; see "
+                "sb3_rlx2.resume.register_environment",
+                stacklevel=2,
+            )
+
+    def _on_rollout_start(self) -> None:
+        if self._to_restore is not None:
+            self._restore(self._to_restore)
+            self._to_restore = None
+        elif self._saved_at < 0 or self._saved_at // self.every < self.model.num_timesteps // self.every:
+            self._save(finished=False)
+
+    def _on_step(self) -> bool:
+        if self._number < 0:
+            raise ValueError(f"{type(self).__name__} must be in the list of callbacks itself, not inside of another")
+        return True
+
+    def _on_training_end(self) -> None:
+        self._save(finished=True)
+        self.wait()
+        self._checkpoints.unlock()
+
+    # --- saving ---
+
+    def _save(self, finished: bool) -> None:
+        began = time.perf_counter()
+        self.wait()
+        model, root = self._off_policy, self.locals["callback"]
+        self._number, self._saved_at = self._number + 1, model.num_timesteps
+        if self._number == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            model.save(self.folder / TEMPLATE)
+        assert model.replay_buffer is not None
+        state = training_state(model, root)
+        state["buffer"], rows = self._segments.collect(model.replay_buffer, model.num_timesteps)
+        for entry in log_entries(state):
+            self._checkpoints.logs.note(entry)
+        state["learn"] = {
+            "finished": finished,
+            "total_timesteps": self.locals["total_timesteps"],
+            **{name: self.locals[name] for name in ("log_interval", "tb_log_name", "progress_bar")},
+        }
+        state["problem"] = self._problem
+        state["recipe"] = {
+            "algorithm": f"{type(model).__module__}.{type(model).__qualname__}",
+            "device": str(model.device),
+            "threads": th.get_num_threads(),
+            "custom_logger": model._custom_logger,
+            "environments": recipe_of_environments(self.training_env),
+            "callbacks": recipe_of_callbacks(root),
+        }
+        # It must end even if the program does not wait
+        self._writer = threading.Thread(target=self._write, args=(self._number, state, rows), daemon=False)
+        self._writer.start()
+        if self._number == 0:
+            self.wait()  # what cannot be saved is known before the first step
+        self.seconds_stopped = time.perf_counter() - began
+
+    def _write(self, number: int, state: dict[str, Any], rows: dict[str, Any]) -> None:
+        try:
+            self._checkpoints.write(number, state, rows, self.keep)
+        except Exception as error:
+            self._failed = error
+
+    def wait(self) -> None:
+        """Wait until the newest checkpoint is written. A warning says if it could not be."""
+        if self._writer is None:
+            return
+        self._writer.join()
+        self._writer = None
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            self._segments.forget()
+            if not isinstance(failed, OSError):
+                raise failed
+            warnings.warn(
+                f"the checkpoint at step {self._saved_at} could not be written ({failed}): those before it stay",
+                stacklevel=2,
+            )
+        elif self.verbose >= 1:
+            print(f"Checkpoint at step {self._saved_at}: {self._checkpoints.file(self._number)}")
+
+    # --- restoring ---
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        model, root = self._off_policy, self.locals["callback"]
+        restore(model, root, state, self.folder, is_exact=self._problem is None)
+        model._custom_logger = state["recipe"]["custom_logger"]
+        self._number = state["number"]
+        assert model.replay_buffer is not None
+        self._segments.go_on_from(model.replay_buffer, state["buffer"], model.num_timesteps)
+        self._checkpoints.logs.go_on_from(log_entries(state))
+
+
+def restore(
+    model: OffPolicyAlgorithm, callback: BaseCallback | None, state: dict[str, Any], folder: Path, is_exact: bool
+) -> None:
+    """Let a model, and what it learns with, be as they were.
+
+    :param model: the model
+    :param callback: the callback of its ``learn``; None: it does not learn
+    :param state: what ``CheckpointFolder.read`` returned
+    :param folder: where it was read
+    :param is_exact: whether environments go on in the midst of their episodes
+    """
+    assert model.replay_buffer is not None
+    assert isinstance(model.env, VecEnv)
+    restore_buffer(model.replay_buffer, state["buffer"], folder)
+    set_training_state(model, callback, state, is_exact)
+
+
+register_callback(TrainingCheckpointCallback, dict.fromkeys(("folder", "every", "keep", "verbose")))

@@ -1,0 +1,153 @@
+"""A folder of checkpoints: the newest ones, each whole or not there, and what they share."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any
+
+from sb3_rlx2.errors import ModelFileError
+from sb3_rlx2.files import read_state, write_state
+from sb3_rlx2.files.atomic import sync_folder
+from sb3_rlx2.resume.buffer_segments import Segment, read_segment
+from sb3_rlx2.resume.log_files import LogCopies
+from sb3_rlx2.resume.training_state import log_entries
+
+if sys.platform != "win32":
+    import fcntl
+
+PREFIX, SUFFIX = "checkpoint-", ".safetensors"
+
+CHECKPOINT_FORMAT = 1
+"""Goes up when checkpoints that one version writes can no longer be read by the one before."""
+
+
+class CheckpointFolder:
+    """Checkpoints in a folder.
+
+    ``checkpoint-N.safetensors`` is all of a training but what checkpoints share: ``rows-….safetensors``, the rows of
+    the replay buffer, ``logs``, copies of text files, and ``model.zip``, the settings with which the model was made. A
+    checkpoint is there once all that it needs is; then what only older ones need goes.
+
+    :param path: of the folder
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.logs = LogCopies(self.path / "logs")
+        self._lock: weakref.finalize[Any, Any] | None = None
+
+    def numbers(self) -> list[int]:
+        """Numbers of the checkpoints, oldest first."""
+        names = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
+        middles = [name[len(PREFIX) : -len(SUFFIX)] for name in names if name.startswith(PREFIX)]
+        return sorted(int(middle) for middle in middles if middle.isdecimal())
+
+    def file(self, number: int) -> Path:
+        """Path of a checkpoint.
+
+        :param number: its number
+        """
+        return self.path / f"{PREFIX}{number}{SUFFIX}"
+
+    def lock(self) -> None:
+        """Keep other processes from writing here until this one ends.
+
+        :raises ValueError: if one does
+        """
+        if self._lock is not None or sys.platform == "win32":
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ValueError(f"{self.path}: another process trains and writes its checkpoints here") from None
+        self._lock = weakref.finalize(self, os.close, descriptor)
+
+    def unlock(self) -> None:
+        """Let other processes write here."""
+        if self._lock is not None:
+            self._lock()
+            self._lock = None
+
+    def write(self, number: int, state: dict[str, Any], rows: dict[str, Any], keep: int) -> None:
+        """Write a checkpoint, then remove older ones and what only they need.
+
+        :param number: of the checkpoint
+        :param state: all but what is shared
+        :param rows: new rows of the replay buffer by file name
+        :param keep: how many checkpoints to keep
+        :raises OSError: if it cannot be written; those before are as they were
+        """
+        try:
+            for name, segment in rows.items():
+                write_state(self.path / name, segment)
+            self.logs.write()
+            write_state(self.file(number), {"format": CHECKPOINT_FORMAT, **state})
+        except BaseException:
+            for name in rows:
+                (self.path / name).unlink(missing_ok=True)
+            raise
+        self._remove_old(keep, number, state)
+
+    def read(self) -> dict[str, Any]:
+        """Read the newest checkpoint that is whole, with a warning about newer ones.
+
+        :return: as it was given to ``write``, with its ``number``, and the ``content`` of log files
+        :raises ModelFileError: if there is none
+        """
+        numbers = self.numbers()
+        if not numbers:
+            raise ModelFileError(f"{self.path}: there is no checkpoint in this folder")
+        problem: ModelFileError | None = None
+        for number in reversed(numbers):
+            try:
+                state = self._read(number)
+            except ModelFileError as error:
+                problem = problem or error
+                continue
+            if problem is not None:
+                warnings.warn(f"{problem}: going on from the checkpoint before, {self.file(number)}", stacklevel=3)
+            return state
+        assert problem is not None
+        raise ModelFileError(f"{problem}; there is no older checkpoint that is whole")
+
+    def _read(self, number: int) -> dict[str, Any]:
+        path = self.file(number)
+        state: dict[str, Any] = read_state(path)
+        if state.get("format") != CHECKPOINT_FORMAT:
+            raise ModelFileError(
+                f"{path} has format {state.get('format')!r}, and this version of sb3-rlx2 reads {CHECKPOINT_FORMAT}"
+            )
+        for segment in state["buffer"]["segments"]:
+            read_segment(self.path, Segment(*segment))
+        for entry in log_entries(state):
+            entry["content"] = self.logs.content(entry)
+        return {**state, "number": number}
+
+    def _remove_old(self, keep: int, number: int, state: dict[str, Any]) -> None:
+        old = self.numbers()
+        kept = [other for other in old if other <= number][-keep:]
+        needed = _needs(state)
+        for other in kept[:-1]:
+            try:
+                needed |= _needs(read_state(self.file(other)))
+            except (ModelFileError, OSError):  # nothing can go on from it
+                kept.remove(other)
+        for other in set(old) - set(kept):
+            self.file(other).unlink(missing_ok=True)
+        for path in self.path.glob("rows-*.safetensors"):
+            if path.name not in needed:
+                path.unlink(missing_ok=True)
+        self.logs.remove_all_but(needed)
+        sync_folder(self.path)
+
+
+def _needs(state: dict[str, Any]) -> set[str]:
+    """Names of the files that a checkpoint shares with others."""
+    return {name for name, _, _ in state["buffer"]["segments"]} | {entry["copy"] for entry in log_entries(state)}
