@@ -173,8 +173,10 @@ def test_a_run_that_fails_says_why_and_those_that_need_it_are_not_made(study_fil
     }
     folders = run_folders(read_study(study_file(methods=methods, seeds=1)), tmp_path)
     with local_executor(1) as executor:
-        assert [folder.settings.method for folder in run_all(folders, executor)] == ["bad", "next"]
-    assert "tau=7" in (folders[0].path / "error.txt").read_text()
+        failed = run_all(folders, executor)
+    assert [folder.settings.method for folder, _ in failed] == ["bad", "next"]
+    assert "tau=7" in failed[0].reason
+    assert "it needs" in failed[1].reason
     assert [folder.progress().state for folder in folders] == ["failed", "waiting"]
 
 

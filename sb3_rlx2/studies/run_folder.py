@@ -110,6 +110,12 @@ class RunFolder:
         return (self.path / "finished.json").is_file()
 
     @property
+    def error(self) -> str:
+        """Why the run failed, in a line; empty if it did not."""
+        path = self.path / "error.txt"
+        return path.read_text(encoding="utf-8").strip().rpartition("\n")[2] if path.is_file() else ""
+
+    @property
     def is_running(self) -> bool:
         """Whether a process makes the run at this moment."""
         status = self.record("status.json")
@@ -142,7 +148,7 @@ class RunFolder:
             return Progress("finished", self.settings.steps)
         if self.is_running:
             return Progress("running", step, float(status["steps_per_second"]))
-        if (self.path / "error.txt").is_file():
+        if self.error:
             return Progress("failed", step)
         return Progress("stopped", step) if status else Progress("waiting")
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
+from typing import NamedTuple
 
 from sb3_rlx2.studies.executors import make_run_in_process
 from sb3_rlx2.studies.run import BUSY, FAILED, FINISHED
@@ -16,6 +17,17 @@ ATTEMPTS = 5
 """How often a run is taken up again whose process or worker was lost."""
 LOOK_SECONDS = 1.0
 BUSY_SECONDS = 30.0
+
+
+class Failure(NamedTuple):
+    """A run that could not be made.
+
+    :param folder: of the run
+    :param reason: in a line
+    """
+
+    folder: RunFolder
+    reason: str
 
 
 def run_folders(study: Study, results: Path) -> list[RunFolder]:
@@ -34,7 +46,7 @@ def run_folders(study: Study, results: Path) -> list[RunFolder]:
 
 def run_all(
     folders: Sequence[RunFolder], executor: Executor, look: Callable[[Sequence[RunFolder]], None] = lambda folders: None
-) -> list[RunFolder]:
+) -> list[Failure]:
     """Make all runs that are not finished.
 
     :param folders: prepared folders of the runs
@@ -46,7 +58,7 @@ def run_all(
     attempts = dict.fromkeys((folder.path for folder in waiting), 0)
     running: dict[Future[int], RunFolder] = {}
     not_before: dict[Path, float] = {}
-    failed: list[RunFolder] = []
+    failed: list[Failure] = []
     try:
         while waiting or running:
             for folder in list(waiting):
@@ -56,20 +68,19 @@ def run_all(
                     waiting.remove(folder)
                     running[executor.submit(make_run_in_process, str(folder.path.absolute()))] = folder
             if not running and not not_before:
-                return [*failed, *waiting]  # they need runs that failed, or that are not among these
+                return [*failed, *(Failure(folder, f"it needs {folder.needed.path}") for folder in waiting)]
             done, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
             if not running:
                 time.sleep(LOOK_SECONDS)
             for future in done:
                 folder = running.pop(future)
                 not_before.pop(folder.path, None)
-                # A worker that is lost is an exception of whatever executor there is
-                status = None if future.cancelled() or future.exception() is not None else future.result()
+                status, reason = _outcome(future)
                 if status == FINISHED:
                     continue
                 attempts[folder.path] += status != BUSY
                 if status == FAILED or attempts[folder.path] >= ATTEMPTS:
-                    failed.append(folder)
+                    failed.append(Failure(folder, folder.error or f"its process was lost {ATTEMPTS} times ({reason})"))
                     continue
                 if status == BUSY:
                     not_before[folder.path] = time.monotonic() + BUSY_SECONDS
@@ -79,3 +90,13 @@ def run_all(
         for future in running:
             future.cancel()
     return failed
+
+
+def _outcome(future: Future[int]) -> tuple[int | None, str]:
+    """Exit status of a run's process, or None and why there is none."""
+    if future.cancelled():
+        return None, "cancelled"
+    error = future.exception()
+    if error is not None:  # of whatever executor there is: a worker that was lost, a folder that it does not share
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    return future.result(), f"exit status {future.result()}"

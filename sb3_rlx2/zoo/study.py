@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from sb3_rlx2.studies.archive import restore
-from sb3_rlx2.studies.executors import local_executor
+from sb3_rlx2.studies.executors import dask_executor, local_executor, slurm_executor
 from sb3_rlx2.studies.progress import live_progress, overview
 from sb3_rlx2.studies.run_folder import RunFolder
 from sb3_rlx2.studies.runner import run_all, run_folders
@@ -39,7 +40,17 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("study", type=Path, metavar="FILE.yml", help="the study")
     common.add_argument("--results", type=Path, metavar="FOLDER", help="folder of its runs (default: results/FILE)")
     run = commands.add_parser("run", parents=[common], help="make its runs; those that are finished are skipped")
-    run.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each (default: one a core)")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each (default: one a core)")
+    where.add_argument(
+        "--dask", metavar="ADDRESS", help="on workers of Dask: address or --scheduler-file of its scheduler"
+    )
+    where.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="OPTION=VALUE",
+        help="as jobs of Slurm, with options of submitit (timeout_min=240)",
+    )
     run.add_argument(
         "--restore", type=Path, metavar="runs.jsonl", help="finished runs, of another machine, that a report wrote"
     )
@@ -64,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.restore is not None:
         restore(arguments.restore, arguments.results)
     folders = run_folders(study, arguments.results)
-    executor = local_executor(arguments.jobs)
+    executor = _executor(arguments)
     try:
         with live_progress() as look:
             failed = run_all(folders, executor, look)
@@ -73,9 +84,19 @@ def _run(arguments: argparse.Namespace) -> int:
         os._exit(INTERRUPTED)  # ends the processes of the runs too, for which the executor would wait
     executor.shutdown()
     print(overview(folders)[0])
-    for folder in failed:
-        print(f"failed: {folder.path} ({_reason(folder)})", file=sys.stderr)
+    for folder, reason in failed:
+        print(f"failed: {folder.path}: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _executor(arguments: argparse.Namespace) -> Executor:
+    if arguments.dask is not None:
+        return dask_executor(arguments.dask)
+    if arguments.slurm is not None:
+        options = [option.partition("=")[::2] for option in arguments.slurm]
+        values = {name: int(value) if value.isdigit() else value for name, value in options}
+        return slurm_executor(arguments.results / "slurm", values)
+    return local_executor(arguments.jobs)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -104,12 +125,3 @@ def _report(arguments: argparse.Namespace) -> int:
     for path in report.write(arguments.out or arguments.results / "report"):
         print(path)
     return 0
-
-
-def _reason(folder: RunFolder) -> str:
-    error = folder.path / "error.txt"
-    if error.is_file():
-        return error.read_text(encoding="utf-8").strip().rpartition("\n")[2]
-    if folder.settings.after is not None and not folder.needed.is_finished:
-        return f"it needs {folder.needed.path}"
-    return f"its process was lost: {folder.output}"
