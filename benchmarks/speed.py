@@ -2,6 +2,8 @@
 
     python benchmarks/speed.py updates     gradient updates of TD3 and SAC: ours, our torch path, SB3's dense, SBX's
     python benchmarks/speed.py steps       whole environment steps, and what collecting one costs beside env.step
+    python benchmarks/speed.py vectorised  environment steps with one and with eight environments
+    python benchmarks/speed.py residual    the update with wide residual critics with layer normalization, and densely
     python benchmarks/speed.py scaling     the update with width, sparsity and batch size
     python benchmarks/speed.py kernels     single products: GFLOP/s of useful work beside dense, CSR and SparseProp
     python benchmarks/speed.py layers      SparseLinear with kernels beside its dense path, and what the rule takes
@@ -33,6 +35,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
@@ -40,7 +43,7 @@ from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.files import replacing
 from sb3_rlx2.kernels import autograd
 from sb3_rlx2.kernels import products as k
-from sb3_rlx2.sparse import SparseLinear
+from sb3_rlx2.sparse import SparseLinear, sparsify
 
 RESULTS = Path(__file__).parent / "results"
 # The paper's sparsities of actor and critics
@@ -195,18 +198,21 @@ class TimedEnv(gym.Wrapper):
 def steps(arguments: argparse.Namespace) -> None:
     """Environment steps per second of ``learn``, and what collecting one costs beside the environment."""
     th.set_num_threads(1)
-    rows = [steps_on(env, arguments.rounds) for env in TASKS["td3"]]
-    write("steps", rows)
+    write("steps", [steps_on(algo, env, arguments.rounds) for algo in TASKS for env in TASKS[algo]])
 
 
-def steps_on(env: str, rounds: int) -> dict[str, Any]:
-    """The row of ``steps`` for one environment."""
+def exploration(algo: str, env: gym.Env) -> dict[str, Any]:
+    """The noise that RLx2TD3 has by default, for SB3's TD3; SAC has none."""
+    n_act = env.action_space.shape[0]
+    return {"action_noise": NormalActionNoise(np.zeros(n_act), np.full(n_act, 0.1))} if algo == "td3" else {}
+
+
+def steps_on(algo: str, env: str, rounds: int) -> dict[str, Any]:
+    """The row of ``steps`` for one algorithm and environment."""
     envs = {name: TimedEnv(gym.make(env)) for name in ("dense", "compiled")}
-    n_act = envs["dense"].action_space.shape[0]
-    noise = NormalActionNoise(np.zeros(n_act), np.full(n_act, 0.1))
     models = {
-        "dense": dense_model("td3", envs["dense"], action_noise=noise),
-        "compiled": sparse_model("td3", envs["compiled"], TASKS["td3"][env]),
+        "dense": dense_model(algo, envs["dense"], **exploration(algo, envs["dense"])),
+        "compiled": sparse_model(algo, envs["compiled"], TASKS[algo][env]),
     }
 
     def per_step(name: str, count: int) -> tuple[float, float]:
@@ -235,6 +241,7 @@ def steps_on(env: str, rounds: int) -> dict[str, Any]:
         rounds,
     )
     row = {
+        "algorithm": algo,
         "environment": env,
         "dense steps/s": f"{1 / best['dense', 'step']:.0f}",
         "compiled steps/s": f"{1 / best['compiled', 'step']:.0f}",
@@ -248,6 +255,79 @@ def steps_on(env: str, rounds: int) -> dict[str, Any]:
     }
     print(row, flush=True)
     return row
+
+
+def vectorised(arguments: argparse.Namespace) -> None:
+    """Environment steps per second of ``learn``, with one environment and with eight that step one after the other."""
+    th.set_num_threads(1)
+    rows = []
+    for algo, env in itertools.product(TASKS, ("Hopper-v5", "HalfCheetah-v5")):
+        models = {
+            n_envs: sparse_model(algo, make_vec_env(env, n_envs), TASKS[algo][env], gradient_steps=n_envs)
+            for n_envs in (1, 8)
+        }
+        best = dict.fromkeys(models, float("inf"))
+        for model in models.values():
+            model.learning_starts = 0
+        for _ in range(arguments.rounds):
+            for n_envs, model in models.items():
+                start = time.perf_counter()
+                model.learn(800, reset_num_timesteps=False, log_interval=10**9)
+                best[n_envs] = min(best[n_envs], (time.perf_counter() - start) / 800)
+        row = {"algorithm": algo, "environment": env}
+        row |= {f"{n_envs} at once, steps/s": f"{1 / seconds:.0f}" for n_envs, seconds in best.items()}
+        rows.append(row | {"speed-up": f"{best[1] / best[8]:.2f}"})
+        print(rows[-1], flush=True)
+    write("vectorised", rows)
+
+
+class ResidualBlock(th.nn.Module):
+    """A block of SimBa (Lee et al., 2024): ``x + MLP(LayerNorm(x))``, the MLP's hidden layer four times as wide."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        nn = th.nn
+        self.body = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """As the formula says."""
+        return x + self.body(x)
+
+
+def give_residual_critics(model: Any, width: int, sparsity: float) -> None:
+    """Replace both critics by networks of two residual blocks."""
+    nn, n_in = th.nn, model.observation_space.shape[0] + model.action_space.shape[0]
+    for network in (model.critic, model.critic_target):
+        for i in range(len(network.q_networks)):
+            blocks = [ResidualBlock(width) for _ in range(2)]
+            body = nn.Sequential(nn.Linear(n_in, width), *blocks, nn.LayerNorm(width), nn.Linear(width, 1))
+            network.q_networks[i] = sparsify(body, sparsity) if sparsity else body
+            setattr(network, f"qf{i}", network.q_networks[i])
+    model.critic_target.load_state_dict(model.critic.state_dict())
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters(), lr=3e-4)
+
+
+def residual(arguments: argparse.Namespace) -> None:
+    """Milliseconds of an update with critics of two residual blocks, 512 wide, 95% sparse, and of the dense twin."""
+    th.set_num_threads(1)
+    rows = []
+    for algo in TASKS:
+        models = {
+            "dense SB3": dense_model(algo, "HalfCheetah-v5"),
+            "compiled": sparse_model(algo, "HalfCheetah-v5", TASKS[algo]["HalfCheetah-v5"]),
+        }
+        for name, model in models.items():
+            give_residual_critics(model, 512, 0.95 if name == "compiled" else 0.0)
+        assert models["compiled"]._choose_engine().reason is None
+        calls = {name: (lambda m=model: m.train(1, 256)) for name, model in models.items()}
+        seconds = best_times(calls, arguments.rounds)
+        row = {"algorithm": algo, "environment": "HalfCheetah-v5"}
+        row |= {f"{name} ms": f"{1e3 * seconds[name]:.2f}" for name in models}
+        rows.append(row | {"speed-up": f"{seconds['dense SB3'] / seconds['compiled']:.1f}"})
+        print(rows[-1], flush=True)
+    write("residual", rows)
 
 
 def scaling(arguments: argparse.Namespace) -> None:
@@ -486,10 +566,15 @@ def plot(arguments: argparse.Namespace) -> None:
     print(RESULTS / "speed.png")
 
 
+FUNCTIONS = (
+    updates, steps, vectorised, residual, scaling, kernels, layers, memory, peak, threads, train_for, plot,
+)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for function in (updates, steps, scaling, kernels, layers, memory, peak, threads, train_for, plot):
+    for function in FUNCTIONS:
         command = commands.add_parser(function.__name__)
         command.set_defaults(function=function)
         command.add_argument("--rounds", type=int, default=7, help="rounds in which all take turns")
