@@ -27,7 +27,6 @@ from sb3_rlx2.common.arguments import check_device
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.compiled_training import train_compiled
-from sb3_rlx2.common.engine_choice import ENGINES, Engine, EngineChoice
 from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistics, check_reset
 from sb3_rlx2.common.policies import (
     POLICY_ARGUMENTS,
@@ -38,7 +37,7 @@ from sb3_rlx2.common.policies import (
 )
 from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
 from sb3_rlx2.common.saving.algorithm_names import PACKAGE, algorithm_name
-from sb3_rlx2.common.saving.buffer_checks import counter_problem
+from sb3_rlx2.common.saving.buffer_checks import counter_problem, layout_problem
 from sb3_rlx2.common.saving.model_files import CHECKPOINT_FORMAT
 from sb3_rlx2.common.saving.parameters import CheckedParameters
 from sb3_rlx2.common.topology import NETWORKS, TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
@@ -46,6 +45,7 @@ from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.samples import Samples
+from sb3_rlx2.engine.support import ENGINES, Engine, EngineChoice
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.files import register
 from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 OF_THIS_OBJECT = ("_engine_choice", "_noise_free_action", "_statistics_before", "_update_state")
 """Attributes that a copy makes anew."""
+COMPILED_BUFFERS = (ReplayBuffer, DynamicReplayBuffer)
+"""Replay buffers that the compiled engine reads: these very classes."""
 
 
 class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorithm):
@@ -417,7 +419,8 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         """The engine for the next updates; decided anew when anything that it rests on has changed."""
         choice: EngineChoice | None = self.__dict__.get("_engine_choice")
         if choice is None or not choice.holds:
-            self._engine_choice = choice = EngineChoice(self, (RLx2OffPolicyAlgorithm, self.dense_class))
+            trains = (RLx2OffPolicyAlgorithm, self.dense_class)
+            self._engine_choice = choice = EngineChoice(self, trains, COMPILED_BUFFERS, layout_problem)
         return choice
 
     def _prepare_replay_buffer(self) -> None:

@@ -1,4 +1,4 @@
-"""What the compiled engine covers, and why not the rest: one rule, by exact types and options.
+"""Which engine computes a model: what the compiled one covers, and why not the rest, by exact types and options.
 
 The rule reads a model only through a ``Watch``, so whatever it has looked at is watched from then on. What is to be
 checked goes in here, and nowhere else.
@@ -7,8 +7,9 @@ checked goes in here, and nowhere else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch as th
@@ -23,11 +24,16 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.programs import NotCoveredError, Program, actor_program, critic_program, parameters_of
+from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
-from sb3_rlx2.sparse import TopologyEvolver
+from sb3_rlx2.sparse import TopologyEvolver, resolve_rule
 from sb3_rlx2.sparse.dense_gradient import DenseGradient
 from sb3_rlx2.sparse.layers import SparseLinear
+
+Engine = Literal["auto", "compiled", "torch"]
+ENGINES = ("auto", "compiled", "torch")
 
 LINEAR = (SparseLinear, nn.Linear)
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
@@ -75,17 +81,69 @@ def why_not_acting(watch: Watch, policy: nn.Module) -> str | None:
     return next(_policy_problems(watch, policy, ("actor",)), None)
 
 
-def why_not_updates(
-    watch: Watch, model: OffPolicyAlgorithm, buffer_classes: tuple[type, ...], is_asked_for: bool
-) -> str | None:
-    """Say why a model's updates are not ones that compiled code makes; None if they are.
+class EngineChoice:
+    """The engine that computes a model's updates, by exact rule: the same model always gets the same one.
 
-    :param watch: what is read through
-    :param model: the model
-    :param buffer_classes: what the class of its replay buffer may be
-    :param is_asked_for: whether networks that are not sparse are compiled too
+    :param model: an RLx2 algorithm
+    :param trains: the class whose ``train`` chooses the engine, and the one whose ``train`` is what it stands for
+    :param buffer_classes: what the class of its replay buffer may be, for the compiled engine
+    :param buffer_problem: says why the replay buffer does not fit the model, which it reads through the watch; None if
+        it fits
+    :raises ValueError: if the replay buffer does not fit the model, or if the compiled engine was asked for and does
+        not cover the model
     """
-    return next(_update_problems(watch, model, buffer_classes, is_asked_for), None)
+
+    def __init__(
+        self,
+        model: Any,
+        trains: tuple[type, type],
+        buffer_classes: tuple[type, ...],
+        buffer_problem: Callable[[Watch, Any], str | None],
+    ) -> None:
+        self._watch = Watch()
+        self._policy, self._updates_class, self._verbose = model.policy, model.updates_class, model.verbose
+        self._description: UpdateDescription = model._describe_update()
+        self._coefficient_optimizer = vars(model).get("ent_coef_optimizer")
+        if (problem := buffer_problem(self._watch, model)) is not None:
+            raise ValueError(f"the replay buffer {problem}")
+        engine = self._watch.item(vars(model), "engine")
+        self.reason: str | None = "engine='torch'"
+        """Why it is not the compiled engine; None if it is."""
+        if engine != "torch":
+            self.reason = next(_problems(self._watch, model, trains, buffer_classes, engine == "compiled"), None)
+        if engine == "compiled" and self.reason is not None:
+            raise ValueError(
+                f"engine='compiled' does not cover this {type(model).__name__}: {self.reason}. "
+                "With engine='auto' SB3's own train() computes what it does not cover"
+            )
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything that the choice rests on is still as it was."""
+        return self._watch.holds
+
+    @cached_property
+    def updates(self) -> Updates:
+        """The compiled updates; made when first needed, since that fills the optimizers' states."""
+        further = {} if self._coefficient_optimizer is None else {"coefficient": self._coefficient_optimizer}
+        updates: Updates = self._updates_class(self._policy, self._description, further, self._verbose)
+        return updates
+
+    def __str__(self) -> str:
+        return "Engine: compiled" if self.reason is None else f"Engine: torch ({self.reason})"
+
+
+def _problems(
+    watch: Watch, model: Any, trains: tuple[type, type], buffer_classes: tuple[type, ...], is_asked_for: bool
+) -> Iterator[str]:
+    """Why a model's updates are not ones that compiled code makes, if ``is_asked_for`` with dense networks too."""
+    if not resolve_rule(watch.item(vars(model), "topology")).sparse and not is_asked_for:
+        yield "topology='dense'"
+    classes = [cls for cls in watch.type_of(model).__mro__ if "train" in vars(cls)]
+    stands_for = next(cls for cls in trains[1].__mro__ if "train" in vars(cls))
+    if classes[:2] != [trains[0], stands_for]:
+        yield f"{classes[0].__name__} has a train of its own"
+    yield from _update_problems(watch, model, buffer_classes, is_asked_for)
 
 
 # --- networks ---

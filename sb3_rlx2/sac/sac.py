@@ -15,11 +15,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_rlx2.common.argument_ranges import check_ent_coef, check_target_entropy
-from sb3_rlx2.common.engine_choice import Engine
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.sac import SACUpdates, sac_description
 from sb3_rlx2.engine.samples import Samples
+from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_rlx2.sparse import TopologyRule

@@ -14,10 +14,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.td3.policies import TD3Policy
 
-from sb3_rlx2.common.engine_choice import Engine
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.samples import Samples
+from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.td3 import TD3Updates, td3_description
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sparse import TopologyRule
