@@ -1,9 +1,9 @@
 """``rlx2``: bad input is a message on stderr and exit status 2, a bug keeps its traceback."""
 
 import json
+import pickle
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -224,12 +224,15 @@ def test_a_run_that_cannot_be_set_up_leaves_no_folder(says, run, tmp_path):
         assert not list(logs.rglob("Pendulum-v1_*"))
 
 
-def test_download_that_is_not_allowed(says, zoo, monkeypatch):
-    if "TRUST_REMOTE_CODE" not in Path(find_spec("huggingface_sb3.load_from_hub").origin).read_text("utf-8"):
-        pytest.skip("this huggingface_sb3 allows every download")
-    monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
+def test_download_that_could_run_code(says, zoo, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    (tmp_path / "model.zip").write_bytes(pickle.dumps(print))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda **kwargs: str(tmp_path / "model.zip"))
+    for variable in ("TRUST_REMOTE_CODE", "RLX2_TRUSTED"):
+        monkeypatch.delenv(variable, raising=False)
     of = ["--algo", "rlx2_td3", "--env", "Pendulum-v1"]
-    says(["load-from-hub", *of, "-f", "downloaded", "-orga", "someone"], "TRUST_REMOTE_CODE")
+    says(["load-from-hub", *of, "-f", "downloaded", "-orga", "someone"], "pass --trusted if you trust whoever")
 
 
 def test_record_training_without_ffmpeg(says, zoo, monkeypatch):

@@ -178,7 +178,7 @@ def test_plots(runs, tmp_path, headless, monkeypatch):
     assert Path("figure.png").stat().st_size > 0
 
 
-def test_push_to_hub_and_load_from_it(runs, tmp_path, monkeypatch):
+def test_push_to_hub_and_load_from_it(runs, tmp_path, monkeypatch, capsys):
     """With a folder in the place of the hub."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
@@ -205,7 +205,6 @@ def test_push_to_hub_and_load_from_it(runs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setenv("TRUST_REMOTE_CODE", "True")
     monkeypatch.chdir(tmp_path)
     of = ["--algo", "rlx2_td3", "--env", "Pendulum-v1", "-orga", "someone"]
     assert main(["push-to-hub", *of, "-f", str(runs), "--no-render"]) == 0
@@ -214,10 +213,23 @@ def test_push_to_hub_and_load_from_it(runs, tmp_path, monkeypatch):
     assert "pip install 'sb3-rlx2[zoo]'" in card
     assert "rl_zoo3" not in card.replace("rl-baselines3-zoo", "")
 
-    assert main(["load-from-hub", *of, "-f", "downloaded"]) == 0
+    assert main(["load-from-hub", *of, "-f", "downloaded"]) == 2
+    assert "rlx2_td3-Pendulum-v1.zip of someone/rlx2_td3-Pendulum-v1 holds pickled objects" in capsys.readouterr().err
+    assert not (tmp_path / "downloaded").exists()
+    assert main(["load-from-hub", *of, "-f", "downloaded", "--trusted"]) == 0
     folder = run_folder(tmp_path / "downloaded")
     assert zipfile.is_zipfile(folder / "Pendulum-v1.zip")
     assert main(["enjoy", *of[:4], "-f", "downloaded", "-n", "5", "--no-render"]) == 0
+
+    model = hub / "rlx2_td3-Pendulum-v1.zip"
+    assert main(["convert", str(model), str(hub / "model.safetensors")]) == 0
+    (hub / "model.safetensors").rename(model)  # the content tells what it is
+    monkeypatch.setenv("RLX2_TRUSTED", "0")
+    assert main(["load-from-hub", *of, "-f", "without_pickle"]) == 0
+    assert main(["enjoy", *of[:4], "-f", "without_pickle", "-n", "5", "--no-render"]) == 0
+    (hub / "config.yml").write_text("- !!python/object/apply:os.system ['true']")
+    assert main(["load-from-hub", *of, "-f", "again"]) == 2
+    assert "config.yml of someone/rlx2_td3-Pendulum-v1 makes objects of its own choice" in capsys.readouterr().err
 
 
 def test_the_zoos_own_experiments_stay_as_they_are():

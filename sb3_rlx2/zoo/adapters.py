@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_rlx2.common.saving.model_files import check_model_file
 from sb3_rlx2.files import replacing
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
+from sb3_rlx2.zoo.downloads import checked
 
 # Programs that load a model to act with it
 ACT = {"enjoy", "record_video", "push_to_hub"}
@@ -30,10 +31,11 @@ DOWNLOAD = {"load_from_hub", "enjoy", "benchmark"}
 
 
 @contextmanager
-def adapted(name: str) -> Iterator[None]:
+def adapted(name: str, trusts_downloads: bool) -> Iterator[None]:
     """Let a program work with algorithms that are not the zoo's own.
 
     :param name: name of the program's module, without its package
+    :param trusts_downloads: whether what it downloads may run code
     """
     import huggingface_hub.repocard
     import huggingface_sb3
@@ -55,6 +57,9 @@ def adapted(name: str) -> Iterator[None]:
         if name in DOWNLOAD:
             # Newer versions of huggingface_hub raise another exception than the zoo expects
             stack.enter_context(wrapped(huggingface_sb3, "load_from_hub", _with_the_expected_error))
+            # It trusts nothing or all
+            check = functools.partial(checked, is_trusted=trusts_downloads)
+            stack.enter_context(wrapped(huggingface_sb3, "load_from_hub", check))
         if name == "push_to_hub":
             # Newer versions of huggingface_sb3 lack a function that the zoo imports
             stack.enter_context(_with_generate_metadata())

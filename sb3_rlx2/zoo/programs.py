@@ -7,7 +7,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from sb3_rlx2.zoo.adapters import adapted, replaced
+from sb3_rlx2.zoo.adapters import DOWNLOAD, adapted, replaced
+from sb3_rlx2.zoo.downloads import FLAG
 from sb3_rlx2.zoo.registration import check_installed, register
 
 
@@ -25,8 +26,11 @@ def run(module: str, arguments: Sequence[str], prog: str) -> None:
 
     register()
     name = module.rpartition(".")[2]
+    trusts_downloads = name in DOWNLOAD and FLAG in arguments
+    if trusts_downloads:
+        arguments = [argument for argument in arguments if argument != FLAG]
     check_program_arguments(name, arguments)
-    with adapted(name), replaced(sys, "argv", [prog, *arguments]), warnings.catch_warnings():
+    with adapted(name, trusts_downloads), replaced(sys, "argv", [prog, *arguments]), warnings.catch_warnings():
         # rl_zoo3.plots has imported its programs already
         warnings.filterwarnings("ignore", "'rl_zoo3.* found in sys.modules", RuntimeWarning)
         runpy.run_module(module, run_name="__main__")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 
+from sb3_rlx2.files import register as register_object
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
 
 
@@ -32,12 +33,20 @@ def register() -> None:
 
     from sb3_rlx2.zoo import experiment, search_space
 
+    register_schedules()
     rl_zoo3.ALGOS.update(ALGORITHMS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER.update(search_space.SAMPLERS)
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER.update(search_space.CONVERTERS)
     # The zoo has no registry of experiment managers: train takes the class from its own names
     for module in (rl_zoo3.exp_manager, rl_zoo3.train):
         vars(module)["ExperimentManager"] = experiment.RLx2ExperimentManager
+
+
+def register_schedules() -> None:
+    """Let files without pickle hold the zoo's schedules (``lin_0.001``) by name."""
+    from rl_zoo3.utils import SimpleLinearSchedule
+
+    register_object(SimpleLinearSchedule)
 
 
 def check_installed() -> None:
