@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch as th
 from stable_baselines3 import TD3
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -189,8 +190,8 @@ def wait_for(condition):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_a_study_killed_with_its_processes_ends_as_if_it_had_not_been(study_file, tmp_path):
-    path = study_file(steps=1500, seeds=1, methods={"RLx2": {"algorithm": "rlx2_td3"}})
+def test_a_study_killed_with_its_processes_goes_on_and_ends_as_if_it_had_not_been(study_file, tmp_path, capsys):
+    path = study_file(steps=6000, seeds=1, methods={"RLx2": {"algorithm": "rlx2_td3"}}, checkpoint_every=150)
     whole, killed = (run_folders(read_study(path), tmp_path / name)[0] for name in ("whole", "killed"))
     command = [sys.executable, "-m", "sb3_rlx2", "study", "run", str(path), "--results", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -200,10 +201,16 @@ def test_a_study_killed_with_its_processes_ends_as_if_it_had_not_been(study_file
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_for(lambda: killed.progress().state == "stopped")  # the run's own process has ended with its parent
-    assert 3 <= len(killed.rows()) < 15
+    assert 3 <= len(killed.rows()) < 60
     for folder in (whole, killed):
         assert run_main([str(folder.path)]) == 0
+    assert "Goes on at step" in capsys.readouterr().out
     assert evaluations(killed) == evaluations(whole)
+    seconds = [row["cpu_seconds"] for row in killed.rows()]
+    assert seconds == sorted(seconds)
+    models = [RLx2TD3.load(folder.model) for folder in (whole, killed)]
+    states = [list(model.policy.state_dict().values()) for model in models]
+    assert all(th.equal(a, b) for a, b in zip(*states, strict=True))
     assert len(killed.record("sessions.json")["sessions"]) == 2
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import sync_envs_normalization
 
 from sb3_rlx2.common.topology import networks
+from sb3_rlx2.files.atomic import replacing
 from sb3_rlx2.sparse import summarize
 from sb3_rlx2.studies.model import make_environment
 from sb3_rlx2.studies.run_folder import RunFolder
@@ -42,25 +43,37 @@ class Seconds(NamedTuple):
         return cls(time.process_time(), time.perf_counter())
 
 
+NOT_BEGUN = Seconds(0.0, 0.0)
+
+
 class Evaluator:
     """Evaluates a policy on an environment of its own and appends a row to the run's CSV.
 
     The episodes depend on seed and step alone, so that a run that goes on has the same. The clocks stand still
     meanwhile.
 
-    :param run: folder of the run; rows of its CSV after ``step`` are removed
-    :param step: environment steps from which the run goes on, default 0
+    :param run: folder of the run
     """
 
-    def __init__(self, run: RunFolder, step: int = 0) -> None:
+    def __init__(self, run: RunFolder) -> None:
         self.run, self.settings = run, run.settings
         self.env = make_environment(self.settings.environment, self.settings.hyperparameters, evaluation=True)
-        rows = [row for row in run.rows() if row["step"] <= step]
+        self.last_step = 0
+        self._before, self._started = NOT_BEGUN, Seconds.now()
+
+    def begin(self, step: int = 0, seconds: Seconds = NOT_BEGUN) -> None:
+        """Begin, or go on: rows of the CSV after a step are removed.
+
+        :param step: environment steps so far, default none
+        :param seconds: time that they took
+        """
+        rows = [row for row in self.run.rows() if row["step"] <= step]
         self.last_step = int(rows[-1]["step"]) if rows else 0
-        self._before = Seconds(rows[-1]["cpu_seconds"], rows[-1]["wall_seconds"]) if rows else Seconds(0.0, 0.0)
-        self._started = Seconds.now()
-        kept = run.evaluations.read_text(encoding="utf-8").splitlines(keepends=True)[: len(rows) + 1] if rows else None
-        run.evaluations.write_text("".join(kept or [",".join(COLUMNS) + "\n"]), encoding="utf-8")
+        self._before = seconds
+        lines = self.run.evaluations.read_text(encoding="utf-8").splitlines(keepends=True) if rows else []
+        with replacing(self.run.evaluations, "w", encoding="utf-8") as file:
+            file.write("".join(lines[: len(rows) + 1]) or ",".join(COLUMNS) + "\n")
+        self.start()
 
     @property
     def seconds(self) -> Seconds:
@@ -109,21 +122,22 @@ class Status:
     """Tells others, now and then, how far a run is.
 
     :param run: folder of the run
-    :param step: environment steps from which it goes on
     """
 
-    def __init__(self, run: RunFolder, step: int = 0) -> None:
+    def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self._last = (step, time.time())
-        self._write(step, 0.0)
+        self._last: tuple[int, float] | None = None
+        self._write(int(run.record("status.json").get("step", 0)), 0.0)
 
     def update(self, step: int) -> None:
         """Write it, if the last time was some seconds ago.
 
         :param step: environment steps so far
         """
-        last_step, last_time = self._last
         now = time.time()
+        if self._last is None:
+            self._last = (step, now)
+        last_step, last_time = self._last
         if now - last_time >= STATUS_SECONDS:
             self._write(step, (step - last_step) / (now - last_time))
             self._last = (step, now)
@@ -137,16 +151,30 @@ class StudyCallback(BaseCallback):
     """Evaluates every so many environment steps, and at the end of training.
 
     :param run: folder of the run
-    :param step: environment steps from which it goes on
+    :param is_new: whether the training begins; otherwise a checkpoint says where it goes on
     """
 
     CHECK_STATUS = 64
     """Environment steps between two looks at the clock."""
 
-    def __init__(self, run: RunFolder, step: int = 0) -> None:
+    def __init__(self, run: RunFolder, is_new: bool = True) -> None:
         super().__init__()
         self.every = run.settings.evaluate_every
-        self.evaluator, self.status = Evaluator(run, step), Status(run, step)
+        self.evaluator, self.status = Evaluator(run), Status(run)
+        if is_new:
+            self.evaluator.begin()
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this callback."""
+        return {"step": self.num_timesteps, "seconds": list(self.evaluator.seconds)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``get_state`` returned.
+
+        :param state: what it returned
+        """
+        print(f"Goes on at step {state['step']}", flush=True)
+        self.evaluator.begin(state["step"], Seconds(*state["seconds"]))
 
     def _on_training_start(self) -> None:
         self.evaluator.start()

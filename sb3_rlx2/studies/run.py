@@ -17,8 +17,8 @@ from sb3_rlx2.studies.run_folder import RunFolder
 
 FINISHED, FAILED, BUSY = 0, 1, 3
 """Exit status of a run; ``BUSY``: another process makes it."""
-ATTEMPTS = 20
-PAUSE = 0.1  # seconds
+ATTEMPTS = 10
+PAUSE = 0.05  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:

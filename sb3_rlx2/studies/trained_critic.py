@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ContinuousCritic
 from torch import nn
@@ -31,9 +32,35 @@ def train(run: RunFolder) -> None:
     needed = run.needed
     teacher = ALGORITHMS[needed.settings.algorithm].load(needed.model, device="cpu", buffer_size=1)
     rule = TrainedCriticGrowth(run.settings.seed)
-    model = new_model(run, topology=rule)
-    rule.bind(model, cast(Any, teacher).critic)
-    learn(run, model)
+    learn(run, lambda: new_model(run, topology=rule), [GuidedGrowth(cast(Any, teacher).critic)])
+
+
+class GuidedGrowth(BaseCallback):
+    """Binds the rule of a model that is new, or was loaded, to a trained critic.
+
+    :param critic: Q*
+    """
+
+    def __init__(self, critic: ContinuousCritic) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def get_state(self) -> dict[str, Any]:
+        """A checkpoint keeps nothing of this callback."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back nothing.
+
+        :param state: empty
+        """
+
+    def _init_callback(self) -> None:
+        model = cast(Any, self.model)
+        model.topology.bind(model, self.critic)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 class TrainedCriticGrowth(RigL):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_rlx2.resume import TrainingCheckpointCallback, has_checkpoint, resume
+from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.evaluation import StudyCallback
 from sb3_rlx2.studies.model import make_environment, make_model
 from sb3_rlx2.studies.run_folder import RunFolder
@@ -20,7 +25,7 @@ def train(run: RunFolder) -> None:
 
     :param run: folder of the run
     """
-    learn(run, new_model(run))
+    learn(run, lambda: new_model(run))
 
 
 def new_model(run: RunFolder, **changes: Any) -> OffPolicyAlgorithm:
@@ -34,14 +39,28 @@ def new_model(run: RunFolder, **changes: Any) -> OffPolicyAlgorithm:
     return make_model(settings.algorithm, settings.hyperparameters, env, settings.seed, **changes)
 
 
-def learn(run: RunFolder, model: OffPolicyAlgorithm) -> None:
-    """Train a model to the run's last step, with evaluations, and save it.
+def learn(run: RunFolder, make: Callable[[], OffPolicyAlgorithm], callbacks: Sequence[BaseCallback] = ()) -> None:
+    """Train to the run's last step, with evaluations and checkpoints, and save the model.
+
+    A run that was killed goes on from its newest checkpoint, and ends as if nothing had happened.
 
     :param run: folder of the run
-    :param model: at its first step
+    :param make: makes the model at its first step
+    :param callbacks: further ones, for a run that begins and for one that goes on
     """
-    model.learn(run.settings.steps, StudyCallback(run), log_interval=NEVER)
+    settings = run.settings
+    is_new = not has_checkpoint(run.checkpoints)
+    # Its evaluation at the last step comes before the last checkpoint
+    every = [*callbacks, StudyCallback(run, is_new)]
+    every.append(TrainingCheckpointCallback(run.checkpoints, settings.checkpoint_every))
+    if is_new:
+        model = make()
+        model.learn(settings.steps, every, log_interval=NEVER)
+    else:
+        env = make_environment(settings.environment, settings.hyperparameters)
+        model = resume(run.checkpoints, env, every, algorithm=ALGORITHMS[settings.algorithm])
     model.save(run.model)
     normalization = model.get_vec_normalize_env()
     if isinstance(normalization, VecNormalize):
         normalization.save(str(run.path / "vecnormalize.pkl"))
+    shutil.rmtree(run.checkpoints)
