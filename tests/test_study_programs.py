@@ -6,9 +6,12 @@ import torch as th
 from sb3_rlx2 import RLx2TD3
 from sb3_rlx2.sparse import sparse_layers
 from sb3_rlx2.studies import expand, read_study
+from sb3_rlx2.studies.cloning import demonstrations
 from sb3_rlx2.studies.run import make_run
 from sb3_rlx2.studies.runner import run_folders
+from sb3_rlx2.studies.tickets import winning_ticket
 from sb3_rlx2.studies.trained_critic import TrainedCriticGrowth
+from sb3_rlx2.studies.training import new_model
 
 yaml = pytest.importorskip("yaml")
 
@@ -25,7 +28,7 @@ def runs(tmp_path):
         study = {"environments": ["Pendulum-v1"], "seeds": 1, "steps": steps, "evaluation": evaluation}
         path.write_text(yaml.safe_dump({**study, "hyperparameters": SHORT, "methods": methods, **changes}))
         folders = run_folders(read_study(path), tmp_path)
-        for folder in sorted(folders, key=lambda folder: folder.settings.after is not None):
+        for folder in sorted(folders, key=lambda folder: len(folder.settings.after)):
             assert make_run(folder) == 0, (folder.path / "error.txt").read_text()
         return {folder.settings.method: folder for folder in folders}
 
@@ -69,6 +72,38 @@ def test_growth_by_a_trained_critic_draws_no_random_numbers_of_the_training(trai
     state = th.get_rng_state()
     assert th.equal(rule.growth_score(layer), rule.growth_score(layer))
     assert th.equal(th.get_rng_state(), state)
+
+
+def test_a_winning_ticket_has_the_last_connections_with_their_initial_weights(runs):
+    ticket = {"algorithm": "rlx2_td3", "config": "ss", "program": "sb3_rlx2.studies.tickets:train", "after": "dynamic"}
+    made = runs({"dynamic": {"algorithm": "rlx2_td3", "config": "rigl"}, "ticket": ticket})
+    ended, start = RLx2TD3.load(made["dynamic"].model), winning_ticket(made["ticket"])
+    begun, dense = new_model(made["dynamic"]), new_model(made["dynamic"], topology="dense")
+    for name, layer in sparse_layers(start.policy).items():
+        last, first = (sparse_layers(model.policy)[name] for model in (ended, begun))
+        assert th.equal(layer.indices, last.indices)
+        assert th.equal(layer.values, dense.policy.get_submodule(name).weight.view(-1)[layer.indices.long()])
+        assert th.equal(first.values, dense.policy.get_submodule(name).weight.view(-1)[first.indices.long()])
+    assert not th.equal(start.actor.mu[2].indices, begun.actor.mu[2].indices)
+    assert th.equal(RLx2TD3.load(made["ticket"].model).actor.mu[2].indices, start.actor.mu[2].indices)
+
+
+def test_cloning_learns_what_the_expert_does_and_evolves_the_topology(runs):
+    program = "sb3_rlx2.studies.cloning:train"
+    clone = {"algorithm": "rlx2_td3", "config": "rigl", "program": program, "options": {"transitions": 300}}
+    static = {**clone, "config": "ss", "after": ["cloned", "expert"], "options": {"transitions": 300, "ticket": True}}
+    made = runs(
+        {"expert": {"algorithm": "rlx2_td3"}, "cloned": {**clone, "after": "expert"}, "ticket": static}, steps=400
+    )
+    expert, cloned, ticket = (RLx2TD3.load(made[name].model) for name in ("expert", "cloned", "ticket"))
+    states, actions = demonstrations(made["cloned"], expert, 100, 0.1)
+    untrained = new_model(made["cloned"])
+    with th.no_grad():
+        errors = [float(((model.actor(states) - actions) ** 2).mean()) for model in (cloned, ticket, untrained)]
+    assert max(errors[:2]) < 0.2 * errors[2]
+    assert cloned.topology_counters["actor"] == {"updates": 400, "evolutions": 7}
+    assert th.equal(cloned.actor.mu[2].indices, ticket.actor.mu[2].indices)
+    assert [row["step"] for row in made["ticket"].rows()] == [100, 200, 300, 400]
 
 
 def test_a_run_grows_by_the_critic_of_the_run_that_it_needs(runs):

@@ -59,10 +59,14 @@ class RunFolder:
         return RunSettings.from_dict(self._read("run.json")["settings"])
 
     @property
-    def needed(self) -> RunFolder:
-        """The finished run that this one needs, of the same environment and seed."""
-        assert self.settings.after is not None
-        return RunFolder(self.path.parents[1] / file_name(self.settings.after) / self.path.name)
+    def needed(self) -> list[RunFolder]:
+        """The finished runs that this one needs, of the same environment and seed."""
+        return [RunFolder(self.path.parents[1] / file_name(name) / self.path.name) for name in self.settings.after]
+
+    @property
+    def missing(self) -> list[RunFolder]:
+        """Those of the needed runs that are not finished."""
+        return [needed for needed in self.needed if not needed.is_finished]
 
     def prepare(self, settings: RunSettings) -> None:
         """Make the folder, or check that what is in it is the same run.

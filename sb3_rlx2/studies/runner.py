@@ -62,13 +62,13 @@ def run_all(
     try:
         while waiting or running:
             for folder in list(waiting):
-                if folder.settings.after is not None and not folder.needed.is_finished:
+                if folder.missing:
                     continue
                 if time.monotonic() >= not_before.get(folder.path, 0.0):
                     waiting.remove(folder)
                     running[executor.submit(make_run_in_process, str(folder.path.absolute()))] = folder
             if not running and not not_before:
-                return [*failed, *(Failure(folder, f"it needs {folder.needed.path}") for folder in waiting)]
+                return [*failed, *(Failure(folder, f"it needs {folder.missing[0].path}") for folder in waiting)]
             done, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
             if not running:
                 time.sleep(LOOK_SECONDS)

@@ -40,7 +40,7 @@ class Method:
     :param steps: None (default): those of the study
     :param program: ``module:function`` that makes a run, called with its folder (``RunFolder``)
     :param options: further settings for the program
-    :param after: a method whose finished run, of the same environment and seed, the program needs
+    :param after: methods whose finished runs, of the same environment and seed, the program needs
     """
 
     name: str
@@ -53,7 +53,7 @@ class Method:
     steps: int | None = None
     program: str = TRAIN
     options: Mapping[str, Any] = field(default_factory=dict)
-    after: str | None = None
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class RunSettings:
     :param checkpoint_every: environment steps between two checkpoints
     :param program: ``module:function`` that makes the run
     :param options: further settings for the program
-    :param after: a method whose finished run, of the same environment and seed, the program needs
+    :param after: methods whose finished runs, of the same environment and seed, the program needs
     """
 
     environment: str
@@ -124,7 +124,7 @@ class RunSettings:
     checkpoint_every: int
     program: str = TRAIN
     options: Mapping[str, Any] = field(default_factory=dict)
-    after: str | None = None
+    after: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -136,7 +136,8 @@ class RunSettings:
 
         :param given: a dictionary; what later versions have added may be missing
         """
-        return cls(**{item.name: given[item.name] for item in fields(cls) if item.name in given})
+        known = {item.name: given[item.name] for item in fields(cls) if item.name in given}
+        return cls(**known | {"after": _after(given.get("after"))})
 
     def difference(self, other: RunSettings) -> str | None:
         """What makes a run another one, in words; None: nothing. Checkpoints do not.
@@ -215,8 +216,9 @@ def _study(path: Path, given: Mapping[str, Any]) -> Study:
         raise ValueError("methods: a mapping of names to what they are is expected")
     methods = {str(name): _method(str(name), entry, environments) for name, entry in given["methods"].items()}
     for method in methods.values():
-        if method.after is not None and (method.after not in methods or method.after == method.name):
-            raise ValueError(f"methods, {method.name}, after: {method.after!r} is no other method")
+        for name in method.after:
+            if name not in methods or name == method.name:
+                raise ValueError(f"methods, {method.name}, after: {name!r} is no other method")
     reference = given.get("reference")
     if reference is not None and reference not in methods:
         raise ValueError(f"reference: {reference!r} is no method{did_you_mean(str(reference), methods)}")
@@ -264,7 +266,7 @@ def _method(name: str, entry: Any, environments: Collection[str]) -> Method:
         _count(entry["steps"], f"{label}, steps") if "steps" in entry else None,
         str(entry.get("program", TRAIN)),
         _mapping(entry.get("options"), f"{label}, options"),
-        entry.get("after"),
+        _after(entry.get("after")),
     )
 
 
@@ -320,6 +322,11 @@ def _seeds(given: Any, label: str) -> tuple[int, ...]:
     if not isinstance(given, list) or not given or not all(type(seed) is int and seed >= 0 for seed in given):
         raise ValueError(f"{label}: {given!r} is not allowed: how many, or a list of integers >= 0")
     return tuple(dict.fromkeys(given))
+
+
+def _after(given: Any) -> tuple[str, ...]:
+    """One method or several; None: none."""
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 def _count(given: Any, label: str) -> int:

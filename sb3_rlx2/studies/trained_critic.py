@@ -29,7 +29,7 @@ def train(run: RunFolder) -> None:
     :param run: folder of the run, of an algorithm with a deterministic actor (``"rlx2_td3"``), which is trained as
         RigL is in all else
     """
-    needed = run.needed
+    needed = run.needed[0]
     teacher = ALGORITHMS[needed.settings.algorithm].load(needed.model, device="cpu", buffer_size=1)
     rule = TrainedCriticGrowth(run.settings.seed)
     learn(run, lambda: new_model(run, topology=rule), [GuidedGrowth(cast(Any, teacher).critic)])
