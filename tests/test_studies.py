@@ -25,6 +25,7 @@ from sb3_rlx2.studies.runner import run_all, run_folders
 
 yaml = pytest.importorskip("yaml")
 
+STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
 SHORT = {"learning_starts": 100, "batch_size": 16, "buffer_size": 1000, "buffer_min_size": 100}
 STUDY = {
     "environments": ["Pendulum-v1"],
@@ -61,6 +62,20 @@ def test_a_study_is_every_method_on_every_environment_with_every_seed(study_file
     assert names[:2] == first  # what comes first has everything once
     assert len(names) == len(set(names)) == 6
     assert {run.steps for run in runs} == {300}
+    methods = {"a": {"algorithm": "rlx2_td3", "seeds": {"Pendulum-v1": 1}}}
+    runs = expand(read_study(study_file(environments=["Pendulum-v1", "MountainCarContinuous-v0"], methods=methods)))
+    assert [(run.seed, run.environment) for run in runs] == [
+        *((0, "Pendulum-v1"), (0, "MountainCarContinuous-v0"), (1, "MountainCarContinuous-v0")),
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yml")), ids=lambda path: path.stem)
+def test_shipped_studies_have_a_full_and_a_short_form(path):
+    pytest.importorskip("mujoco")
+    full, quick = (expand(read_study(path, short)) for short in (False, True))
+    assert {run.method for run in full} == {run.method for run in quick}
+    assert sum(run.steps for run in quick) <= 40_000
+    assert {run.environment for run in quick} == {"Pendulum-v1"}
 
 
 def test_hyperparameters_are_the_packaged_ones_then_the_studys_then_the_methods(study_file):
@@ -92,6 +107,21 @@ def test_what_is_wrong_with_a_study_is_told_by_name(study_file, changes, message
         expand(read_study(path))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_short_form_of_a_study_is_short_whatever_its_methods_say(study_file):
+    methods = {"a": {"algorithm": "rlx2_td3", "steps": 900, "seeds": 7, "hyperparameters": {"tau": 0.5, "gamma": 0.5}}}
+    quick = {"environments": ["MountainCarContinuous-v0"], "seeds": 1, "steps": 50, "hyperparameters": {"tau": 0.25}}
+    path = study_file(methods=methods, quick=quick)
+    (run,) = expand(read_study(path, quick=True))
+    assert (run.environment, run.steps, run.hyperparameters["tau"], run.hyperparameters["gamma"]) == (
+        *("MountainCarContinuous-v0", 50),
+        *(0.25, 0.5),
+    )
+    assert read_study(path, quick=True).name == "study-quick"
+    assert len(expand(read_study(path))) == 7
+    with pytest.raises(ValueError, match="no short form"):
+        read_study(study_file(), quick=True)
 
 
 def test_names_of_algorithms_are_those_of_the_zoo():

@@ -18,11 +18,13 @@ from sb3_rlx2.studies.model import check_entry
 TRAIN = "sb3_rlx2.studies.training:train"
 STUDY_KEYS = (
     *("title", "reproduces", "environments", "seeds", "steps", "evaluation", "checkpoint_every", "hyperparameters"),
-    *("methods", "reference", "published"),
+    *("methods", "reference", "published", "quick"),
 )
+QUICK_KEYS = ("environments", "seeds", "steps", "evaluation", "hyperparameters")
 METHOD_KEYS = (
     *("algorithm", "config", "hyperparameters", "on", "environments", "seeds", "steps", "program", "options", "after"),
 )
+FULL_ONLY = ("on", "environments", "seeds", "steps")
 EVALUATION_KEYS = ("every", "episodes")
 
 
@@ -36,7 +38,7 @@ class Method:
     :param hyperparameters: what comes instead of that file's
     :param on: the same for one environment only, by its id
     :param environments: those that it is run on; None (default): all of the study
-    :param seeds: None (default): those of the study
+    :param seeds: by environment; those of the study where there are none
     :param steps: None (default): those of the study
     :param program: ``module:function`` that makes a run, called with its folder (``RunFolder``)
     :param options: further settings for the program
@@ -49,7 +51,7 @@ class Method:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     environments: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     steps: int | None = None
     program: str = TRAIN
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -73,6 +75,8 @@ class Study:
     :param hyperparameters: of every method, where it has no others
     :param reference: the method whose score counts as 100%; None (default): scores are not related to any
     :param published: scores that a paper states, in percent of its reference, by environment and method
+    :param is_quick: whether it is the short form, for trying
+    :param quick_hyperparameters: of every method in the short form, whatever else it has
     """
 
     path: Path
@@ -88,11 +92,13 @@ class Study:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    is_quick: bool = False
+    quick_hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
-        return self.path.stem
+        """The file's name without its ending, with ``-quick`` for the short form."""
+        return f"{self.path.stem}-quick" if self.is_quick else self.path.stem
 
 
 @dataclass(frozen=True)
@@ -164,10 +170,12 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.+=-]+", "_", text)
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, quick: bool = False) -> Study:
     """Read a study file and check it.
 
     :param path: a YAML file
+    :param quick: its short form, for trying: what its ``quick`` says comes instead of the rest, and methods have no
+        environments, seeds, steps and hyperparameters for an environment of their own; default False
     :raises ValueError: for the first thing that is wrong; the message names the file and the key
     """
     import yaml
@@ -179,7 +187,7 @@ def read_study(path: Path) -> Study:
     if not isinstance(given, dict):
         raise ValueError(f"{path}: no study: the keys environments, methods, seeds and steps are expected")
     try:
-        return _study(path, given)
+        return _study(path, _quick(given) if quick else given, quick)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -194,13 +202,26 @@ def expand(study: Study) -> list[RunSettings]:
     order = list(study.methods)
 
     def position(run: RunSettings) -> tuple[int, int, int]:
-        seeds = study.methods[run.method].seeds or study.seeds
+        seeds = study.methods[run.method].seeds.get(run.environment, study.seeds)
         return seeds.index(run.seed), study.environments.index(run.environment), order.index(run.method)
 
     return sorted(runs, key=position)
 
 
-def _study(path: Path, given: Mapping[str, Any]) -> Study:
+def _quick(given: Mapping[str, Any]) -> dict[str, Any]:
+    changes = _mapping(given.get("quick"), "quick")
+    if not changes:
+        raise ValueError("quick is missing: the study has no short form")
+    _check_keys(changes, QUICK_KEYS, "quick: ")
+    methods = {
+        name: {key: value for key, value in _mapping(entry, f"methods, {name}").items() if key not in FULL_ONLY}
+        for name, entry in _mapping(given.get("methods"), "methods").items()
+    }
+    own = {key: value for key, value in changes.items() if key != "hyperparameters"}
+    return {**given, **own, "methods": methods, "published": {}}
+
+
+def _study(path: Path, given: Mapping[str, Any], quick: bool = False) -> Study:
     _check_keys(given, STUDY_KEYS, "")
     for key in ("environments", "methods", "seeds", "steps"):
         if key not in given:
@@ -238,6 +259,8 @@ def _study(path: Path, given: Mapping[str, Any]) -> Study:
         _mapping(given.get("hyperparameters"), "hyperparameters"),
         reference,
         _mapping(given.get("published"), "published"),
+        quick,
+        _mapping(given["quick"].get("hyperparameters"), "quick, hyperparameters") if quick else {},
     )
 
 
@@ -252,7 +275,8 @@ def _method(name: str, entry: Any, environments: Collection[str]) -> Method:
     on = _mapping(entry.get("on"), f"{label}, on")
     on = {key: _mapping(value, f"{label}, on, {key}") for key, value in on.items()}
     own = _names(entry["environments"], f"{label}, environments") if "environments" in entry else None
-    for key in (*on, *(own or ())):
+    of_seeds = entry["seeds"] if isinstance(entry.get("seeds"), dict) else ()
+    for key in (*on, *(own or ()), *of_seeds):
         if key not in environments:
             raise ValueError(f"{label}: {key!r} is none of the environments{did_you_mean(key, environments)}")
     return Method(
@@ -262,7 +286,7 @@ def _method(name: str, entry: Any, environments: Collection[str]) -> Method:
         _mapping(entry.get("hyperparameters"), f"{label}, hyperparameters"),
         on,
         own,
-        _seeds(entry["seeds"], f"{label}, seeds") if "seeds" in entry else None,
+        _seeds_by_environment(entry.get("seeds", {}), environments, f"{label}, seeds"),
         _count(entry["steps"], f"{label}, steps") if "steps" in entry else None,
         str(entry.get("program", TRAIN)),
         _mapping(entry.get("options"), f"{label}, options"),
@@ -275,11 +299,12 @@ def _runs(study: Study, method: Method) -> Iterator[RunSettings]:
         try:
             entry = read_entry(method.algorithm, environment.rpartition(":")[2], method.config, study.path.parent)
             entry |= {**study.hyperparameters, **method.hyperparameters, **method.on.get(environment, {})}
+            entry |= study.quick_hyperparameters
             check_entry(method.algorithm, entry, "hyperparameters")
         except ValueError as error:
             raise ValueError(f"{study.path}: methods, {method.name}: {error}") from error
         entry.pop("n_timesteps", None)
-        for seed in method.seeds or study.seeds:
+        for seed in method.seeds.get(environment, study.seeds):
             yield RunSettings(
                 environment,
                 method.name,
@@ -327,6 +352,12 @@ def _seeds(given: Any, label: str) -> tuple[int, ...]:
 def _after(given: Any) -> tuple[str, ...]:
     """One method or several; None: none."""
     return (given,) if isinstance(given, str) else tuple(given or ())
+
+
+def _seeds_by_environment(given: Any, environments: Collection[str], label: str) -> dict[str, tuple[int, ...]]:
+    if isinstance(given, dict):
+        return {name: _seeds(seeds, f"{label}, {name}") for name, seeds in given.items()}
+    return dict.fromkeys(environments, _seeds(given, label))
 
 
 def _count(given: Any, label: str) -> int:

@@ -15,7 +15,7 @@ from sb3_rlx2.studies.progress import live_progress, overview
 from sb3_rlx2.studies.run_folder import RunFolder
 from sb3_rlx2.studies.runner import run_all, run_folders
 from sb3_rlx2.studies.statistics import N_LAST
-from sb3_rlx2.studies.study_file import expand, read_study
+from sb3_rlx2.studies.study_file import Study, expand, read_study
 
 INTERRUPTED = 130
 
@@ -28,9 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     :raises ValueError: if the study file is wrong, or a folder holds another run
     """
     arguments = _parser().parse_args(argv)
+    study = read_study(arguments.study, arguments.quick)
     if arguments.results is None:
-        arguments.results = Path("results") / arguments.study.stem
-    return {"run": _run, "status": _status, "report": _report}[arguments.command](arguments)
+        arguments.results = Path("results") / study.name
+    return {"run": _run, "status": _status, "report": _report}[arguments.command](study, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("study", type=Path, metavar="FILE.yml", help="the study")
     common.add_argument("--results", type=Path, metavar="FOLDER", help="folder of its runs (default: results/FILE)")
+    common.add_argument("--quick", action="store_true", help="its short form, for trying")
     run = commands.add_parser("run", parents=[common], help="make its runs; those that are finished are skipped")
     where = run.add_mutually_exclusive_group()
     where.add_argument("--jobs", type=int, metavar="N", help="runs at a time, one thread each (default: one a core)")
@@ -68,10 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(study: Study, arguments: argparse.Namespace) -> int:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise ValueError(f"--jobs {arguments.jobs} is not allowed: it must be at least 1")
-    study = read_study(arguments.study)
     if arguments.restore is not None:
         restore(arguments.restore, arguments.results)
     folders = run_folders(study, arguments.results)
@@ -99,8 +100,8 @@ def _executor(arguments: argparse.Namespace) -> Executor:
     return local_executor(arguments.jobs)
 
 
-def _status(arguments: argparse.Namespace) -> int:
-    folders = [RunFolder(arguments.results / settings.folder) for settings in expand(read_study(arguments.study))]
+def _status(study: Study, arguments: argparse.Namespace) -> int:
+    folders = [RunFolder(arguments.results / settings.folder) for settings in expand(study)]
     there = [folder for folder in folders if (folder.path / "run.json").is_file()]
     found, each = overview(there)
     for folder, run in zip(there, each, strict=True):
@@ -114,14 +115,14 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report(arguments: argparse.Namespace) -> int:
+def _report(study: Study, arguments: argparse.Namespace) -> int:
     from sb3_rlx2.studies.report import StudyReport
 
     if arguments.last < 1:
         raise ValueError(f"--last {arguments.last} is not allowed: it must be at least 1")
     if not 0.0 < arguments.confidence < 1.0:
         raise ValueError(f"--confidence {arguments.confidence} is not allowed: it must lie between 0 and 1")
-    report = StudyReport(read_study(arguments.study), arguments.results, arguments.last, arguments.confidence)
+    report = StudyReport(study, arguments.results, arguments.last, arguments.confidence)
     for path in report.write(arguments.out or arguments.results / "report"):
         print(path)
     return 0
