@@ -117,10 +117,14 @@ SETTINGS: dict[str, Predicate] = {
     "replay_buffer_class": lambda x: x is None,
     "checkpoint_format": lambda x: x == 1,
     "algorithm_name": lambda x: x in ("RLx2TD3", "RLx2SAC"),
+    "observations_were_normalized": anything,
 }
 """What each setting in the JSON data may be; one that is not listed is made anew when a model is loaded."""
 
-COSMETIC = ("algorithm_name", "verbose", "tensorboard_log", "start_time", "_stats_window_size", "engine")
+COSMETIC = (
+    "algorithm_name", "observations_were_normalized", "verbose", "tensorboard_log", "start_time", "_stats_window_size",
+    "engine",
+)  # fmt: skip
 """Settings that may be missing, since they decide nothing about what is learned."""
 
 FLAGS = ("amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay")

@@ -7,6 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_rlx2.common.known_objects  # noqa: F401  what files may name
 from sb3_rlx2.common.argument_ranges import check_learning_arguments, check_topology_counters
@@ -53,6 +55,7 @@ from sb3_rlx2.sparse.checks import check_sparsity
 
 if TYPE_CHECKING:
     from sb3_rlx2.analysis.model_report import ModelReport
+    from sb3_rlx2.export.export import ExportReport, Precision, Target
 
 OF_THIS_OBJECT = ("_engine_choice", "_noise_free_action", "_statistics_before", "_update_state")
 """Attributes that a copy makes anew."""
@@ -114,6 +117,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         super().__init__(*args, _init_setup_model=False, **given)  # type: ignore[call-arg]
         self.checkpoint_format = CHECKPOINT_FORMAT
         self.algorithm_name = algorithm_name(type(self))
+        self.observations_were_normalized = False
         self.topology_counters: dict[str, EvolutionCounters] = {}
         self.actor_sparsity = actor_sparsity
         self.critic_sparsity = critic_sparsity
@@ -255,7 +259,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         noise = self.action_noise
         if isinstance(noise, VectorizedActionNoise) and noise.n_envs != self.n_envs:
             self.action_noise = noise.base_noise  # the model was saved with another number of environments
-        self._statistics_before = RunningStatistics(self.get_vec_normalize_env())
+        normalize = self.get_vec_normalize_env()
+        self.observations_were_normalized = normalize is not None and normalize.norm_obs
+        self._statistics_before = RunningStatistics(normalize)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._check_reset()
         self._evolve_topology()
@@ -466,6 +472,49 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         from sb3_rlx2.analysis.report import report
 
         return report(self, dormant_threshold=dormant_threshold, n_samples=n_samples, seed=seed)
+
+    def export(
+        self,
+        path: str | Path,
+        to: Target = "c",
+        *,
+        name: str = "policy",
+        precision: Precision = "float32",
+        with_main: bool = False,
+        vec_normalize: VecNormalize | None = None,
+        observations: Array | None = None,
+        seed: int = 0,
+    ) -> ExportReport:
+        """Write the policy as code or data that needs neither PyTorch nor this package, checked against ``predict``.
+
+        It acts without noise, from raw observations to the environment's actions.
+
+        :param path: folder for the files; made if it is not there. Files of the same names are replaced
+        :param to: ``"c"`` (default), ``"safetensors"`` (with JSON) or ``"numpy"`` (``.npz``)
+        :param name: what names of files, and in C of functions, begin with, default ``"policy"``
+        :param precision: ``"float32"`` (default), or of C's tables ``"int8"``
+        :param with_main: whether C has a program too that tests the policy, default False
+        :param vec_normalize: whose statistics normalize observations; None (default): the model's own, if it has one
+        :param observations: raw observations [n, ...] for the check and for int8's calibration; None (default):
+            drawn from the replay buffer, or else at random
+        :param seed: of these draws
+        :return: what was written
+        :raises ValueError: if the policy cannot be exported, an argument is not allowed, the folder cannot be written,
+            or actions differ from those of ``predict``; nothing is written then
+        """
+        from sb3_rlx2.export.export import export
+
+        return export(
+            self,
+            path,
+            to,
+            name=name,
+            precision=precision,
+            with_main=with_main,
+            vec_normalize=vec_normalize,
+            observations=observations,
+            seed=seed,
+        )
 
     def to_dense(self) -> OffPolicyAlgorithm:
         """The stock Stable-Baselines3 algorithm with dense networks that predict the same.

@@ -1,0 +1,1 @@
+"""Trained policies as C, ONNX, safetensors and NumPy files."""

@@ -1,0 +1,191 @@
+"""Export a trained policy, and check it against ``predict`` before it is called done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
+
+import numpy as np
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_rlx2.export import observations as sources
+from sb3_rlx2.export.c_compiler import compiled_policy, find_compiler
+from sb3_rlx2.export.c_files import WrittenC, check_name, prepared, quantized, write_c
+from sb3_rlx2.export.checks import Agreement, agreement, predictions
+from sb3_rlx2.export.folders import appearing_together
+from sb3_rlx2.export.numpy_files import write_npz, write_safetensors
+from sb3_rlx2.export.quantization import Quantization
+from sb3_rlx2.export.reading import read_policy
+from sb3_rlx2.export.sparse_policy import Array, SparsePolicy
+
+Target = Literal["c", "safetensors", "numpy"]
+Precision = Literal["float32", "int8"]
+TARGETS: tuple[str, ...] = get_args(Target)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+N_OBSERVATIONS = 1000
+"""For the check and for int8's calibration, unless said otherwise."""
+Act = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export has written.
+
+    :param folder: where
+    :param files: sizes in bytes by name
+    :param agreement: how far its actions are from those of ``predict``
+    :param notes: what else is to be known, a sentence each
+    :param table_bytes: of C's constant tables, otherwise None
+    :param stack_bytes: of the numbers that a call in C keeps, otherwise None
+    :param bound: of int8: how far an action can be from the exact one, in units of half its range, for observations
+        within the range of the calibration; otherwise None
+    """
+
+    folder: Path
+    files: dict[str, int]
+    agreement: Agreement
+    notes: tuple[str, ...] = ()
+    table_bytes: int | None = None
+    stack_bytes: int | None = None
+    bound: float | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder / name}: {size:,} bytes" for name, size in self.files.items()]
+        if self.table_bytes is not None:
+            lines.append(
+                f"tables: {self.table_bytes:,} bytes of flash; numbers of a call: {self.stack_bytes:,} of stack"
+            )
+        return "\n".join([*lines, f"checked on {self.agreement}", *self.notes])
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a target has made.
+
+    :param act: computes actions [n, n_act] from the files that were written, for raw observations
+    :param notes: what is to be known
+    :param written: C's sizes
+    :param quantization: int8's
+    """
+
+    act: Act
+    notes: tuple[str, ...] = ()
+    written: WrittenC | None = None
+    quantization: Quantization | None = None
+
+
+def export(
+    model: OffPolicyAlgorithm,
+    path: str | Path,
+    to: Target = "c",
+    *,
+    name: str = "policy",
+    precision: Precision = "float32",
+    with_main: bool = False,
+    vec_normalize: VecNormalize | None = None,
+    observations: Array | None = None,
+    seed: int = 0,
+) -> ExportReport:
+    """Write the policy of a model, as it acts without noise, and check that it computes what ``predict`` does.
+
+    Nothing is written unless it does.
+
+    :param model: TD3 or SAC or a subclass; it is not changed
+    :param path: folder for the files; made if it is not there. Files of the same names are replaced
+    :param to: ``"c"`` (default), ``"safetensors"`` (with JSON) or ``"numpy"`` (``.npz``)
+    :param name: what names of files, and in C of functions, begin with, default ``"policy"``
+    :param precision: ``"float32"`` (default), or of C's tables ``"int8"``
+    :param with_main: whether C has a program too that tests the policy, default False
+    :param vec_normalize: whose statistics normalize observations; None (default): the model's own, if it has one
+    :param observations: raw observations [n, ...] for the check and for int8's calibration; None (default): drawn
+        from the replay buffer, or else at random
+    :param seed: of these draws
+    :return: what was written
+    :raises ValueError: if the policy cannot be exported, an argument is not allowed, the folder cannot be written, or
+        actions differ from those of ``predict``; the message says which
+    """
+    for argument, value, allowed in (("to", to, TARGETS), ("precision", precision, PRECISIONS)):
+        if value not in allowed:
+            raise ValueError(f"{argument}={value!r} is unknown: allowed are {list(allowed)}")
+    if to != "c" and (precision != "float32" or with_main):
+        raise ValueError(f"to={to!r}: precision='int8' and with_main=True are possible with to='c' only")
+    check_name(name)
+    vec_normalize = vec_normalize or model.get_vec_normalize_env()
+    if vec_normalize is None and getattr(model, "observations_were_normalized", False):
+        raise ValueError(
+            "the model was trained with VecNormalize, whose statistics are missing: they are in the file that its "
+            "save() wrote"
+        )
+    policy = read_policy(model, vec_normalize)
+    if observations is None:
+        observations = sources.from_buffer(model, N_OBSERVATIONS, seed)
+        if observations is None and precision == "int8":
+            raise ValueError("int8 is calibrated on observations: there are none, and the replay buffer is empty")
+        if observations is None:
+            observations = sources.drawn(policy, model.observation_space, N_OBSERVATIONS, seed)  # type: ignore[arg-type]
+    observations = _checked(policy, observations)
+    expected = predictions(model, vec_normalize, observations)
+    policy = replace(
+        policy,
+        example_observation=observations[0].astype(np.float32).ravel(),
+        example_action=expected[0].astype(np.float32),
+    )
+    with appearing_together(path) as folder, TemporaryDirectory() as room:
+        if to == "c":
+            made = _make_c(policy, folder, name, observations if precision == "int8" else None, with_main, Path(room))
+        else:
+            file = {"safetensors": write_safetensors, "numpy": write_npz}[to](policy, folder, name)
+            made = _Made(_flat(SparsePolicy.load(file)))
+        found = agreement(policy, observations, made.act(observations), expected)
+        if made.quantization is not None:
+            found = found._replace(allowed=found.allowed + made.quantization.bound)
+        if not found.holds:
+            raise ValueError(f"nothing is written, since the export does not compute what predict does. On {found}")
+        files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    return ExportReport(
+        folder=Path(path),
+        files=files,
+        agreement=found,
+        notes=made.notes,
+        table_bytes=None if made.written is None else made.written.table_bytes,
+        stack_bytes=None if made.written is None else made.written.stack_bytes,
+        bound=None if made.quantization is None else made.quantization.bound,
+    )
+
+
+def _make_c(
+    policy: SparsePolicy, folder: Path, name: str, calibration: Array | None, with_main: bool, room: Path
+) -> _Made:
+    policy = prepared(policy)
+    quantization = None if calibration is None else quantized(policy, calibration)
+    written = write_c(policy, folder, name, quantization, with_main)
+    compiler = find_compiler()
+    if compiler is not None:
+        act = compiled_policy(written.path, room / f"{name}.so", policy.n_act, compiler)
+        return _Made(act, (f"compiled by {compiler}",), written, quantization)
+    if quantization is not None:
+        raise ValueError("precision='int8' needs a C compiler to be checked, and there is none: cc, gcc or clang")
+    note = "not compiled here: there is no C compiler (cc, gcc, clang). Its tables were checked"
+    return _Made(_flat(policy), (note,), written)
+
+
+def _flat(policy: SparsePolicy) -> Act:
+    def act(observations: Array) -> Array:
+        return policy.predict(observations)[0].reshape(len(observations), -1)
+
+    return act
+
+
+def _checked(policy: SparsePolicy, observations: Any) -> Array:
+    array = np.asarray(observations)
+    if len(array) == 0 or array.shape[1:] != policy.observation_shape or not np.isfinite(array).all():
+        raise ValueError(
+            f"observations of shape {array.shape} are not allowed: they must be finite, at least one, each of shape "
+            f"{policy.observation_shape}"
+        )
+    # As they are stored and sent: what is computed from them is compared, not what rounding makes of them before
+    return array.astype(np.float32)

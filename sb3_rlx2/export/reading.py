@@ -1,0 +1,168 @@
+"""From a model to the policy that all exports are made of."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from sb3_rlx2.common.saving.algorithm_names import algorithm_name
+from sb3_rlx2.engine import programs
+from sb3_rlx2.engine.support import why_not_acting
+from sb3_rlx2.engine.watch import Watch
+from sb3_rlx2.export.sparse_policy import (
+    Activation,
+    Array,
+    LayerNorm,
+    Linear,
+    Normalization,
+    Operation,
+    SparsePolicy,
+    SquashedAction,
+    Sum,
+)
+from sb3_rlx2.sparse.layers import SparseLinear
+
+
+def read_policy(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None = None) -> SparsePolicy:
+    """The policy of a model, as it acts without noise.
+
+    :param model: TD3 or SAC or a subclass
+    :param vec_normalize: whose statistics normalize observations; None (default): they come as they are
+    :raises ValueError: if the policy computes something that is not exported; the message says what
+    """
+    policy = cast(Any, model.policy)
+    if not hasattr(policy, "actor"):
+        raise ValueError(f"a {type(model).__name__} cannot be exported: it has no actor")
+    if model.device.type != "cpu":
+        policy = copy.deepcopy(policy).to("cpu")
+    reason = why_not_acting(Watch(), policy)
+    if reason is not None:
+        raise ValueError(f"the policy cannot be exported: {reason}{_hint(policy.observation_space)}")
+    program = programs.actor_program(policy.actor).first_output()
+    space = policy.action_space
+    observation_shape = tuple(map(int, policy.observation_space.shape))
+    n_obs, n_act = math.prod(observation_shape), math.prod(space.shape)
+    read = SparsePolicy(
+        algorithm=_name(model),
+        observation_shape=observation_shape,
+        normalization=None if vec_normalize is None else read_normalization(vec_normalize, n_obs),
+        operations=tuple(_OPERATIONS[operation.kind](operation) for operation in program.operations),
+        output=program.outputs[0],
+        action=SquashedAction(
+            space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel(), tuple(map(int, space.shape))
+        ),
+        example_observation=np.zeros(n_obs, np.float32),
+        example_action=np.zeros(n_act, np.float32),
+    )
+    if not all(np.isfinite(array).all() for array in read.describe()[1].values()):
+        raise ValueError("the policy cannot be exported: it has parameters or bounds that are NaN or infinite")
+    return read
+
+
+def read_normalization(vec_normalize: VecNormalize, n_obs: int) -> Normalization | None:
+    """What a VecNormalize does to observations; None if it leaves them as they are.
+
+    :param vec_normalize: with or without an environment
+    :param n_obs: number of observation dimensions
+    :raises ValueError: if its statistics are for other observations
+    """
+    if not vec_normalize.norm_obs:
+        return None
+    statistics: Any = vec_normalize.obs_rms
+    if not isinstance(statistics, RunningMeanStd) or statistics.mean.size != n_obs:
+        raise ValueError(f"the VecNormalize has statistics for other observations than the policy's {n_obs} dimensions")
+    std = np.sqrt(statistics.var + vec_normalize.epsilon)
+    return Normalization(np.asarray(statistics.mean, np.float64).ravel(), std.ravel(), float(vec_normalize.clip_obs))
+
+
+def _name(model: OffPolicyAlgorithm) -> str:
+    try:
+        return algorithm_name(type(model))
+    except StopIteration:  # one of Stable-Baselines3
+        return type(model).__name__
+
+
+def _hint(space: spaces.Space[Any]) -> str:
+    is_image = isinstance(space, spaces.Box) and len(space.shape) == 3
+    return (
+        ". Image scaling and convolutions are not exported: microcontrollers have no memory for them"
+        if is_image
+        else ""
+    )
+
+
+def _linear(operation: programs.Operation) -> Linear:
+    layer = cast(SparseLinear | nn.Linear, operation.module)
+    n_in, n_out = layer.in_features, layer.out_features
+    if isinstance(layer, SparseLinear):
+        flat, values = _numbers(layer.indices).astype(np.int64), _numbers(layer.values)
+    else:
+        flat, values = np.arange(n_in * n_out), _numbers(layer.weight).ravel()
+    return Linear(
+        operation.inputs,
+        operation.output,
+        n_in,
+        values,
+        smallest(flat % n_in, n_in - 1),
+        smallest(np.bincount(flat // n_in, minlength=n_out), n_in),
+        _numbers(cast(th.Tensor, layer.bias)),
+    )
+
+
+def smallest(numbers: Array, largest: int) -> Array:
+    """Numbers in the smallest unsigned type that holds them all.
+
+    :param numbers: integers
+    :param largest: the largest that there can be
+    """
+    return numbers.astype(np.min_scalar_type(largest))
+
+
+_FUNCTIONS: Mapping[type[nn.Module], Callable[[Any], tuple[str, float]]] = {
+    nn.ReLU: lambda module: ("relu", 0.0),
+    nn.Tanh: lambda module: ("tanh", 0.0),
+    nn.ELU: lambda module: ("elu", float(module.alpha)),
+    nn.LeakyReLU: lambda module: ("leaky_relu", float(module.negative_slope)),
+    nn.SiLU: lambda module: ("silu", 0.0),
+    nn.GELU: lambda module: ("gelu" if module.approximate == "none" else "gelu_tanh", 0.0),
+}
+
+
+def _activation(operation: programs.Operation) -> Activation:
+    module = cast(nn.Module, operation.module)
+    if type(module) not in _FUNCTIONS:
+        raise ValueError(f"the policy cannot be exported: no export computes a {type(module).__name__}")
+    return Activation(operation.inputs, operation.output, *_FUNCTIONS[type(module)](module))
+
+
+def _layer_norm(operation: programs.Operation) -> LayerNorm:
+    module = cast(nn.LayerNorm, operation.module)
+    return LayerNorm(
+        operation.inputs, operation.output, _numbers(module.weight), _numbers(module.bias), float(module.eps)
+    )
+
+
+def _sum(operation: programs.Operation) -> Sum:
+    return Sum(operation.inputs, operation.output)
+
+
+_OPERATIONS: Mapping[str, Callable[[programs.Operation], Operation]] = {
+    "linear": _linear,
+    "activation": _activation,
+    "layer_norm": _layer_norm,
+    "sum": _sum,
+}
+
+
+def _numbers(tensor: th.Tensor) -> Array:
+    return tensor.detach().cpu().numpy().copy()

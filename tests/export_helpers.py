@@ -1,0 +1,130 @@
+"""Models to export, of every algorithm and with every operation."""
+
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+
+from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3
+from sb3_rlx2.sparse import SparseLinear
+
+ACTIVATIONS = [nn.ReLU(), nn.Tanh(), nn.ELU(0.7), nn.LeakyReLU(0.2), nn.SiLU(), nn.GELU(), nn.GELU("tanh")]
+
+
+class Walk(gym.Env):
+    """A few observations that drift, and actions with bounds that differ."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (5,), np.float64)
+    action_space = gym.spaces.Box(np.array([-1.0, 0.5], np.float32), np.array([3.0, 0.75], np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.steps = self.np_random.normal(size=5) * [1.0, 10.0, 0.1, 1.0, 3.0] + [0.0, 5.0, 1.0, -2.0, 0.0], 0
+        return self.x.copy(), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.x += 0.1 * self.np_random.normal(size=5) + 0.01 * action.sum()
+        return self.x.copy(), float(-np.abs(self.x).sum()), False, self.steps == 50, {}
+
+
+class Residual(nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        return x + self.block(x)
+
+
+def sparse(n_in, n_out, share=0.3):
+    return SparseLinear(n_in, n_out, max(1, int(share * n_in * n_out)), connections="random")
+
+
+NETWORKS = {
+    **{str(act): lambda act=act: [sparse(5, 24), act, sparse(24, 20), act, sparse(20, 2)] for act in ACTIVATIONS},
+    "one layer": lambda: [sparse(5, 2, 0.6)],
+    "dense": lambda: [nn.Linear(5, 19), nn.ReLU(), nn.Linear(19, 2)],
+    "wide": lambda: [sparse(5, 350), nn.ReLU(), sparse(350, 290, 0.06), nn.ReLU(), sparse(290, 2, 0.9)],
+    "dead units": lambda: [sparse(5, 60, 0.1), nn.ReLU(), sparse(60, 60, 0.01), nn.ReLU(), sparse(60, 2, 0.1)],
+    "nothing but biases": lambda: [sparse(5, 6, 0.0), nn.ReLU(), sparse(6, 5, 0.0), nn.ReLU(), sparse(5, 2, 0.0)],
+    "two activations": lambda: [
+        sparse(5, 20), nn.ReLU(), nn.Tanh(), sparse(20, 20), nn.Tanh(), nn.ELU(), sparse(20, 2),
+    ],
+    "layer norm": lambda: [
+        nn.LayerNorm(5), sparse(5, 32), nn.LayerNorm(32), nn.ReLU(), sparse(32, 32), nn.SiLU(), nn.LayerNorm(32),
+        sparse(32, 2),
+    ],
+    "residual": lambda: [
+        sparse(5, 32), nn.ReLU(), Residual(nn.Sequential(nn.LayerNorm(32), sparse(32, 48), nn.ReLU(), sparse(48, 32))),
+        Residual(nn.Sequential(sparse(32, 32, 0.05), nn.Tanh())), sparse(32, 2),
+    ],
+    "everything": lambda: [
+        sparse(5, 16), nn.LayerNorm(16), nn.SiLU(), Residual(nn.Sequential(sparse(16, 16), nn.ELU())), sparse(16, 30),
+        nn.LeakyReLU(), nn.Linear(30, 16), nn.ReLU(), sparse(16, 16), nn.Tanh(), sparse(16, 2),
+    ],
+    "residual on the observation": lambda: [
+        Residual(nn.Sequential(sparse(5, 16), nn.ReLU(), sparse(16, 5))), sparse(5, 2),
+    ],
+}  # fmt: skip
+"""Modules of an actor's network by name."""
+
+
+def with_network(name, normalizes=False):
+    """RLx2TD3 with a network of the list."""
+    model = normalized(RLx2TD3) if normalizes else quick(RLx2TD3)
+    th.manual_seed(1)
+    model.policy.actor.mu = nn.Sequential(*NETWORKS[name](), nn.Tanh())
+    with th.no_grad():
+        for module in model.policy.actor.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+    return model
+
+
+def quick(algorithm, env=None, **kwargs):
+    """A model that is made in no time."""
+    kwargs = {"policy_kwargs": {"net_arch": [64, 48]}, "buffer_size": 500, "seed": 0, "device": "cpu", **kwargs}
+    return algorithm("MlpPolicy", env or DummyVecEnv([Walk]), **kwargs)
+
+
+def normalized(algorithm, **kwargs):
+    """A model that has learned a little on normalized observations."""
+    env = VecNormalize(DummyVecEnv([Walk]), clip_obs=2.0, epsilon=1e-4)
+    model = quick(algorithm, env, learning_starts=50, batch_size=16, **kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.learn(200)
+    return model
+
+
+MODELS = {
+    "RLx2TD3": lambda: quick(RLx2TD3),
+    "RLx2SAC": lambda: quick(RLx2SAC),
+    "RLx2DDPG": lambda: quick(RLx2DDPG),
+    "TD3": lambda: quick(TD3),
+    "SAC": lambda: quick(SAC),
+    "RLx2TD3 with VecNormalize": lambda: normalized(RLx2TD3),
+    "SAC with VecNormalize": lambda: normalized(SAC),
+    **{name: lambda name=name: with_network(name, normalizes=name == "everything") for name in NETWORKS},
+}
+
+
+def observations(count=200, seed=0):
+    """Raw observations of the task, float32."""
+    scale, middle = np.array([1.0, 10.0, 0.1, 1.0, 3.0]), np.array([0.0, 5.0, 1.0, -2.0, 0.0])
+    return (np.random.default_rng(seed).normal(size=(count, 5)) * scale + middle).astype(np.float32)
+
+
+def predictions(model, raw):
+    """What the model does about raw observations."""
+    env = model.get_vec_normalize_env()
+    return model.predict(raw if env is None else env.normalize_obs(raw), deterministic=True)[0]
+
+
+LARGEST = np.maximum(np.abs(Walk.action_space.low), np.abs(Walk.action_space.high))

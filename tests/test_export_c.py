@@ -1,0 +1,360 @@
+"""Policies in C compute what ``predict`` does, in float32 and in int8, with every operation."""
+
+import ctypes
+import shutil
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+import torch as th
+from export_helpers import LARGEST, MODELS, Walk, normalized, observations, predictions, quick, with_network
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.export import c_compiler, export
+from sb3_rlx2.export.c_compiler import WARNINGS, compiled_policy
+from sb3_rlx2.export.c_files import prepared, quantized, write_c
+from sb3_rlx2.export.c_functions import FUNCTIONS
+from sb3_rlx2.export.c_layers import runs
+from sb3_rlx2.export.c_text import Buffer, Call, number, offsets
+from sb3_rlx2.export.reading import read_policy
+from sb3_rlx2.export.sparse_policy import Activation
+
+C_COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
+CPP_COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
+needs_compiler = pytest.mark.skipif(not C_COMPILERS, reason="there is no C compiler: gcc or clang")
+HALF_RANGE = (Walk.action_space.high - Walk.action_space.low) / 2
+
+
+def compiled(folder, name="policy", n_act=2, compiler=None, flags=("-O2",)):
+    compiler = compiler or C_COMPILERS[0]
+    return compiled_policy(folder / f"{name}.c", folder / f"{name}_{compiler}.so", n_act, compiler, flags)
+
+
+# --- functions ---
+
+
+def double(function):
+    activation = Activation((0,), 1, function, 0.7)
+    return lambda x: activation(x)
+
+
+MATHEMATICS = {
+    # C function: its arguments beside x, double precision, where, allowed error beside one of 2e-7 times the result
+    "exp_minus_1": ([], np.expm1, (0.0, 88.0), 0.0),
+    "hyperbolic_tangent": ([], np.tanh, (-100.0, 100.0), 0.0),
+    "relu": ([], double("relu"), (-10.0, 10.0), 0.0),
+    "leaky_relu": ([0.7], double("leaky_relu"), (-10.0, 10.0), 0.0),
+    "elu": ([0.7], double("elu"), (-120.0, 20.0), 0.0),
+    "silu": ([], double("silu"), (-120.0, 120.0), 1e-7),
+    "gelu": ([], double("gelu"), (-20.0, 20.0), 2e-7),
+    "gelu_tanh": ([], double("gelu_tanh"), (-20.0, 20.0), 1e-6),
+    "inverse_root": ([], lambda x: 1.0 / np.sqrt(x), (1e-12, 1e12), 0.0),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", MATHEMATICS)
+def test_mathematical_functions_are_as_good_as_single_precision_allows(name, tmp_path):
+    arguments, exact, (low, high), slack = MATHEMATICS[name]
+    needed, todo = [], [name]
+    while todo:
+        needed.insert(0, todo.pop())
+        todo += FUNCTIONS[needed[0]].needs
+    call = ", ".join(["x[i]", *map(number, arguments)])
+    loop = f"void each(int n, const float *x, float *y) {{ for (int i = 0; i < n; i++) y[i] = {name}({call}); }}"
+    source = tmp_path / "functions.c"
+    source.write_text("\n".join(["#include <stdint.h>", *(FUNCTIONS[key].text for key in needed), loop]))
+    library = tmp_path / "functions.so"
+    subprocess.run([C_COMPILERS[0], *WARNINGS, "-Werror", "-shared", "-fPIC", source, "-o", library], check=True)
+    x = np.concatenate([np.linspace(low, high, 200_001), np.geomspace(1e-9, high, 5001)]).astype(np.float32)
+    x = np.concatenate([x, -x[-5001:]]) if low < 0 else x
+    y = np.empty_like(x)
+    ctypes.CDLL(str(library)).each(len(x), x.ctypes.data_as(ctypes.c_void_p), y.ctypes.data_as(ctypes.c_void_p))
+    expected = exact(x.astype(np.float64))
+    assert (np.abs(y - expected) <= 3e-7 * np.abs(expected) + slack).all()
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
+def test_runs_of_rows_with_equally_many_connections(counts):
+    pairs = runs(np.array(counts, np.uint8)).reshape(-1, 2)
+    assert np.repeat(pairs[:, 1], pairs[:, 0]).tolist() == counts
+    assert (np.diff(pairs[:, 1].astype(int)) != 0).all()
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 5), max_size=2), st.booleans()), min_size=1))
+def test_what_is_needed_at_the_same_time_never_shares_memory(drawn):
+    buffers, calls = {}, []
+    for i, (size, back, in_place) in enumerate(drawn, start=1):
+        reads = [max(0, i - 1 - distance) for distance in back]
+        if in_place:  # as much as it reads
+            reads = [read for read in reads if read and buffers[read].size == size]
+        buffers[i] = Buffer("float", size)
+        calls.append(Call("", tuple(reads), i, in_place))
+    places, sizes = offsets(calls, buffers)
+    content = {}
+    memory = np.full(sizes["float"], -1)
+    for call in calls:
+        for read in filter(None, call.reads):
+            assert (memory[places[read] : places[read] + buffers[read].size] == content[read]).all()
+        memory[places[call.writes] : places[call.writes] + buffers[call.writes].size] = call.writes
+        content[call.writes] = call.writes
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_numbers_are_written_exactly(value):
+    assert number(value).endswith("F")
+    assert np.float32(float(number(value)[:-1])) == np.float32(value)
+
+
+# --- policies ---
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", MODELS)
+def test_c_computes_what_predict_does(name, tmp_path):
+    model, raw = MODELS[name](), observations()
+    report = export.export(model, tmp_path, observations=raw)
+    assert report.agreement.holds
+    assert report.agreement.n == 200
+    assert report.files.keys() == {"policy.c", "policy.h"}
+    assert report.agreement.largest < 2e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("compiler", C_COMPILERS)
+def test_the_check_of_the_export_is_right(compiler, tmp_path):
+    model, raw = MODELS["everything"](), observations()
+    report = export.export(model, tmp_path, observations=raw)
+    actions = compiled(tmp_path, compiler=compiler)(raw)
+    assert (np.abs(actions - predictions(model, raw)) / LARGEST).max() == pytest.approx(
+        report.agreement.largest, abs=5e-7
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", MODELS)
+def test_int8_stays_within_its_bound(name, tmp_path):
+    model, raw = MODELS[name](), observations(400)
+    report = export.export(model, tmp_path, precision="int8", observations=raw)
+    within = raw[0] + (raw[1:] - raw[0]) * np.random.default_rng(2).random((399, 1), np.float32)
+    act = compiled(tmp_path)
+    for some in (raw, within):
+        difference = np.abs(act(some) - read_policy(model, model.get_vec_normalize_env()).predict(some)[0])
+        assert (difference / HALF_RANGE <= report.bound + 1e-6).all()
+        assert (difference / HALF_RANGE).mean() < 0.02
+    assert f"within {report.bound:.3g} half ranges" in (tmp_path / "policy.h").read_text()
+
+
+@needs_compiler
+def test_the_bound_of_int8_says_something(tmp_path):
+    report = export.export(quick(RLx2TD3), tmp_path, precision="int8", observations=observations(400))
+    assert 1e-3 < report.bound < 0.3
+
+
+def test_the_papers_hopper_fits_into_12_and_7_kilobytes(tmp_path):
+    th.manual_seed(0)
+    from sb3_rlx2.sparse import sparsify
+
+    model = with_network("one layer")
+    model.policy.actor.mu = th.nn.Sequential(
+        th.nn.Linear(5, 256), th.nn.ReLU(), th.nn.Linear(256, 256), th.nn.ReLU(), th.nn.Linear(256, 2), th.nn.Tanh()
+    )
+    sparsify(model.policy.actor.mu, 0.98)
+    policy = prepared(read_policy(model))
+    assert write_c(policy, tmp_path, "policy").table_bytes <= 12 * 1024
+    integers = quantized(policy, observations())
+    assert write_c(policy, tmp_path, "policy", integers).table_bytes <= 7 * 1024
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "g++", "clang++"])
+def test_no_compiler_warns_and_nothing_else_is_needed(compiler, precision, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    flags = ["-Wall", "-Wextra", "-pedantic", "-Wconversion", "-Werror", "-O2", "-c"]
+    flags += ["-x", "c++"] if compiler in CPP_COMPILERS else ["-std=c99", "-Wdouble-promotion", "-Wshadow"]
+    for name in ("everything", "wide", "GELU(approximate='none')"):
+        model = MODELS[name]()
+        policy = prepared(read_policy(model))
+        integers = quantized(policy, observations()) if precision == "int8" else None
+        write_c(policy, tmp_path, "small", integers, with_main=True)
+        for file in ("small", "small_main"):
+            command = [compiler, *flags, tmp_path / f"{file}.c", "-o", tmp_path / f"{file}.o"]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert result.returncode == 0, f"{name}: {result.stderr}"
+        symbols = subprocess.run(["nm", tmp_path / "small.o"], capture_output=True, text=True, check=True).stdout
+        # No function of a library, and nothing that can be written to: it may run in several threads
+        kinds = {line.split()[-2] for line in symbols.splitlines()}
+        assert kinds <= {"T", "t", "R", "r", "d"}, symbols
+        tables = [line.split()[-1] for line in symbols.splitlines() if line.split()[-2] == "d"]
+        assert all("layer_" in table for table in tables)  # addresses of tables, which a linker may have to fill in
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_no_observation_leads_to_undefined_behaviour(precision, tmp_path):
+    extreme = np.array([0.0, 1.0, -1e30, 3e38, np.inf, -np.inf, np.nan, 1e-40], np.float32)
+    raw = np.random.default_rng(0).choice(extreme, (300, 5))
+    sanitize = ("-O1", "-fsanitize=undefined,address", "-fno-sanitize-recover=all")
+    for name in (
+        "residual",
+        "layer norm",
+        "SiLU()",
+        "GELU(approximate='none')",
+        "ELU(alpha=0.7)",
+        "SAC with VecNormalize",
+    ):
+        model = MODELS[name]()
+        report = export.export(model, tmp_path, precision=precision, with_main=True, observations=observations())
+        assert set(report.files) == {"policy.c", "policy.h", "policy_main.c"}
+        program = tmp_path / "program"
+        sources = [tmp_path / "policy.c", tmp_path / "policy_main.c"]
+        subprocess.run([C_COMPILERS[0], "-std=c99", *sanitize, *sources, "-o", program], check=True)
+        text = "\n".join(" ".join(map(repr, map(float, row))) for row in raw)
+        result = subprocess.run([program, "-"], input=text, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{name}: {result.stderr}"
+        actions = np.array([line.split() for line in result.stdout.splitlines()], np.float64)
+        assert actions.shape == (300, 2)
+        finite = np.isfinite(actions)
+        assert ((actions <= LARGEST + 1e-6) | ~finite).all()
+
+
+@needs_compiler
+def test_nan_is_seen_in_the_action(tmp_path):
+    export.export(quick(RLx2TD3), tmp_path)
+    raw = observations(1)
+    raw[:] = np.nan
+    assert np.isnan(compiled(tmp_path)(raw)).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_program_tests_the_example(precision, tmp_path):
+    export.export(
+        quick(RLx2SAC), tmp_path, name="left", precision=precision, with_main=True, observations=observations()
+    )
+    program, sources = tmp_path / "program", [tmp_path / "left.c", tmp_path / "left_main.c"]
+    build = [C_COMPILERS[0], *WARNINGS, "-Werror", *sources, "-o", program]
+    subprocess.run(build, check=True)
+    assert subprocess.run([program], capture_output=True, check=False).returncode == 0
+    main = sources[1].read_text()
+    begin = main.index("example_action[2] = {") + len("example_action[2] = {")
+    sources[1].write_text(main[:begin] + " 7.0F, 7.0F };" + main[main.index("};", begin) + 2 :])
+    subprocess.run(build, check=True)
+    assert subprocess.run([program], capture_output=True, check=False).returncode == 1
+
+
+@needs_compiler
+def test_two_policies_live_in_one_program_and_threads(tmp_path):
+    one, other = quick(RLx2TD3), quick(RLx2SAC, seed=3)
+    export.export(one, tmp_path, name="left")
+    export.export(other, tmp_path, name="right")
+    library = tmp_path / "both.so"
+    subprocess.run(
+        [C_COMPILERS[0], "-shared", "-fPIC", tmp_path / "left.c", tmp_path / "right.c", "-o", library], check=True
+    )
+    both, raw, results = ctypes.CDLL(str(library)), observations(), {}
+
+    def act(name):
+        actions = np.empty((len(raw), 2), np.float32)
+        for observation, action in zip(raw, actions, strict=True):
+            function = getattr(both, f"{name}_act")
+            function(observation.ctypes.data_as(ctypes.c_void_p), action.ctypes.data_as(ctypes.c_void_p))
+        results.setdefault(name, []).append(actions)
+
+    threads = [threading.Thread(target=act, args=(name,)) for name in ("left", "right") for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, model in (("left", one), ("right", other)):
+        assert len(results[name]) == 3
+        for actions in results[name]:
+            assert (np.abs(actions - predictions(model, raw)) / LARGEST < 2e-6).all()
+
+
+@needs_compiler
+def test_columns_have_the_smallest_type(tmp_path):
+    policy = prepared(read_policy(with_network("wide")))
+    text = write_c(policy, tmp_path, "policy").path.read_text()
+    assert "static const uint8_t layer_1_columns" in text
+    assert "static const uint16_t layer_2_columns" in text
+
+
+# --- the call ---
+
+
+def test_model_export_is_the_same(tmp_path):
+    model = normalized(RLx2TD3)
+    report = model.export(tmp_path / "a" / "b", "safetensors", name="walker")
+    assert set(report.files) == {"walker.safetensors", "walker.json", "sparse_policy.py"}
+    assert {path.name: path.stat().st_size for path in (tmp_path / "a" / "b").iterdir()} == report.files
+    assert "checked on 1000 observations" in str(report)
+
+
+def refused(match, model, folder, *args, **kwargs):
+    with pytest.raises(ValueError, match=match) as error:
+        model.export(folder, *args, **kwargs)
+    assert "\n" not in str(error.value)
+    assert not folder.exists() or list(folder.iterdir()) == []
+
+
+def test_arguments_that_are_not_allowed_are_named_and_nothing_is_written(tmp_path):
+    model, folder = quick(RLx2TD3), tmp_path / "new" / "out"
+    refused(r"to='tflite' is unknown: allowed are \['c'", model, folder, "tflite")
+    refused("precision='int4' is unknown", model, folder, precision="int4")
+    refused("are possible with to='c' only", model, folder, "numpy", precision="int8")
+    refused("name='2fast' is not allowed: it must be a C identifier", model, folder, name="2fast")
+    refused("int8 is calibrated on observations", model, folder, precision="int8")
+    refused(r"observations of shape \(7, 4\) are not allowed", model, folder, observations=np.zeros((7, 4)))
+    refused("must be finite", model, folder, observations=np.full((7, 5), np.nan))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file/out cannot be written: .*file is no folder"):
+        model.export(tmp_path / "file" / "out")
+
+
+def test_an_export_that_computes_something_else_is_refused_and_the_old_one_stays(tmp_path, monkeypatch):
+    model = quick(RLx2TD3)
+    model.export(tmp_path, "numpy")
+    before = (tmp_path / "policy.npz").read_bytes()
+    model.policy.actor.mu[0].bias.data += 0.1
+
+    def wrong(*args):
+        return predictions(*args[:1], args[2]) + 1e-3
+
+    monkeypatch.setattr(export, "predictions", wrong)
+    with pytest.raises(ValueError, match="nothing is written, since the export does not compute what predict does"):
+        model.export(tmp_path, "numpy")
+    assert (tmp_path / "policy.npz").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"policy.npz", "sparse_policy.py"}
+
+
+def test_a_model_knows_that_its_observations_were_normalized(tmp_path):
+    model = normalized(RLx2TD3)
+    model.save(tmp_path / "model")
+    loaded = RLx2TD3.load(tmp_path / "model")
+    refused("trained with VecNormalize, whose statistics are missing", loaded, tmp_path / "out")
+    env = model.get_vec_normalize_env()
+    raw = observations()
+    report = loaded.export(tmp_path / "out", "numpy", vec_normalize=env, observations=raw)
+    assert report.agreement.largest < 2e-6
+    assert not quick(RLx2TD3).observations_were_normalized
+
+
+def test_without_a_compiler_float32_is_checked_by_its_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "find_compiler", lambda: None)
+    report = quick(RLx2TD3).export(tmp_path)
+    assert "not compiled here: there is no C compiler" in str(report)
+    assert report.agreement.holds
+    refused("needs a C compiler", quick(RLx2TD3), tmp_path / "x", precision="int8", observations=observations())
+
+
+@needs_compiler
+def test_code_that_a_compiler_refuses_is_an_error(tmp_path):
+    (tmp_path / "broken.c").write_text("int broken(void) { return x; }")
+    with pytest.raises(ValueError, match=r"does not compile broken\.c: .*undeclared"):
+        c_compiler.compiled_policy(tmp_path / "broken.c", tmp_path / "broken.so", 1, C_COMPILERS[0])
