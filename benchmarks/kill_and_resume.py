@@ -13,6 +13,7 @@ import csv
 import hashlib
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -21,9 +22,12 @@ import sys
 import tempfile
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
+from sb3_rlx2.files import replacing
 
 ALGORITHMS = ("RLx2TD3", "RLx2SAC")
 ENGINES = ("compiled", "torch")
@@ -286,7 +290,10 @@ def main() -> None:
         print(row, flush=True)
         rows.append(row)
         if given.results is not None:
-            with given.results.open("w", newline="") as file:
+            with replacing(given.results, "w", newline="") as file:
+                arguments = f"--kills {given.kills} --steps {given.steps} --every {given.every} --seed {given.seed}"
+                csv.writer(file).writerow([f"# python benchmarks/kill_and_resume.py {arguments}"])
+                csv.writer(file).writerow([f"# {platform.machine()}, torch {version('torch')}"])
                 writer = csv.DictWriter(file, list(row))
                 writer.writeheader()
                 writer.writerows(rows)

@@ -92,7 +92,6 @@ def cut_off(model, folder, callbacks=(), steps=300, cut=230, every=60, **kwargs)
     with pytest.raises(PowerCut):
         model.learn(steps, [*callbacks, own, Cut(cut)], **kwargs)
     own.wait()
-    own._checkpoints.unlock()  # as the end of the process would
 
 
 def resumed(folder, *args, **kwargs):
@@ -203,7 +202,6 @@ def test_callbacks_and_logs_resume(tmp_path):
         with pytest.raises(PowerCut):
             model.learn(900, [*callbacks, Cut(cut)], log_interval=1)
         own.wait()
-        own._checkpoints.unlock()
         close(model)
         return None
 

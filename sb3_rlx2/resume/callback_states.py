@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_rlx2.files import replacing
@@ -21,6 +21,9 @@ from sb3_rlx2.resume.environments import (
 from sb3_rlx2.resume.plain_data import attributes_of, set_attributes
 
 STRUCTURE = ("model", "parent", "locals", "globals")
+
+WITHOUT_STATE = (CallbackList, ProgressBarCallback)
+"""Callbacks that do the same whatever they did before."""
 
 
 def callbacks_by_name(root: BaseCallback) -> dict[str, BaseCallback]:
@@ -37,7 +40,8 @@ def callbacks_by_name(root: BaseCallback) -> dict[str, BaseCallback]:
 
 
 def _flat(callback: BaseCallback) -> Iterator[BaseCallback]:
-    yield callback
+    if not isinstance(callback, WITHOUT_STATE):
+        yield callback
     for name, value in vars(callback).items():
         if name not in STRUCTURE:
             for inner in value if isinstance(value, list) else [value]:

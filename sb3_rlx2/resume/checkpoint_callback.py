@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
 import warnings
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_rlx2.resume.buffer_segments import BufferSegments, restore_buffer
+from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
+from sb3_rlx2.files import replacing
+from sb3_rlx2.resume.buffer_segments import BufferSegments
 from sb3_rlx2.resume.checkpoint_folder import CheckpointFolder
 from sb3_rlx2.resume.environments import vectorized_problem
 from sb3_rlx2.resume.recipes import recipe_of_callbacks, recipe_of_environments, register_callback
 from sb3_rlx2.resume.training_state import log_entries, set_training_state, training_state
 from sb3_rlx2.sparse.checks import check_count
 
-TEMPLATE = "model.zip"
+TEMPLATES = ("model.safetensors", "model.zip")
+"""Settings with which the model was made, without pickle if that is possible."""
+
+PACKAGES = ("sb3-rlx2", "torch", "numpy", "numba", "stable-baselines3", "gymnasium", "mujoco")
+"""Those whose versions decide about the last bit."""
 
 
 class TrainingCheckpointCallback(BaseCallback):
@@ -50,11 +58,11 @@ class TrainingCheckpointCallback(BaseCallback):
         self.seconds_stopped = 0.0
         self._checkpoints = CheckpointFolder(self.folder)
         self._segments = BufferSegments(self.folder)
-        self._writer: threading.Thread | None = None
         self._failed: Exception | None = None
         self._to_restore: dict[str, Any] | None = None
         self._number = self._saved_at = -1
         self._problem: str | None = None
+        self._template = ""
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of this callback."""
@@ -134,7 +142,7 @@ class TrainingCheckpointCallback(BaseCallback):
         self._number, self._saved_at = self._number + 1, model.num_timesteps
         if self._number == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            model.save(self.folder / TEMPLATE)
+            self._template = _save_template(model, self.folder)
         assert model.replay_buffer is not None
         state = training_state(model, root)
         state["buffer"], rows = self._segments.collect(model.replay_buffer, model.num_timesteps)
@@ -147,6 +155,8 @@ class TrainingCheckpointCallback(BaseCallback):
         }
         state["problem"] = self._problem
         state["recipe"] = {
+            "template": self._template,
+            "versions": versions(),
             "algorithm": f"{type(model).__module__}.{type(model).__qualname__}",
             "device": str(model.device),
             "threads": th.get_num_threads(),
@@ -155,8 +165,8 @@ class TrainingCheckpointCallback(BaseCallback):
             "callbacks": recipe_of_callbacks(root),
         }
         # It must end even if the program does not wait
-        self._writer = threading.Thread(target=self._write, args=(self._number, state, rows), daemon=False)
-        self._writer.start()
+        self._checkpoints.writer = threading.Thread(target=self._write, args=(self._number, state, rows), daemon=False)
+        self._checkpoints.writer.start()
         if self._number == 0:
             self.wait()  # what cannot be saved is known before the first step
         self.seconds_stopped = time.perf_counter() - began
@@ -169,10 +179,10 @@ class TrainingCheckpointCallback(BaseCallback):
 
     def wait(self) -> None:
         """Wait until the newest checkpoint is written. A warning says if it could not be."""
-        if self._writer is None:
+        if self._checkpoints.writer is None:
             return
-        self._writer.join()
-        self._writer = None
+        self._checkpoints.writer.join()
+        self._checkpoints.writer = None
         failed, self._failed = self._failed, None
         if failed is not None:
             self._segments.forget()
@@ -189,29 +199,32 @@ class TrainingCheckpointCallback(BaseCallback):
 
     def _restore(self, state: dict[str, Any]) -> None:
         model, root = self._off_policy, self.locals["callback"]
-        restore(model, root, state, self.folder, is_exact=self._problem is None)
+        set_training_state(model, root, state, is_exact=self._problem is None)
         model._custom_logger = state["recipe"]["custom_logger"]
-        self._number = state["number"]
+        self._number, self._template = state["number"], state["recipe"]["template"]
         assert model.replay_buffer is not None
         self._segments.go_on_from(model.replay_buffer, state["buffer"], model.num_timesteps)
         self._checkpoints.logs.go_on_from(log_entries(state))
 
 
-def restore(
-    model: OffPolicyAlgorithm, callback: BaseCallback | None, state: dict[str, Any], folder: Path, is_exact: bool
-) -> None:
-    """Let a model, and what it learns with, be as they were.
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide about the last bit."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
-    :param model: the model
-    :param callback: the callback of its ``learn``; None: it does not learn
-    :param state: what ``CheckpointFolder.read`` returned
-    :param folder: where it was read
-    :param is_exact: whether environments go on in the midst of their episodes
-    """
-    assert model.replay_buffer is not None
-    assert isinstance(model.env, VecEnv)
-    restore_buffer(model.replay_buffer, state["buffer"], folder)
-    set_training_state(model, callback, state, is_exact)
+
+def _save_template(model: OffPolicyAlgorithm, folder: Path) -> str:
+    without_pickle, with_pickle = TEMPLATES
+    if isinstance(model, SavedAlgorithm):
+        with suppress(ValueError):  # a class or function that is known by no name, such as a lambda
+            model.save(folder / without_pickle)
+            return without_pickle
+    with replacing(folder / with_pickle) as file:
+        model.save(cast(io.BufferedIOBase, file))
+    return with_pickle
 
 
 register_callback(TrainingCheckpointCallback, dict.fromkeys(("folder", "every", "keep", "verbose")))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.files import read_state, write_state
@@ -25,11 +26,16 @@ CHECKPOINT_FORMAT = 1
 """Goes up when checkpoints that one version writes can no longer be read by the one before."""
 
 
+_owners: weakref.WeakValueDictionary[str, CheckpointFolder] = weakref.WeakValueDictionary()
+"""Who writes to which folder in this process."""
+
+
 class CheckpointFolder:
     """Checkpoints in a folder.
 
     ``checkpoint-N.safetensors`` is all of a training but what checkpoints share: ``rows-….safetensors``, the rows of
-    the replay buffer, ``logs``, copies of text files, and ``model.zip``, the settings with which the model was made. A
+    the replay buffer, ``logs``, copies of text files, and ``model.safetensors``
+    or ``model.zip``, the settings with which the model was made. A
     checkpoint is there once all that it needs is; then what only older ones need goes.
 
     :param path: of the folder
@@ -38,6 +44,7 @@ class CheckpointFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.logs = LogCopies(self.path / "logs")
+        self.writer: threading.Thread | None = None
         self._lock: weakref.finalize[Any, Any] | None = None
 
     def numbers(self) -> list[int]:
@@ -61,6 +68,14 @@ class CheckpointFolder:
         if self._lock is not None or sys.platform == "win32":
             return
         self.path.mkdir(parents=True, exist_ok=True)
+        before = _owners.get(os.path.realpath(self.path))
+        _owners[os.path.realpath(self.path)] = self
+        if before is not None and before._lock is not None:  # a training in this process that was interrupted
+            if before.writer is not None:
+                before.writer.join()
+            _, _, arguments, _ = cast(Any, before._lock.detach())
+            before._lock, self._lock = None, weakref.finalize(self, os.close, *arguments)
+            return
         descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

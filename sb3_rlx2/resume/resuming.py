@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch as th
@@ -14,11 +15,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_rlx2.errors import ModelFileError
-from sb3_rlx2.resume.checkpoint_callback import TEMPLATE, TrainingCheckpointCallback, restore
+from sb3_rlx2.resume.buffer_segments import restore_buffer
+from sb3_rlx2.resume.checkpoint_callback import TEMPLATES, TrainingCheckpointCallback, versions
 from sb3_rlx2.resume.checkpoint_folder import CheckpointFolder
 from sb3_rlx2.resume.log_files import make_logger
 from sb3_rlx2.resume.recipes import make_callbacks, make_environments
-from sb3_rlx2.resume.training_state import check_networks, set_model_attributes
+from sb3_rlx2.resume.training_state import check_networks, set_model_attributes, set_training_state
 
 PACKAGES = ("sb3_rlx2", "stable_baselines3", "sb3_contrib")
 """Where algorithms are that a checkpoint may name."""
@@ -57,23 +59,45 @@ def resume(
     :raises ModelFileError: if there is no checkpoint, or none that is whole
     :raises ValueError: if the environment or callbacks must be passed or do not fit, or if another process still trains
     """
+    with restored(folder, env, callback, algorithm=algorithm, device=device) as (model, go_on):
+        go_on()
+    return model
+
+
+@contextmanager
+def restored(
+    folder: str | os.PathLike[str],
+    env: GymEnv | None = None,
+    callback: BaseCallback | Sequence[BaseCallback] | None = None,
+    *,
+    algorithm: type[OffPolicyAlgorithm] | None = None,
+    device: th.device | str | None = None,
+) -> Iterator[tuple[OffPolicyAlgorithm, Callable[[], None]]]:
+    """The model of a checkpoint, and a function that trains it to the end; parameters are as for ``resume``.
+
+    :param folder: as for ``resume``
+    :param env: as for ``resume``
+    :param callback: as for ``resume``
+    :param algorithm: as for ``resume``
+    :param device: as for ``resume``
+    """
     checkpoints = CheckpointFolder(folder)
     if not checkpoints.numbers():
         raise ModelFileError(f"{folder}: there is no checkpoint in this folder")
     checkpoints.lock()
     try:
-        return _resume(checkpoints, env, callback, algorithm, device)
+        yield _restored(checkpoints, env, callback, algorithm, device)
     finally:
         checkpoints.unlock()
 
 
-def _resume(
+def _restored(
     checkpoints: CheckpointFolder,
     env: GymEnv | None,
     callback: BaseCallback | Sequence[BaseCallback] | None,
     algorithm: type[OffPolicyAlgorithm] | None,
     device: th.device | str | None,
-) -> OffPolicyAlgorithm:
+) -> tuple[OffPolicyAlgorithm, Callable[[], None]]:
     state = checkpoints.read()
     recipe, learn = state["recipe"], state["learn"]
     if algorithm is None:
@@ -81,30 +105,40 @@ def _resume(
     if th.get_num_threads() != recipe["threads"]:
         th.set_num_threads(recipe["threads"])  # sums of more or fewer parts are not the same
     env = make_environments(recipe["environments"]) if env is None else env
+    _warn_of_other_versions(recipe["versions"])
+    if recipe["template"] not in TEMPLATES:
+        raise ModelFileError(f"{checkpoints.path}: the checkpoint names {recipe['template']!r} as its model")
     model = cast(Any, algorithm).load(
-        checkpoints.path / TEMPLATE, env=env, device=recipe["device"] if device is None else device, force_reset=False
+        checkpoints.path / recipe["template"],
+        env=env,
+        device=recipe["device"] if device is None else device,
+        force_reset=False,
     )
     check_networks(model, state)
+    restore_buffer(model.replay_buffer, state["buffer"], checkpoints.path)
     if learn["finished"]:
-        restore(model, None, state, checkpoints.path, is_exact=True)
-        return cast(OffPolicyAlgorithm, model)
+        set_training_state(model, None, state)
+        return model, lambda: None
     if state["problem"] is not None:
         warnings.warn(
             f"the training begins a new episode and is no longer the same bit for bit, since {state['problem']}",
-            stacklevel=3,
+            stacklevel=5,
         )
     callbacks = _callbacks(checkpoints, recipe["callbacks"], callback)
     own = next(each for each in _flat(callbacks) if isinstance(each, TrainingCheckpointCallback))
     own.restore_at_start(checkpoints, state)
     set_model_attributes(model, state)
     model.set_logger(make_logger(state["logger"]))
-    model.learn(
-        learn["total_timesteps"] - model.num_timesteps,
-        callbacks,
-        reset_num_timesteps=False,
-        **{name: learn[name] for name in ("log_interval", "tb_log_name", "progress_bar")},
-    )
-    return cast(OffPolicyAlgorithm, model)
+
+    def go_on() -> None:
+        model.learn(
+            learn["total_timesteps"] - model.num_timesteps,
+            callbacks,
+            reset_num_timesteps=False,
+            **{name: learn[name] for name in ("log_interval", "tb_log_name", "progress_bar")},
+        )
+
+    return model, go_on
 
 
 def _callbacks(
@@ -143,3 +177,16 @@ def _algorithm(name: str) -> type[OffPolicyAlgorithm]:
     if not (isinstance(found, type) and issubclass(found, OffPolicyAlgorithm)):
         raise ModelFileError(f"the checkpoint is of {name}, which is no algorithm")
     return found
+
+
+def _warn_of_other_versions(saved: dict[str, str]) -> None:
+    now = versions()
+    others = [
+        f"{name} {saved[name]}, now {now[name]}" for name in saved.keys() & now.keys() if saved[name] != now[name]
+    ]
+    if others:
+        warnings.warn(
+            f"the checkpoint is of other versions ({'; '.join(sorted(others))}): the training goes on, but may not be "
+            "the same bit for bit",
+            stacklevel=6,
+        )

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
@@ -57,13 +58,14 @@ def set_training_state(
 ) -> None:
     """Put back what ``training_state`` read.
 
-    :param model: a model with the same settings, and an environment
+    :param model: a model with the same settings, the rows of its replay buffer, and an environment
     :param callback: the callback of its ``learn``; None: it does not learn
-    :param state: what ``training_state`` returned
+    :param state: what ``training_state`` returned, with the ``buffer``
     :param is_exact: whether environments go on in the midst of their episodes; False: they begin new ones
     """
     env = cast(VecEnv, model.env)
     set_model_attributes(model, state)
+    set_attributes(cast(ReplayBuffer, model.replay_buffer), state["buffer"]["attributes"])
     for name in _modules(model):
         recursive_getattr(model, name).load_state_dict(state["networks"][name])
     for name in _tensors(model):

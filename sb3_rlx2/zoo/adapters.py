@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib
 import logging
@@ -214,6 +215,22 @@ def replaced(owner: Any, attribute: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, attribute, original)
+
+
+@contextmanager
+def parsed_as(arguments: argparse.Namespace) -> Iterator[None]:
+    """Let a program, which has its parser in its one function, find these arguments whatever the command line has.
+
+    :param arguments: what its parser finds; later parsers find their own
+    """
+    parse_args = argparse.ArgumentParser.parse_args
+    given = [arguments]
+
+    def parse(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
+        return given.pop() if given else parse_args(parser, *args, **kwargs)
+
+    with replaced(argparse.ArgumentParser, "parse_args", parse):
+        yield
 
 
 @contextmanager

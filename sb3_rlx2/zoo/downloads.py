@@ -85,7 +85,7 @@ def _why_code_of_yaml(text: str) -> str | None:
         tag = getattr(event, "tag", None) or ""
         if "python/" in tag and tag.rpartition("python/")[2] not in KNOWN_TAGS:
             return f"makes objects of its own choice ({tag.rpartition(':')[2]})"
-    settings = yaml.load(text, Loader=_Loader)
+    settings = yaml.load(text, Loader=PlainLoader)
     for name, value in settings.items() if isinstance(settings, dict) else settings or ():
         if name == "normalize" and isinstance(value, str):  # which the zoo evaluates
             try:
@@ -100,7 +100,7 @@ def _why_code_of_yaml(text: str) -> str | None:
     return None
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
     """Reads the tags of the zoo's own files as the lists that they hold."""
 
 
@@ -109,4 +109,4 @@ def _items(loader: Any, suffix: str, node: Any) -> Any:
     return items[0] if suffix == KNOWN_TAGS[0] and len(items) == 1 else items
 
 
-_Loader.add_multi_constructor("tag:yaml.org,2002:python/", _items)
+PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import optuna
 from rl_zoo3.exp_manager import ExperimentManager
@@ -12,7 +12,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.common.saving.vec_normalize import save_vec_normalize
+from sb3_rlx2.resume import TrainingCheckpointCallback
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
+from sb3_rlx2.zoo.checkpoints import FOLDER, Checkpoints, ResumedModel
 from sb3_rlx2.zoo.continuing import ContinuedModel, ContinuedTraining
 from sb3_rlx2.zoo.hyperparameters import check_entry, check_file, hyperparameter_file
 
@@ -25,10 +27,17 @@ class RLx2ExperimentManager(ExperimentManager):
     :param kwargs: as for ``ExperimentManager``
     """
 
+    checkpoints: ClassVar[Checkpoints] = Checkpoints()
+    """What ``rlx2 train`` was given."""
+
     def __init__(self, *args: Any, config: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "config": config})
+        self._resumed: ResumedModel | None = None
         if self.algo in ALGORITHMS:
             self.config = hyperparameter_file(self.algo, config)
+        if self.checkpoints.run is not None:
+            self.save_path = str(self.checkpoints.run)
+            self.params_path = f"{self.save_path}/{self.env_name}"
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the hyperparameters of the environment, and check them.
@@ -58,8 +67,10 @@ class RLx2ExperimentManager(ExperimentManager):
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """Save a model with what belongs to it: each file is written wholly, or left as it was.
 
-        :param model: the model
+        :param model: the model, in whose place that of a resumed training is saved
         """
+        if self._resumed is not None:
+            model = self._resumed.model
         normalize, self.normalize = self.normalize, False
         try:
             super().save_trained_model(model)
@@ -69,14 +80,28 @@ class RLx2ExperimentManager(ExperimentManager):
         if normalize and env is not None:
             save_vec_normalize(env, Path(self.params_path) / "vecnormalize.pkl")
 
+    def create_callbacks(self) -> None:
+        """Make the zoo's callbacks, and the one that writes checkpoints if it was asked for."""
+        cast(Any, super()).create_callbacks()
+        if self.checkpoints.every is not None:
+            self.callbacks.append(TrainingCheckpointCallback(f"{self.save_path}/{FOLDER}", self.checkpoints.every))
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if self.checkpoints.run is None:  # or else they are there, and must be, whenever this process is killed
+            super()._save_config(saved_hyperparams)
+
     def learn(self, model: BaseAlgorithm) -> None:
-        """Train a model; one of ours that was loaded goes on where it stopped.
+        """Train a model; one of ours that was loaded, or a training that was killed, goes on where it stopped.
 
         :param model: the model
         """
+        given = cast(OffPolicyAlgorithm, model)
         if self.continue_training and self.algo in ALGORITHMS:
             self.callbacks.append(ContinuedTraining(self.trained_agent))
-            model = cast(BaseAlgorithm, ContinuedModel(cast(OffPolicyAlgorithm, model)))
+            model = cast(BaseAlgorithm, ContinuedModel(given))
+        if self.checkpoints.run is not None:
+            self._resumed = ResumedModel(self.checkpoints.run, given)
+            model = cast(BaseAlgorithm, self._resumed)
         super().learn(model)
 
     def objective(self, trial: optuna.Trial) -> float:

@@ -6,8 +6,9 @@ import runpy
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 
-from sb3_rlx2.zoo.adapters import DOWNLOAD, adapted, replaced
+from sb3_rlx2.zoo.adapters import DOWNLOAD, adapted, parsed_as, replaced
 from sb3_rlx2.zoo.downloads import FLAG
 from sb3_rlx2.zoo.registration import check_installed, register
 
@@ -22,15 +23,31 @@ def run(module: str, arguments: Sequence[str], prog: str) -> None:
     :raises ValueError: for an unknown environment, a model file that is none, or a value that is no Python
     """
     check_installed()
+    from sb3_rlx2.zoo.checkpoints import HELP, Checkpoints, arguments_of, checkpoints_of
+    from sb3_rlx2.zoo.experiment import RLx2ExperimentManager
     from sb3_rlx2.zoo.program_arguments import check_program_arguments
 
     register()
     name = module.rpartition(".")[2]
+    checkpoints = Checkpoints()
+    if name == "train":
+        checkpoints, arguments = checkpoints_of(arguments)
     trusts_downloads = name in DOWNLOAD and FLAG in arguments
     if trusts_downloads:
         arguments = [argument for argument in arguments if argument != FLAG]
     check_program_arguments(name, arguments)
-    with adapted(name, trusts_downloads), replaced(sys, "argv", [prog, *arguments]), warnings.catch_warnings():
+    with (
+        adapted(name, trusts_downloads),
+        replaced(RLx2ExperimentManager, "checkpoints", checkpoints),
+        replaced(sys, "argv", [prog, *arguments]),
+        nullcontext() if checkpoints.run is None else parsed_as(arguments_of(checkpoints.run)),
+        warnings.catch_warnings(),
+    ):
         # rl_zoo3.plots has imported its programs already
         warnings.filterwarnings("ignore", "'rl_zoo3.* found in sys.modules", RuntimeWarning)
-        runpy.run_module(module, run_name="__main__")
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit:
+            if name == "train" and {"-h", "--help"} & {*arguments}:
+                print(HELP)
+            raise
