@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch as th
 from helpers import differing, everything, quick
-from stable_baselines3 import TD3
+from stable_baselines3 import TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -21,9 +21,11 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnNoModelImprovement,
 )
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, TopologyHistoryCallback, TrainingCheckpointCallback
@@ -74,7 +76,8 @@ def state_of(model):
     states = random_states()
     state["torch"] = states["torch"]
     state["numpy"] = th.as_tensor(states["numpy"]["state"]["key"].astype(np.int64))
-    state["last_obs"] = th.as_tensor(model._last_obs)
+    last = model._last_obs if isinstance(model._last_obs, dict) else {"": model._last_obs}
+    state |= {f"last_obs {key}": th.as_tensor(value) for key, value in last.items()}
     normalize = model.get_vec_normalize_env()
     if normalize is not None:
         state |= {"mean": th.as_tensor(normalize.obs_rms.mean), "returns": th.as_tensor(normalize.returns)}
@@ -86,7 +89,7 @@ def close(model):
     model.env.close()
 
 
-def cut_off(model, folder, callbacks=(), steps=300, cut=230, every=60, **kwargs):
+def cut_off(model, folder, callbacks=(), steps=220, cut=170, every=60, **kwargs):
     """Train, and stop in the midst of a step."""
     own = TrainingCheckpointCallback(folder, every=every)
     with pytest.raises(PowerCut):
@@ -102,7 +105,7 @@ def resumed(folder, *args, **kwargs):
         return resume(folder, *args, **kwargs)
 
 
-def assert_resumes(make, folder, steps=300, cut=230, **kwargs):
+def assert_resumes(make, folder, steps=220, cut=170, **kwargs):
     """What is cut off and resumed ends as what is not."""
     whole = make()
     whole.learn(steps, TrainingCheckpointCallback(folder / "whole", every=60))
@@ -113,13 +116,18 @@ def assert_resumes(make, folder, steps=300, cut=230, **kwargs):
     assert differing(expected, state_of(found)) == []
 
 
-@pytest.mark.parametrize("engine", ["compiled", "torch"])
-@pytest.mark.parametrize("algorithm", [RLx2TD3, RLx2SAC, RLx2DDPG])
+@pytest.mark.parametrize(
+    ("algorithm", "engine"),
+    [
+        *((algorithm, engine) for algorithm in (RLx2TD3, RLx2SAC) for engine in ("compiled", "torch")),
+        (RLx2DDPG, "auto"),
+    ],
+)
 def test_a_resumed_training_ends_as_one_that_was_never_stopped(algorithm, engine, tmp_path):
     assert_resumes(lambda: model_of(algorithm, engine=engine), tmp_path, callback=[])
 
 
-@pytest.mark.parametrize("cut", [1, 59, 60, 61, 121, 299])
+@pytest.mark.parametrize("cut", [1, 60, 61, 219])
 def test_it_does_not_matter_when_a_training_stops(cut, tmp_path):
     assert_resumes(lambda: model_of(RLx2TD3), tmp_path, cut=cut, callback=[])
 
@@ -127,12 +135,11 @@ def test_it_does_not_matter_when_a_training_stops(cut, tmp_path):
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"topology": "dense", "n_steps": 1, "dynamic_buffer": False},
         {"topology": "set", "buffer_size": 120},
-        {"buffer_distance_threshold": 10.0, "buffer_size": 120, "topology_end": 200},
+        {"buffer_distance_threshold": 10.0, "buffer_size": 120, "topology_end": 150},
         {"train_freq": (1, "episode"), "gradient_steps": 7},
         {"action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1)), "train_freq": 5},
-        {"optimize_memory_usage": True, "n_steps": 1, "dynamic_buffer": False, "buffer_size": 120},
+        {"topology": "dense", "optimize_memory_usage": True, "n_steps": 1, "dynamic_buffer": False, "buffer_size": 120},
         {"learning_rate": lambda progress: 1e-3 * progress},
     ],
 )
@@ -142,9 +149,55 @@ def test_settings_resume(kwargs, tmp_path):
     assert_resumes(lambda: model_of(RLx2TD3, **kwargs), tmp_path, callback=[])
 
 
-@pytest.mark.parametrize("kwargs", [{"use_sde": True}, {"use_sde": True, "sde_sample_freq": 4}, {"ent_coef": 0.1}])
+@pytest.mark.parametrize("kwargs", [{"use_sde": True, "sde_sample_freq": 5}, {"ent_coef": 0.1}])
 def test_settings_of_sac_resume(kwargs, tmp_path):
     assert_resumes(lambda: model_of(RLx2SAC, train_freq=8, engine="torch", **kwargs), tmp_path, callback=[])
+
+
+class Normalized(FlattenExtractor):
+    """Batch normalization, whose statistics are no parameters."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.norm = th.nn.BatchNorm1d(self.features_dim)
+
+    def forward(self, observations):
+        return self.norm(super().forward(observations))
+
+
+def test_batch_normalization_resumes(tmp_path):
+    policy_kwargs = {"net_arch": [16], "features_extractor_class": Normalized}
+    assert_resumes(lambda: model_of(RLx2TD3, policy_kwargs=policy_kwargs), tmp_path, callback=[])
+
+
+def test_hindsight_experience_replay_resumes(tmp_path):
+    def env():
+        return Monitor(BitFlippingEnv(n_bits=4, continuous=True, max_steps=9))
+
+    def make():
+        kwargs = {"replay_buffer_class": HerReplayBuffer, "n_steps": 1, "dynamic_buffer": False, "buffer_size": 150}
+        return RLx2SAC("MultiInputPolicy", env(), **quick(**kwargs))
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*truncated.*")
+        assert_resumes(make, tmp_path, env=env(), callback=[])
+
+
+def test_a_training_that_was_interrupted_goes_on_in_the_same_process(tmp_path):
+    own = TrainingCheckpointCallback(tmp_path, every=60)
+    with pytest.raises(PowerCut):
+        model_of(RLx2TD3).learn(220, [own, Cut(200)])
+    own.on_training_end()  # the zoo does that, whatever has happened
+    assert resumed(tmp_path, callback=[]).num_timesteps == 220
+
+
+def test_a_folder_may_be_moved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cut_off(model_of(RLx2TD3), Path("here"))
+    Path("here").rename("there")
+    monkeypatch.chdir("/")
+    assert resumed(tmp_path / "there", callback=[]).num_timesteps == 220
+    assert not (tmp_path / "here").exists()
 
 
 def test_a_stock_algorithm_resumes(tmp_path):
@@ -164,15 +217,15 @@ def test_normalized_environments_resume(vectorized, tmp_path):
         env = make_vec_env("Hopper-v5", 4, seed=0, vec_env_cls=vectorized, vec_env_kwargs=kwargs)
         return model_of(RLx2TD3, VecNormalize(env))
 
-    assert_resumes(make, tmp_path, steps=1200, cut=930, callback=[])
+    assert_resumes(make, tmp_path, steps=880, cut=690, callback=[])
 
 
 def test_a_training_that_is_stopped_again_and_again_ends_the_same(tmp_path):
     whole = model_of(RLx2TD3)
-    whole.learn(300, TrainingCheckpointCallback(tmp_path / "whole", every=20))
+    whole.learn(220, TrainingCheckpointCallback(tmp_path / "whole", every=20))
     expected = state_of(whole)
     cut_off(model_of(RLx2TD3), tmp_path / "cut", cut=30, every=20)
-    for cut in (31, 90, 95, 155, 240):
+    for cut in (31, 90, 95, 155):
         with pytest.raises(PowerCut):
             resume(tmp_path / "cut", callback=[Cut(cut)])
     assert differing(expected, state_of(resumed(tmp_path / "cut", callback=[]))) == []
@@ -196,18 +249,18 @@ def test_callbacks_and_logs_resume(tmp_path):
         own = TrainingCheckpointCallback(folder / "checkpoints", every=60)
         callbacks = [evaluation, history, own, saving]
         if cut is None:
-            model.learn(900, callbacks, log_interval=1)
+            model.learn(600, callbacks, log_interval=1)
             close(model)
             return model
         with pytest.raises(PowerCut):
-            model.learn(900, [*callbacks, Cut(cut)], log_interval=1)
+            model.learn(600, [*callbacks, Cut(cut)], log_interval=1)
         own.wait()
         close(model)
         return None
 
     whole = run(tmp_path / "whole")
     expected = state_of(whole)
-    run(tmp_path / "cut", 830)
+    run(tmp_path / "cut", 530)
     found = resumed(tmp_path / "cut" / "checkpoints")
     assert differing(expected, state_of(found)) == []
     close(found)
@@ -267,7 +320,7 @@ def test_two_checkpoints_are_kept_and_what_only_older_ones_need_goes(tmp_path):
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
     model = model_of(RLx2TD3)
-    model.learn(300, TrainingCheckpointCallback(tmp_path / "whole", every=60))
+    model.learn(220, TrainingCheckpointCallback(tmp_path / "whole", every=60))
     expected = state_of(model)
     cut_off(model_of(RLx2TD3), tmp_path / "cut")
     path = newest(tmp_path / "cut")
@@ -296,21 +349,21 @@ def test_a_full_disk_leaves_the_checkpoints_before_and_training_goes_on(tmp_path
     whole = checkpoint_folder.write_state
 
     def write_state(path, state):
-        if "checkpoint-3" in str(path):
+        if "checkpoint-2" in str(path):
             raise OSError(28, "No space left on device")
         whole(path, state)
 
     monkeypatch.setattr(checkpoint_folder, "write_state", write_state)
     model = model_of(RLx2TD3)
-    with pytest.warns(UserWarning, match="the checkpoint at step 180 could not be written .*No space left"):
+    with pytest.warns(UserWarning, match="the checkpoint at step 120 could not be written .*No space left"):
         cut_off(model, tmp_path)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-0.safetensors",
         "checkpoint-1.safetensors",
-        "checkpoint-2.safetensors",
     ]
     monkeypatch.undo()
     whole = model_of(RLx2TD3)
-    whole.learn(300)
+    whole.learn(220)
     assert differing(state_of(whole), state_of(resumed(tmp_path, callback=[]))) == []
 
 
@@ -323,7 +376,7 @@ def test_a_folder_with_checkpoints_is_not_written_over_by_another_training(tmp_p
 def test_two_processes_do_not_write_to_one_folder(tmp_path):
     own = TrainingCheckpointCallback(tmp_path, every=60)
     with pytest.raises(PowerCut):
-        model_of(RLx2TD3).learn(300, [own, Cut(100)])
+        model_of(RLx2TD3).learn(220, [own, Cut(100)])
     own.wait()
     code = f"from sb3_rlx2.resume import resume; resume({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -380,7 +433,7 @@ def test_an_environment_that_cannot_be_saved_begins_a_new_episode_and_says_so(tm
         UserWarning, match="begins a new episode and is no longer the same bit for bit, since its Hidden"
     ):
         model = resumed(tmp_path, Hidden(), callback=[])
-    assert model.num_timesteps == 300
+    assert model.num_timesteps == 220
 
 
 def test_an_environment_or_callback_that_cannot_be_made_again_must_be_passed(tmp_path):
@@ -413,8 +466,8 @@ def test_arguments_are_checked(tmp_path):
 
 
 def test_killed_trainings_end_as_those_that_were_not(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "kill_and_resume.py"), "--kills", "3", "--steps", "900"]
+    command = [sys.executable, str(BENCHMARKS / "kill_and_resume.py"), "--kills", "2", "--steps", "900"]
     command += ["--only", "RLx2TD3 compiled Pendulum-v1", "--folder", str(tmp_path), "--results", str(tmp_path / "csv")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert "3 kills; 0 trainings differ" in done.stdout
+    assert "2 kills; 0 trainings differ" in done.stdout

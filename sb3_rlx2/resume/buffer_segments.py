@@ -188,5 +188,11 @@ def _row_arrays(buffer: ReplayBuffer) -> Iterator[tuple[tuple[str, ...], Array]]
 
 
 def _copied(rows: list[tuple[tuple[str, ...], Array]], segment: Segment) -> list[Array]:
-    places = np.arange(segment.first, segment.last)
-    return [array[places % len(array)] for _, array in rows]
+    return [_consecutive(array, segment.first, segment.last) for _, array in rows]
+
+
+def _consecutive(array: Array, first: int, last: int) -> Array:
+    """A copy of consecutive rows; after the last one of the array comes its first."""
+    start, count = first % len(array), last - first
+    head = array[start : start + count]
+    return head.copy() if len(head) == count else np.concatenate([head, array[: count - len(head)]])

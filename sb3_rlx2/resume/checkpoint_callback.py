@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import sys
 import threading
 import time
 import warnings
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import torch as th
@@ -81,7 +84,8 @@ class TrainingCheckpointCallback(BaseCallback):
         :param checkpoints: the folder
         :param state: what its ``read`` returned
         """
-        self._checkpoints, self._to_restore = checkpoints, state
+        self.folder, self._checkpoints, self._to_restore = checkpoints.path, checkpoints, state
+        self._segments = BufferSegments(checkpoints.path)
 
     # --- moments ---
 
@@ -129,7 +133,8 @@ class TrainingCheckpointCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self._save(finished=True)
+        if _is_called_by_learn(self._off_policy):
+            self._save(finished=True)
         self.wait()
         self._checkpoints.unlock()
 
@@ -207,6 +212,17 @@ class TrainingCheckpointCallback(BaseCallback):
         self._checkpoints.logs.go_on_from(log_entries(state))
 
 
+def _is_called_by_learn(model: OffPolicyAlgorithm) -> bool:
+    """Whether ``learn`` has come to its end: the zoo tells its callbacks so after Ctrl-C or an error, too."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is OffPolicyAlgorithm.learn.__code__ and frame.f_locals.get("self") is model:
+            return True
+        frame = frame.f_back
+    return False
+
+
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of the packages that decide about the last bit."""
     found = {}

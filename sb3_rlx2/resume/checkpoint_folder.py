@@ -8,7 +8,7 @@ import threading
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.files import read_state, write_state
@@ -26,7 +26,7 @@ CHECKPOINT_FORMAT = 1
 """Goes up when checkpoints that one version writes can no longer be read by the one before."""
 
 
-_owners: weakref.WeakValueDictionary[str, CheckpointFolder] = weakref.WeakValueDictionary()
+_owners: weakref.WeakValueDictionary[tuple[int, int], CheckpointFolder] = weakref.WeakValueDictionary()
 """Who writes to which folder in this process."""
 
 
@@ -44,6 +44,7 @@ class CheckpointFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.logs = LogCopies(self.path / "logs")
+        self._needed: dict[int, set[str]] = {}
         self.writer: threading.Thread | None = None
         self._lock: weakref.finalize[Any, Any] | None = None
 
@@ -68,15 +69,14 @@ class CheckpointFolder:
         if self._lock is not None or sys.platform == "win32":
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        before = _owners.get(os.path.realpath(self.path))
-        _owners[os.path.realpath(self.path)] = self
+        descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
+        found = os.fstat(descriptor)
+        before = _owners.get((found.st_dev, found.st_ino))
+        _owners[found.st_dev, found.st_ino] = self
         if before is not None and before._lock is not None:  # a training in this process that was interrupted
             if before.writer is not None:
                 before.writer.join()
-            _, _, arguments, _ = cast(Any, before._lock.detach())
-            before._lock, self._lock = None, weakref.finalize(self, os.close, *arguments)
-            return
-        descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
+            before.unlock()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -148,19 +148,23 @@ class CheckpointFolder:
     def _remove_old(self, keep: int, number: int, state: dict[str, Any]) -> None:
         old = self.numbers()
         kept = [other for other in old if other <= number][-keep:]
-        needed = _needs(state)
-        for other in kept[:-1]:
-            try:
-                needed |= _needs(read_state(self.file(other)))
-            except (ModelFileError, OSError):  # nothing can go on from it
-                kept.remove(other)
+        self._needed = {other: self._needed_by(other) for other in kept[:-1]} | {number: _needs(state)}
         for other in set(old) - set(kept):
             self.file(other).unlink(missing_ok=True)
+        needed = set().union(*self._needed.values())
         for path in self.path.glob("rows-*.safetensors"):
             if path.name not in needed:
                 path.unlink(missing_ok=True)
         self.logs.remove_all_but(needed)
         sync_folder(self.path)
+
+    def _needed_by(self, number: int) -> set[str]:
+        if number in self._needed:
+            return self._needed[number]
+        try:
+            return _needs(read_state(self.file(number)))
+        except (ModelFileError, OSError):  # nothing can go on from it
+            return set()
 
 
 def _needs(state: dict[str, Any]) -> set[str]:

@@ -166,7 +166,7 @@ def logger_state(logger: Logger) -> dict[str, Any]:
 def _format_state(output: KVWriter) -> dict[str, Any]:
     if isinstance(output, TensorBoardOutputFormat):
         output.writer.flush()
-        folder = output.writer.log_dir
+        folder = os.path.abspath(output.writer.log_dir)
         return {"kind": "tensorboard", "folder": folder, "files": event_files(folder)}
     kind = KINDS.get(type(output))
     if kind is None or (isinstance(output, HumanOutputFormat) and not output.own_file):

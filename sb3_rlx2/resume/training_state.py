@@ -90,7 +90,11 @@ def model_attributes(model: OffPolicyAlgorithm) -> dict[str, Any]:
 
     :param model: the model
     """
-    return attributes_of(model, {*ELSEWHERE, *_tensors(model)})
+    # Lists of tensors are parts of the networks, such as statistics of batch normalization
+    of_networks = {
+        name for name, value in vars(model).items() if isinstance(value, list) and any(map(th.is_tensor, value))
+    }
+    return attributes_of(model, {*ELSEWHERE, *_tensors(model), *of_networks})
 
 
 def set_model_attributes(model: OffPolicyAlgorithm, state: dict[str, Any]) -> None:
