@@ -36,8 +36,10 @@ def moved(env, action):
 
 @pytest.mark.parametrize("name", [*CLASSIC, *(f"{name}-v5" for name in MUJOCO)])
 def test_gymnasiums_tasks_go_on_in_another_environment(name, tmp_path):
-    if name not in gym.registry or name.endswith("v5"):
+    if name.endswith("v5"):
         pytest.importorskip("mujoco")
+    if name not in gym.registry:
+        pytest.skip("not in this version of Gymnasium")
     env, other = Monitor(gym.make(name)), Monitor(gym.make(name))
     env.reset(seed=3)
     env.action_space.seed(1)
@@ -55,9 +57,10 @@ def test_gymnasiums_tasks_go_on_in_another_environment(name, tmp_path):
 
 
 def wrapped(env):
-    env = gym.wrappers.RecordEpisodeStatistics(env, buffer_length=5, stats_key="statistics")
     env = gym.wrappers.NormalizeObservation(env)
-    env = gym.wrappers.FrameStackObservation(env, 3)
+    if hasattr(gym.wrappers, "FrameStackObservation"):  # since Gymnasium 1.0
+        env = gym.wrappers.RecordEpisodeStatistics(env, buffer_length=5, stats_key="statistics")
+        env = gym.wrappers.FrameStackObservation(env, 3)
     return gym.wrappers.TransformReward(env, lambda reward: 2 * reward)
 
 

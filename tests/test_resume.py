@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -28,10 +29,18 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, TopologyHistoryCallback, TrainingCheckpointCallback
+from sb3_rlx2 import (
+    RLx2DDPG,
+    RLx2SAC,
+    RLx2TD3,
+    TopologyHistory,
+    TopologyHistoryCallback,
+    TrainingCheckpointCallback,
+)
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.resume import has_checkpoint, register_callback, resume
 from sb3_rlx2.resume.buffer_segments import row_arrays
+from sb3_rlx2.resume.checkpoint_folder import TRAINING_FORMAT
 from sb3_rlx2.resume.random_states import random_states
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -381,6 +390,35 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
     code = f"from sb3_rlx2.resume import resume; resume({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "another process trains and writes its checkpoints here" in done.stderr
+
+
+KEPT = Path(__file__).parent / "saved_trainings"
+
+
+def keep_a_training(folder):
+    """Write a small checkpoint that later versions must read; done once for each format."""
+    kwargs = {"policy_kwargs": {"net_arch": [16]}, "buffer_size": 60, "batch_size": 4, "learning_starts": 20}
+    evaluation = EvalCallback(Monitor(gym.make("Pendulum-v1")), n_eval_episodes=1, eval_freq=100, verbose=0)
+    history = TopologyHistoryCallback("history.npz")
+    cut_off(model_of(RLx2SAC, **kwargs), folder, [evaluation, history], steps=150, cut=130, every=50)
+
+
+@pytest.mark.parametrize("format_number", range(1, TRAINING_FORMAT + 1))
+def test_checkpoints_of_every_format_are_read(format_number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(KEPT / f"format_{format_number}", tmp_path / "training")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the checkpoint is of other versions")
+        model = resume("training")
+    assert (model.num_timesteps, model._n_updates) == (150, 130)
+    assert TopologyHistory.load("history.npz").buffer["step"][-1] == 150
+
+
+def test_a_checkpoint_of_a_later_version_says_so(tmp_path, monkeypatch):
+    cut_off(model_of(RLx2TD3), tmp_path, cut=70)
+    monkeypatch.setattr("sb3_rlx2.resume.checkpoint_folder.TRAINING_FORMAT", 0)
+    with pytest.raises(ModelFileError, match=r"the training has format 1, and .* reads format 0: update sb3-rlx2"):
+        resume(tmp_path)
 
 
 # --- environments ---

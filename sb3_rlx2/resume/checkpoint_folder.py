@@ -10,6 +10,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from sb3_rlx2.common.saving.model_files import check_kind
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.files import read_state, write_state
 from sb3_rlx2.files.atomic import sync_folder
@@ -22,7 +23,7 @@ if sys.platform != "win32":
 
 PREFIX, SUFFIX = "checkpoint-", ".safetensors"
 
-CHECKPOINT_FORMAT = 1
+KIND, TRAINING_FORMAT = "training", 1
 """Goes up when checkpoints that one version writes can no longer be read by the one before."""
 
 
@@ -103,7 +104,7 @@ class CheckpointFolder:
             for name, segment in rows.items():
                 write_state(self.path / name, segment)
             self.logs.write()
-            write_state(self.file(number), {"format": CHECKPOINT_FORMAT, **state})
+            write_state(self.file(number), {"kind": KIND, "format": TRAINING_FORMAT, **state})
         except BaseException:
             for name in rows:
                 (self.path / name).unlink(missing_ok=True)
@@ -135,10 +136,10 @@ class CheckpointFolder:
     def _read(self, number: int) -> dict[str, Any]:
         path = self.file(number)
         state: dict[str, Any] = read_state(path)
-        if state.get("format") != CHECKPOINT_FORMAT:
-            raise ModelFileError(
-                f"{path} has format {state.get('format')!r}, and this version of sb3-rlx2 reads {CHECKPOINT_FORMAT}"
-            )
+        try:
+            check_kind(state, KIND, TRAINING_FORMAT)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from error
         for segment in state["buffer"]["segments"]:
             read_segment(self.path, Segment(*segment))
         for entry in log_entries(state):
