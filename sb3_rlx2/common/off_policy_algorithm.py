@@ -480,6 +480,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         *,
         name: str = "policy",
         precision: Precision = "float32",
+        sparse: bool = False,
         with_main: bool = False,
         vec_normalize: VecNormalize | None = None,
         observations: Array | None = None,
@@ -490,9 +491,10 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         It acts without noise, from raw observations to the environment's actions.
 
         :param path: folder for the files; made if it is not there. Files of the same names are replaced
-        :param to: ``"c"`` (default), ``"safetensors"`` (with JSON) or ``"numpy"`` (``.npz``)
+        :param to: ``"c"`` (default), ``"onnx"``, ``"safetensors"`` (with JSON) or ``"numpy"`` (``.npz``)
         :param name: what names of files, and in C of functions, begin with, default ``"policy"``
         :param precision: ``"float32"`` (default), or of C's tables ``"int8"``
+        :param sparse: whether ONNX has sparse initializers, default False: dense ones, which every runtime reads
         :param with_main: whether C has a program too that tests the policy, default False
         :param vec_normalize: whose statistics normalize observations; None (default): the model's own, if it has one
         :param observations: raw observations [n, ...] for the check and for int8's calibration; None (default):
@@ -510,6 +512,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             to,
             name=name,
             precision=precision,
+            sparse=sparse,
             with_main=with_main,
             vec_normalize=vec_normalize,
             observations=observations,

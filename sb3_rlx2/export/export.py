@@ -18,11 +18,12 @@ from sb3_rlx2.export.c_files import WrittenC, check_name, prepared, quantized, w
 from sb3_rlx2.export.checks import Agreement, agreement, predictions
 from sb3_rlx2.export.folders import appearing_together
 from sb3_rlx2.export.numpy_files import write_npz, write_safetensors
+from sb3_rlx2.export.onnx_files import OPSET, onnx_policy, write_onnx
 from sb3_rlx2.export.quantization import Quantization
 from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.sparse_policy import Array, SparsePolicy
 
-Target = Literal["c", "safetensors", "numpy"]
+Target = Literal["c", "onnx", "safetensors", "numpy"]
 Precision = Literal["float32", "int8"]
 TARGETS: tuple[str, ...] = get_args(Target)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -85,6 +86,7 @@ def export(
     *,
     name: str = "policy",
     precision: Precision = "float32",
+    sparse: bool = False,
     with_main: bool = False,
     vec_normalize: VecNormalize | None = None,
     observations: Array | None = None,
@@ -96,9 +98,10 @@ def export(
 
     :param model: TD3 or SAC or a subclass; it is not changed
     :param path: folder for the files; made if it is not there. Files of the same names are replaced
-    :param to: ``"c"`` (default), ``"safetensors"`` (with JSON) or ``"numpy"`` (``.npz``)
+    :param to: ``"c"`` (default), ``"onnx"``, ``"safetensors"`` (with JSON) or ``"numpy"`` (``.npz``)
     :param name: what names of files, and in C of functions, begin with, default ``"policy"``
     :param precision: ``"float32"`` (default), or of C's tables ``"int8"``
+    :param sparse: whether ONNX has sparse initializers, default False: dense ones, which every runtime reads
     :param with_main: whether C has a program too that tests the policy, default False
     :param vec_normalize: whose statistics normalize observations; None (default): the model's own, if it has one
     :param observations: raw observations [n, ...] for the check and for int8's calibration; None (default): drawn
@@ -113,6 +116,8 @@ def export(
             raise ValueError(f"{argument}={value!r} is unknown: allowed are {list(allowed)}")
     if to != "c" and (precision != "float32" or with_main):
         raise ValueError(f"to={to!r}: precision='int8' and with_main=True are possible with to='c' only")
+    if to != "onnx" and sparse:
+        raise ValueError(f"to={to!r}: sparse=True is possible with to='onnx' only")
     check_name(name)
     vec_normalize = vec_normalize or model.get_vec_normalize_env()
     if vec_normalize is None and getattr(model, "observations_were_normalized", False):
@@ -137,6 +142,8 @@ def export(
     with appearing_together(path) as folder, TemporaryDirectory() as room:
         if to == "c":
             made = _make_c(policy, folder, name, observations if precision == "int8" else None, with_main, Path(room))
+        elif to == "onnx":
+            made = _make_onnx(policy, folder, name, sparse)
         else:
             file = {"safetensors": write_safetensors, "numpy": write_npz}[to](policy, folder, name)
             made = _Made(_flat(SparsePolicy.load(file)))
@@ -171,6 +178,14 @@ def _make_c(
         raise ValueError("precision='int8' needs a C compiler to be checked, and there is none: cc, gcc or clang")
     note = "not compiled here: there is no C compiler (cc, gcc, clang). Its tables were checked"
     return _Made(_flat(policy), (note,), written)
+
+
+def _make_onnx(policy: SparsePolicy, folder: Path, name: str, sparse: bool) -> _Made:
+    act = onnx_policy(write_onnx(policy, folder, name, sparse))
+    notes = [f"opset {OPSET}, checked by onnx.checker"]
+    if act is None:
+        notes.append("not computed here: the package onnxruntime is not installed. What it was made of was checked")
+    return _Made(act or _flat(policy), tuple(notes))
 
 
 def _flat(policy: SparsePolicy) -> Act:

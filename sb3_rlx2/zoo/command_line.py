@@ -47,6 +47,7 @@ COMMANDS = {
     "load-from-hub": Command("download an agent from the Hugging Face Hub", "rl_zoo3.load_from_hub"),
     "study": Command("many trainings from one file", "sb3_rlx2.zoo.study:main"),
     "report": Command("what a saved model is made of", "sb3_rlx2.zoo.report:main"),
+    "export": Command("a saved model's policy as C, ONNX, safetensors or NumPy file", "sb3_rlx2.zoo.export:main"),
     "convert": Command("a model, replay buffer or statistics without pickle, and back", "sb3_rlx2.zoo.convert:main"),
     "plot": Command("draw learning curves, topology, buffer and inputs over time", "sb3_rlx2.zoo.plot:main"),
 }
