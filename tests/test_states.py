@@ -339,7 +339,7 @@ def in_tensor(**entry):
         (set_state({"$named": "os.system"}), "'os.system', which is not known here"),
         (set_state({"$object": ["builtins.eval", "1"]}), "not known here"),
         (set_state({"$object": ["torch.nn.ReLU", {}]}), "of which files hold none"),
-        (set_state({"$object": ["numpy.random._generator.Generator", {"bit_generator": "os"}]}), "cannot be"),
+        (set_state({"$object": ["numpy.random.Generator", {"bit_generator": "os"}]}), "cannot be"),
         (set_state({"$named": ["a"]}), "not known here"),
         (set_state({"$pickle": "gASVCgAAAAAAAACMBHRleHSULg=="}), "does not know"),
         (set_state({"$dtype": "O"}), "not allowed"),

@@ -178,7 +178,7 @@ class TopologyHistory:
                 arrays = {key: archive[key] for key in archive.files}
             head = json.loads(str(arrays["head"]))
             if head["format"] != FORMAT:
-                raise ValueError(f"it has format {head['format']}, known is {FORMAT}")
+                raise ValueError(f"it has format {head['format']}, known is {FORMAT}: update sb3-rlx2")
             history = cls.__new__(cls)
             history._restore(head, arrays, max_records)
         except FileNotFoundError as error:

@@ -16,9 +16,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rlx2.common.finite import FLOAT32_MAX, check_transition
 from sb3_rlx2.engine.samples import Samples
+from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.sparse.checks import check_count
 
 Array = npt.NDArray[Any]
+
+# Goes up when a buffer that one version saves can no longer be read by the one before
+BUFFER_FORMAT = 1
 
 
 class DynamicReplayBuffer(NStepReplayBuffer):
@@ -264,7 +268,17 @@ class DynamicReplayBuffer(NStepReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         # The bonus and the count of steps belong to a model, which sets them anew
-        return {**self.__dict__, "state_bonus": None, "num_timesteps": None, "_next_noise_free_action": None}
+        of_model = {"state_bonus": None, "num_timesteps": None, "_next_noise_free_action": None}
+        return {**self.__dict__, **of_model, "buffer_format": BUFFER_FORMAT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        found = state.get("buffer_format", 1)  # before 0.1.0 there was none
+        if found != BUFFER_FORMAT:
+            raise ModelFileError(
+                f"the replay buffer has format {found}, and this version of sb3-rlx2 reads format {BUFFER_FORMAT}: "
+                "update sb3-rlx2"
+            )
+        self.__dict__.update({name: value for name, value in state.items() if name != "buffer_format"})
 
 
 def held_ranges(buffer: ReplayBuffer) -> list[tuple[int, int]]:

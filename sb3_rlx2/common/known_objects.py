@@ -21,15 +21,29 @@ from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.files.named_objects import register
 from sb3_rlx2.sparse.rules import RULES
 
-NAMES_ONLY: tuple[type, ...] = (
-    *(buffers.ReplayBuffer, buffers.DictReplayBuffer, buffers.NStepReplayBuffer, HerReplayBuffer, DynamicReplayBuffer),
-    *(torch_layers.FlattenExtractor, torch_layers.NatureCNN, torch_layers.CombinedExtractor, RMSpropTFLike),
-    *(td3.TD3Policy, td3.CnnPolicy, td3.MultiInputPolicy, sac.SACPolicy, sac.CnnPolicy, sac.MultiInputPolicy),
+# By names of their own choice: those that modules have may change
+NAMES_ONLY: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("stable_baselines3.common.buffers", (buffers.ReplayBuffer, buffers.DictReplayBuffer, buffers.NStepReplayBuffer)),
+    ("stable_baselines3", (HerReplayBuffer,)),
+    (
+        "stable_baselines3.common.torch_layers",
+        (torch_layers.FlattenExtractor, torch_layers.NatureCNN, torch_layers.CombinedExtractor),
+    ),
+    ("stable_baselines3.common.sb2_compat", (RMSpropTFLike,)),
+    ("stable_baselines3.td3", (td3.TD3Policy, td3.CnnPolicy, td3.MultiInputPolicy)),
+    ("stable_baselines3.sac", (sac.SACPolicy, sac.CnnPolicy, sac.MultiInputPolicy)),
+    ("sb3_rlx2", (DynamicReplayBuffer,)),
 )
-WITH_OBJECTS: tuple[type, ...] = (
-    *(FloatSchedule, ConstantSchedule, LinearSchedule, TrainFreq, TrainFrequencyUnit, GoalSelectionStrategy),
-    *(noise.NormalActionNoise, noise.OrnsteinUhlenbeckActionNoise, noise.VectorizedActionNoise, RunningMeanStd),
-    *RULES.values(),
+WITH_OBJECTS: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("stable_baselines3.common.utils", (FloatSchedule, ConstantSchedule, LinearSchedule)),
+    ("stable_baselines3.common.type_aliases", (TrainFreq, TrainFrequencyUnit)),
+    ("stable_baselines3.her", (GoalSelectionStrategy,)),
+    (
+        "stable_baselines3.common.noise",
+        (noise.NormalActionNoise, noise.OrnsteinUhlenbeckActionNoise, noise.VectorizedActionNoise),
+    ),
+    ("stable_baselines3.common.running_mean_std", (RunningMeanStd,)),
+    ("sb3_rlx2.sparse", tuple(RULES.values())),
 )
 
 RANDOM_STATE = ("_np_random", "_np_random_seed")
@@ -51,7 +65,7 @@ def _register_space(cls: type[spaces.Space[Any]], arguments: Callable[[Any], Map
         vars(space).update({name: state[name] for name in RANDOM_STATE if name in state and name in vars(space)})
         return space
 
-    register(cls, to_state=to_state, from_state=from_state)
+    register(cls, f"gymnasium.spaces.{cls.__name__}", to_state=to_state, from_state=from_state)
 
 
 def _discrete(space: spaces.Discrete) -> dict[str, Any]:
@@ -70,7 +84,7 @@ _register_space(spaces.MultiBinary, lambda space: {"n": space.n if isinstance(sp
 _register_space(spaces.Dict, lambda space: {"spaces": dict(space.spaces)})
 _register_space(spaces.Tuple, lambda space: {"spaces": tuple(space.spaces)})
 
-for _class in NAMES_ONLY:
-    register(_class, objects=False)
-for _class in WITH_OBJECTS:
-    register(_class)
+for _groups, _objects in ((NAMES_ONLY, False), (WITH_OBJECTS, True)):
+    for _module, _classes in _groups:
+        for _class in _classes:
+            register(_class, f"{_module}.{_class.__name__}", objects=_objects)

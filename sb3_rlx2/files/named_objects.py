@@ -204,5 +204,15 @@ register(
     from_state=lambda state: collections.deque(*state),
 )
 register(type(pathlib.Path()), "pathlib.Path", to_state=str, from_state=pathlib.Path)
-register(np.random.Generator, to_state=lambda value: value.bit_generator.state, from_state=_generator)
-register(np.random.RandomState, to_state=lambda value: value.get_state(), from_state=_random_state)
+register(
+    np.random.Generator,
+    "numpy.random.Generator",
+    to_state=lambda value: value.bit_generator.state,
+    from_state=_generator,
+)
+register(
+    np.random.RandomState,
+    "numpy.random.RandomState",
+    to_state=lambda value: value.get_state(),
+    from_state=_random_state,
+)

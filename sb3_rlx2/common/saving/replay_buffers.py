@@ -14,13 +14,13 @@ import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_rlx2.common.buffers import DynamicReplayBuffer, held_ranges
+from sb3_rlx2.common.buffers import BUFFER_FORMAT, DynamicReplayBuffer, held_ranges
 from sb3_rlx2.common.saving.buffer_checks import KNOWN, counter_problem
 from sb3_rlx2.common.saving.model_files import check_kind
 from sb3_rlx2.errors import ModelFileError
 
 KIND = "replay buffer"
-FORMAT = 1
+FORMAT = BUFFER_FORMAT
 SUFFIX = ".pkl"
 
 ARRAYS = (
@@ -91,6 +91,7 @@ def buffer_state(buffer: ReplayBuffer) -> dict[str, Any]:
         )
     ranges = held_ranges(buffer)
     arrays = _row_arrays(buffer)
+    left_out = (*arrays, "device", "infos", "buffer_format")
     # Before Python 3.11 not every object has a __getstate__
     attributes: dict[str, Any] = cast(Any, buffer).__getstate__() if hasattr(buffer, "__getstate__") else vars(buffer)
     state = {
@@ -99,7 +100,7 @@ def buffer_state(buffer: ReplayBuffer) -> dict[str, Any]:
         "class": type(buffer),
         "ranges": ranges,
         "arrays": _mapped(arrays, lambda array: [array[first:end] for first, end in ranges]),
-        "attributes": {name: value for name, value in attributes.items() if name not in (*arrays, "device", "infos")},
+        "attributes": {name: value for name, value in attributes.items() if name not in left_out},
     }
     if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
         state["infos"] = [buffer.infos[first:end].tolist() for first, end in ranges]
