@@ -414,6 +414,13 @@ def test_checkpoints_of_every_format_are_read(format_number, tmp_path, monkeypat
     assert TopologyHistory.load("history.npz").buffer["step"][-1] == 150
 
 
+def test_settings_with_pickle_are_refused_where_nothing_is_trusted(tmp_path, monkeypatch):
+    cut_off(model_of(RLx2TD3, learning_rate=lambda progress: 1e-3), tmp_path, cut=70)
+    monkeypatch.setenv("RLX2_TRUSTED", "0")
+    with pytest.raises(ModelFileError, match=r"model.zip holds pickled objects"):
+        resume(tmp_path)
+
+
 def test_a_checkpoint_of_a_later_version_says_so(tmp_path, monkeypatch):
     cut_off(model_of(RLx2TD3), tmp_path, cut=70)
     monkeypatch.setattr("sb3_rlx2.resume.checkpoint_folder.TRAINING_FORMAT", 0)

@@ -13,6 +13,8 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_rlx2.errors import ModelFileError
+
 KIND = "__kind__"
 """Marks an entry of a tree that stands for an object."""
 
@@ -61,8 +63,12 @@ def set_attributes(owner: object, tree: Mapping[str, Any]) -> None:
 
     :param owner: an object of the same class
     :param tree: what ``attributes_of`` returned
+    :raises ModelFileError: if it has a name that is no attribute, or a kind of object that is not known
     """
     for name, kept in tree.items():
+        # A method of this name would be hidden
+        if name.startswith("__") or callable(getattr(type(owner), name, None)):
+            raise ModelFileError(f"it has a value for {name} of a {type(owner).__name__}, which is no attribute")
         vars(owner)[name] = _restored(kept, vars(owner).get(name))
 
 
@@ -121,6 +127,8 @@ def _restored(kept: Any, current: Any) -> Any:
         return state.tolist()
     if kind == "dict":
         return _refilled(current, dict(zip(_restored(state[0], None), _restored(state[1], None), strict=True)))
+    if kind not in KINDS:
+        raise ModelFileError(f"it has something of the kind {kind!r}, which is not known here")
     return KINDS[kind][2](state, current)
 
 
@@ -151,13 +159,14 @@ def _keep_generator(generator: np.random.Generator) -> Any:
 
 def _restore_generator(state: Any, current: Any) -> Any:
     state = _restored(state, None)
-    if (
-        not isinstance(current, np.random.Generator)
-        or current.bit_generator.state["bit_generator"] != (state["bit_generator"])
-    ):
-        current = np.random.Generator(getattr(np.random, state["bit_generator"])())
-    current.bit_generator.state = state
-    return current
+    kind, generator = state["bit_generator"], current
+    if not isinstance(generator, np.random.Generator) or type(generator.bit_generator).__name__ != kind:
+        cls = getattr(np.random, kind, None)
+        if not (isinstance(cls, type) and issubclass(cls, np.random.BitGenerator)):
+            raise ModelFileError(f"it has a random generator {kind!r}, which is not known here")
+        generator = np.random.Generator(cls())
+    generator.bit_generator.state = state
+    return generator
 
 
 def _keep_random_state(generator: np.random.RandomState) -> Any:

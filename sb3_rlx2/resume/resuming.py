@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_rlx2.common.saving.trust import check_trusted
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.resume.buffer_segments import restore_buffer
 from sb3_rlx2.resume.checkpoint_callback import TEMPLATES, TrainingCheckpointCallback, versions
@@ -108,6 +109,8 @@ def _restored(
     _warn_of_other_versions(recipe["versions"])
     if recipe["template"] not in TEMPLATES:
         raise ModelFileError(f"{checkpoints.path}: the checkpoint names {recipe['template']!r} as its model")
+    if recipe["template"] != TEMPLATES[0]:
+        check_trusted(None, str(checkpoints.path / recipe["template"]))
     model = cast(Any, algorithm).load(
         checkpoints.path / recipe["template"],
         env=env,
