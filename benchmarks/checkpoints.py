@@ -87,8 +87,8 @@ def fill(model: object, transitions: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--transitions", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--every", type=int, nargs="+", default=[1_000, 10_000])
-    parser.add_argument("--checkpoints", type=int, default=12)
+    parser.add_argument("--every", type=int, nargs="+", default=[1_000, 5_000])
+    parser.add_argument("--checkpoints", type=int, default=9)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
     warnings.simplefilter("ignore")

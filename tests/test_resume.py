@@ -302,6 +302,25 @@ def test_callbacks_and_logs_resume(tmp_path):
     )
 
 
+def test_a_callback_whose_state_is_in_other_objects_is_named(tmp_path):
+    class Counting(BaseCallback):
+        def __init__(self):
+            super().__init__()
+            self.counter = np.nditer([1])
+
+        def _on_step(self):
+            self.logger.record("count", self.counter)  # no plain data either
+            return True
+
+    class Saving(Counting):
+        def get_state(self):
+            return {"steps": self.n_calls}
+
+    with pytest.warns(UserWarning, match=r"Counting.counter \(a nditer\): callbacks start afresh"):
+        model_of(RLx2TD3).learn(10, [TrainingCheckpointCallback(tmp_path, every=4), Counting(), Saving()])
+    assert has_checkpoint(tmp_path)
+
+
 def test_a_finished_training_is_brought_back_without_training(tmp_path):
     model = model_of(RLx2TD3)
     model.learn(150, TrainingCheckpointCallback(tmp_path, every=60))

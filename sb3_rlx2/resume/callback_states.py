@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -18,9 +20,12 @@ from sb3_rlx2.resume.environments import (
     set_vectorized_state,
     vectorized_state,
 )
-from sb3_rlx2.resume.plain_data import attributes_of, set_attributes
+from sb3_rlx2.resume.plain_data import attributes_of, other_attributes, set_attributes
 
 STRUCTURE = ("model", "parent", "locals", "globals")
+
+KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "rl_zoo3.", "sb3_rlx2.")
+"""Where callbacks are whose state is in their plain attributes, or that have ``get_state``."""
 
 WITHOUT_STATE = (CallbackList, ProgressBarCallback)
 """Callbacks that do the same whatever they did before."""
@@ -77,6 +82,27 @@ def set_callback_states(root: BaseCallback, training_env: VecEnv, states: dict[s
     if new or gone:
         said = [f"{names} {what}" for names, what in ((", ".join(new), "new"), (", ".join(gone), "missing")) if names]
         warnings.warn(f"callbacks differ from those of the checkpoint: {'; '.join(said)}", stacklevel=2)
+
+
+def unknown_attributes(root: BaseCallback) -> list[str]:
+    """Attributes of callbacks of one's own that may hold a state, and of which nothing is kept.
+
+    :param root: the callback, with all that is inside of it
+    :return: such as ``"Counting.counter (a Counter)"``
+    """
+    return [
+        f"{type(callback).__name__}.{name} (a {type(vars(callback)[name]).__name__})"
+        for callback in _flat(root)
+        if not (type(callback).__module__.startswith(KNOWN_PACKAGES) or hasattr(callback, "get_state"))
+        for name in other_attributes(callback, STRUCTURE)
+        if not _is_known(vars(callback)[name])
+    ]
+
+
+def _is_known(value: Any) -> bool:
+    if isinstance(value, list) and value:
+        return all(map(_is_known, value))
+    return isinstance(value, (BaseCallback, VecEnv, gym.Env, BaseAlgorithm, PurePath))
 
 
 def environments_of(callback: BaseCallback, training_env: VecEnv) -> dict[str, Any]:

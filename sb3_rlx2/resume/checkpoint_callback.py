@@ -22,6 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
 from sb3_rlx2.files import replacing
 from sb3_rlx2.resume.buffer_segments import BufferSegments
+from sb3_rlx2.resume.callback_states import unknown_attributes
 from sb3_rlx2.resume.checkpoint_folder import CheckpointFolder
 from sb3_rlx2.resume.environments import vectorized_problem
 from sb3_rlx2.resume.recipes import recipe_of_callbacks, recipe_of_environments, register_callback
@@ -117,6 +118,13 @@ class TrainingCheckpointCallback(BaseCallback):
                 f"{type(self).__name__}: the state of the environment cannot be saved, since {self._problem}. A "
                 "resumed training begins a new episode, and is then no longer the same bit for bit; see "
                 "sb3_rlx2.resume.register_environment",
+                stacklevel=2,
+            )
+        unknown = unknown_attributes(self.locals["callback"])
+        if unknown:
+            warnings.warn(
+                f"{type(self).__name__}: {', '.join(unknown)}: callbacks start afresh with these when a training is "
+                "resumed, unless they have get_state() and set_state(state)",
                 stacklevel=2,
             )
 

@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO, cast
 
 from stable_baselines3.common.logger import (
@@ -160,7 +161,14 @@ def logger_state(logger: Logger) -> dict[str, Any]:
     :param logger: the logger
     :return: plain data
     """
-    return {"attributes": attributes_of(logger), "formats": [_format_state(output) for output in logger.output_formats]}
+    return {
+        "values": attributes_of(SimpleNamespace(**logger.name_to_value)),  # without pictures and the like
+        "counts": dict(logger.name_to_count),
+        "excluded": dict(logger.name_to_excluded),
+        "level": logger.level,
+        "dir": logger.dir,
+        "formats": [_format_state(output) for output in logger.output_formats],
+    }
 
 
 def _format_state(output: KVWriter) -> dict[str, Any]:
@@ -209,7 +217,7 @@ def make_logger(state: dict[str, Any]) -> Logger:
             outputs.append(JSONOutputFormat(saved["log"]["path"]))
         else:
             outputs.append(make_output_format(kind, saved.get("folder", ".")))
-    return Logger(state["attributes"]["dir"], outputs)
+    return Logger(state["dir"], outputs)
 
 
 def set_logger_state(logger: Logger, state: dict[str, Any]) -> None:
@@ -218,7 +226,19 @@ def set_logger_state(logger: Logger, state: dict[str, Any]) -> None:
     :param logger: a logger with the same outputs
     :param state: what ``logger_state`` returned, with the ``content`` of log files
     """
-    set_attributes(logger, {name: kept for name, kept in state["attributes"].items() if name != "dir"})
+    values = SimpleNamespace()
+    set_attributes(values, state["values"])
+    for own, saved in (
+        (logger.name_to_value, vars(values)),
+        (logger.name_to_count, state["counts"]),
+        (
+            logger.name_to_excluded,
+            {name: excluded for name, excluded in state["excluded"].items() if name in vars(values)},
+        ),
+    ):
+        own.clear()
+        cast(Any, own).update(saved)
+    logger.level = state["level"]
     known = [saved for saved in state["formats"] if saved["kind"] is not None]
     outputs = [output for output in logger.output_formats if type(output) in KINDS]
     if [_kind(output) for output in outputs] != [saved["kind"] for saved in known]:
