@@ -11,10 +11,12 @@ import pytest
 import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
+from sb3_contrib.common.utils import quantile_huber_loss
 
 from sb3_rlx2.kernels import products
 from sb3_rlx2.kernels.compiled import cache_folder, compiled, is_on_disk, source_digest
 from sb3_rlx2.kernels.products import PADDING, TILE
+from sb3_rlx2.kernels.quantiles import quantile_errors, sort_rows
 from sb3_rlx2.kernels.structure import Structure
 from sb3_rlx2.kernels.vectors import exp_floats, log_floats, tanh_floats
 from sb3_rlx2.sparse import SparseLinear
@@ -171,3 +173,48 @@ def test_code_that_no_process_has_used_for_a_month_is_removed(tmp_path):
     names = {folder.name for folder in (tmp_path / "sb3_rlx2").iterdir()}
     assert len(names) == 2
     assert "compiled-recent" in names
+
+
+@compiled
+def sort(rows, count):
+    sort_rows(rows, count)
+
+
+@given(count=st.integers(1, 80), seed=st.integers(0, 2**31), few=st.booleans())
+def test_rows_are_sorted_sample_by_sample(count, seed, few):
+    generator = th.Generator().manual_seed(seed)
+    rows = th.randn(count, TILE, generator=generator)
+    rows = rows.round() if few else rows
+    expected = rows.sort(dim=0).values
+    sort(rows.data_ptr(), count)
+    assert th.equal(rows, expected)
+
+
+def test_nan_stays_among_the_numbers_that_are_sorted():
+    rows = th.randn(50, TILE)
+    rows[17, 3] = math.nan
+    sort(rows.data_ptr(), 50)
+    assert rows.isnan().sum() == 1
+    assert rows[:, 3].isnan().any()
+
+
+@given(
+    n_networks=st.integers(1, 3), n_quantiles=st.integers(1, 30), n_targets=st.integers(1, 60),
+    scale=st.sampled_from([0.1, 3.0]), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_quantile_errors_equal_those_of_contrib(n_networks, n_quantiles, n_targets, scale, seed):
+    th.manual_seed(seed)
+    q = (scale * th.randn(TILE, n_networks, n_quantiles)).requires_grad_()
+    targets = scale * th.randn(TILE, 1, n_targets)
+    expected = quantile_huber_loss(q, targets, sum_over_quantiles=False)
+    expected.backward()
+    rows = q.detach().permute(1, 2, 0).reshape(-1, TILE).contiguous()
+    target_rows, gradients, losses = targets[:, 0].T.contiguous(), th.empty_like(rows), th.zeros(TILE)
+    quantile_errors(
+        n_networks, n_quantiles, rows.data_ptr(), target_rows.data_ptr(), n_targets, gradients.data_ptr(),
+        losses.data_ptr(),
+    )  # fmt: skip
+    count = TILE * n_networks * n_quantiles * n_targets
+    th.testing.assert_close(losses.sum() / count, expected.detach(), rtol=1e-4, atol=1e-6)
+    ours = -gradients.view(n_networks, n_quantiles, TILE).permute(2, 0, 1) / count
+    th.testing.assert_close(ours, q.grad, rtol=1e-4, atol=1e-8)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
+from sb3_contrib.tqc.policies import Actor as TQCActor
+from sb3_contrib.tqc.policies import Critic as TQCCritic
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import Actor as SACActor
@@ -20,6 +22,8 @@ from sb3_rlx2.engine.tracing import ADDITIONS, FUNCTIONS, traced
 from sb3_rlx2.sparse.layers import SparseLinear
 
 Layer = SparseLinear | nn.Linear
+GAUSSIAN_ACTORS = (SACActor, TQCActor)
+CRITICS = (ContinuousCritic, TQCCritic)
 ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU)
 
 
@@ -195,13 +199,13 @@ _TRANSLATIONS: dict[type[nn.Module], Callable[[Program, Any, int], int]] = {
 def actor_program(actor: nn.Module) -> Program:
     """The program of an actor: actions before any squashing, or mean and logarithm of the standard deviation.
 
-    :param actor: an actor of Stable-Baselines3's TD3 or SAC
+    :param actor: an actor of Stable-Baselines3's TD3 or SAC or of sb3-contrib's TQC
     :raises NotCoveredError: if it has parts that no operation computes
     """
     known: Any = actor
     program = Program(known.features_dim)
     value = program.apply(known.features_extractor, 0)
-    if type(actor) is SACActor:
+    if type(actor) in GAUSSIAN_ACTORS:
         value = program.apply(known.latent_pi, value)
         log_std = program.apply(known.log_std, value)
         program.outputs = (program.apply(known.mu, value), log_std)
@@ -218,13 +222,13 @@ def actor_program(actor: nn.Module) -> Program:
 
 
 def critic_program(critic: nn.Module, n_act: int) -> Program:
-    """The program of a continuous critic: one value of each of its networks; it reads observation and action.
+    """The program of a critic of continuous actions: an output of each network; it reads observation and action.
 
-    :param critic: a ``ContinuousCritic`` of Stable-Baselines3
+    :param critic: a critic of Stable-Baselines3's TD3 or SAC or of sb3-contrib's TQC
     :param n_act: number of action dimensions
     :raises NotCoveredError: if it has parts that no operation computes
     """
-    if type(critic) is not ContinuousCritic:
+    if type(critic) not in CRITICS:
         raise NotCoveredError(f"a {type(critic).__name__}")
     known: Any = critic
     program = Program(known.features_extractor.features_dim + n_act)

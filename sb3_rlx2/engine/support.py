@@ -14,9 +14,9 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
@@ -25,7 +25,7 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sb3_rlx2.engine.description import UpdateDescription
-from sb3_rlx2.engine.programs import NotCoveredError, Program, actor_program, critic_program, parameters_of
+from sb3_rlx2.engine.programs import CRITICS, NotCoveredError, Program, actor_program, critic_program, parameters_of
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.sparse import TopologyEvolver, resolve_rule
@@ -41,6 +41,7 @@ BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "don
 DENSITY_LIMIT = 0.7
 """Above it PyTorch's dense products are the faster ones (benchmarks/speed.py)."""
 
+POLICIES = (TD3Policy, SACPolicy, TQCPolicy)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Hooks of a module; those of all modules have the same names behind ``_global``."""
 METHODS = ("forward", "action_log_prob", "get_action_dist_params", "extract_features", "q1_forward", "_predict")
@@ -150,8 +151,8 @@ def _problems(
 
 
 def _computes_as_sb3(cls: type) -> bool:
-    """Whether a policy class differs from TD3's or SAC's in defaults alone: attributes, arguments of constructors."""
-    known = {*TD3Policy.__mro__, *SACPolicy.__mro__}
+    """Whether a policy class differs from those of ``POLICIES`` in defaults alone: attributes, arguments."""
+    known = {cls for policy in POLICIES for cls in policy.__mro__}
     added = [vars(other) for other in cls.__mro__ if other not in known and not vars(other).get("computes_as_sb3")]
     values = [value for attributes in added for name, value in attributes.items() if name not in FREE]
     return not any(callable(value) or hasattr(value, "__get__") for value in values)
@@ -198,14 +199,15 @@ def _program(watch: Watch, network: Any, n_obs: int, n_act: int) -> Program:
     """A network's program."""
     if watch.item(vars(network), "use_sde"):
         raise NotCoveredError("use_sde=True")
-    if watch.type_of(network) is ContinuousCritic:
+    reads_actions = watch.type_of(network) in CRITICS
+    if reads_actions:
         watch.sequence(watch.item(vars(network), "q_networks"))
         if any(q is not network._modules.get(f"qf{i}") for i, q in enumerate(network.q_networks)):
             raise NotCoveredError("networks that are not its modules")
-        program, widths = critic_program(network, n_act), [1]
+        program, widths = critic_program(network, n_act), [watch.item(vars(network), "n_quantiles") or 1]
     else:
         program, widths = actor_program(network), [n_act]
-    reads = n_obs + n_act if type(network) is ContinuousCritic else n_obs
+    reads = n_obs + n_act if reads_actions else n_obs
     if program.widths[0] != reads or any(program.widths[value] not in widths for value in program.outputs):
         raise NotCoveredError("other numbers of inputs or outputs than observations and actions have")
     return program

@@ -200,6 +200,11 @@ class Updates:
 
     # --- memory ---
 
+    @property
+    def spare_rows(self) -> int:
+        """Rows of each tile's own memory, beside activations and their gradients."""
+        return SPARE_ROWS
+
     def reserve(self, batch: int) -> None:
         """Working memory for batches of a size."""
         if batch == self._batch:
@@ -216,7 +221,7 @@ class Updates:
             "critic_activations": largest("critic", "activation_bytes"),
             "value_gradients": largest("", "gradient_bytes"),
             "action_gradient": self.n_act * ROW_BYTES,
-            "rows_of_tile": SPARE_ROWS * ROW_BYTES,
+            "rows_of_tile": self.spare_rows * ROW_BYTES,
             "heads": HEAD_ROWS * self.n_act * ROW_BYTES,
         }
         offset = 0
