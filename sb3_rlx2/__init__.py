@@ -8,6 +8,7 @@ from sb3_rlx2.ddpg import RLx2DDPG
 from sb3_rlx2.resume import TrainingCheckpointCallback
 from sb3_rlx2.sac import RLx2SAC
 from sb3_rlx2.td3 import RLx2TD3
+from sb3_rlx2.tqc import RLx2TQC
 from sb3_rlx2.version import __version__
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "RLx2DDPG",
     "RLx2SAC",
     "RLx2TD3",
+    "RLx2TQC",
     "TopologyEvolutionCallback",
     "TopologyHistory",
     "TopologyHistoryCallback",

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 import torch as th
 from stable_baselines3.common.logger import Logger
 
-from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.engine import updates
 from sb3_rlx2.sparse import sparse_layers
 
-ALGORITHMS = [RLx2TD3, RLx2SAC, RLx2DDPG]
+ALGORITHMS = [RLx2TD3, RLx2SAC, RLx2DDPG, RLx2TQC]
+GAUSSIAN = (RLx2SAC, RLx2TQC)
+"""Those whose actor tells mean and logarithm of the standard deviation."""
 
 
 def quick(**kwargs):
@@ -31,6 +33,13 @@ def quick(**kwargs):
         "device": "cpu",
         **kwargs,
     }
+
+
+def one_output(algorithm):
+    """Arguments with which each critic has a single output, as most algorithms' have: its last layer is dense."""
+    if algorithm is not RLx2TQC:
+        return {}
+    return {"policy_kwargs": {"net_arch": [32, 32], "n_quantiles": 1}, "top_quantiles_to_drop_per_net": 0}
 
 
 def targets_follow(model):

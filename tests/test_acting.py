@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, GAUSSIAN, quick
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -168,7 +168,7 @@ def test_an_actor_of_another_type_or_with_a_forward_of_its_own_is_left_to_torch(
     model = model_for(algorithm)
     observations = np.random.default_rng(0).standard_normal((3, 17))
     expected = model.predict(observations, deterministic=True)[0]
-    bias = model.actor.latent_pi[0].bias if algorithm is RLx2SAC else model.actor.mu[0].bias
+    bias = model.actor.latent_pi[0].bias if algorithm in GAUSSIAN else model.actor.mu[0].bias
     saved = bias.data
     bias.data = saved.double()  # of a single tensor, which no layer notices
     assert model.policy._fast_actor() is None

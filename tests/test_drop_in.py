@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, GAUSSIAN, one_output, quick
 from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     CallbackList,
@@ -121,7 +121,7 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
     model.learn(100)
     before = copy.deepcopy(model.get_parameters())
-    layer = "actor.latent_pi.0" if algorithm is RLx2SAC else "actor.mu.0"
+    layer = "actor.latent_pi.0" if algorithm in GAUSSIAN else "actor.mu.0"
     target = next(key for key in before["policy"] if key.startswith("critic_target") and key.endswith("indices"))
 
     def unsorted(parameters):
@@ -195,7 +195,7 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
 def test_moments_and_step_counts_of_another_shape_are_refused_for_parameters_of_every_rank(
     algorithm, entry, damaged, message, tmp_path, monkeypatch
 ):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(**one_output(algorithm)))
     model.learn(60)
     # The last layers are so small that they are dense: their weights are matrices
     ranks = [parameter.dim() for parameter in model.critic.parameters()]

@@ -69,7 +69,9 @@ def test_same_run_as_torch(algorithm, topology, n_steps):
 @pytest.mark.filterwarnings("ignore:layers with too few connections")
 def test_same_run_for_any_depth_and_activation(algorithm, activation, net_arch):
     policy_kwargs = {"net_arch": net_arch, "activation_fn": activation, "n_critics": 3}
-    assert_same_run(algorithm, policy_kwargs=policy_kwargs, topology_interval=30, actor_sparsity=0.5)
+    assert_same_run(
+        algorithm, policy_kwargs=policy_kwargs, topology_interval=30, actor_sparsity=0.5, critic_sparsity=0.6
+    )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -157,12 +159,12 @@ class Residual(nn.Module):
 
 def with_residual_critics(model):
     """Give the critics layer normalization and residual blocks, sparse throughout."""
-    generator = th.get_rng_state()
+    generator, n_outputs = th.get_rng_state(), getattr(model.critic, "n_quantiles", 1)
     th.manual_seed(2)
     for network in (model.critic, model.critic_target):
         for i in range(len(network.q_networks)):
             block = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
-            body = nn.Sequential(nn.Linear(4, 32), Residual(block), nn.LayerNorm(32), nn.Linear(32, 1))
+            body = nn.Sequential(nn.Linear(4, 32), Residual(block), nn.LayerNorm(32), nn.Linear(32, n_outputs))
             network.q_networks[i] = sparsify(body, 0.6)
             setattr(network, f"qf{i}", network.q_networks[i])
     model.critic_target.load_state_dict(model.critic.state_dict())

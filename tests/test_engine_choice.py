@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, GAUSSIAN, one_output, quick
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
@@ -180,11 +180,11 @@ def test_a_loss_that_is_not_finite_stops_before_its_step(algorithm, place):
         model.replay_buffer.rewards[:] = np.inf
     else:
         with th.no_grad():
-            model.actor.latent_pi[0].bias.fill_(np.nan) if algorithm is RLx2SAC else model.actor.mu[0].bias.fill_(
+            model.actor.latent_pi[0].bias.fill_(np.nan) if algorithm in GAUSSIAN else model.actor.mu[0].bias.fill_(
                 np.nan
             )
     before = {name: tensor.clone() for name, tensor in model.critic.state_dict().items()}
-    loss = "critic_loss" if place == "critic" or algorithm is RLx2SAC else "actor_loss"
+    loss = "critic_loss" if place == "critic" or algorithm in GAUSSIAN else "actor_loss"
     delay = getattr(model, "policy_delay", 1)
     at = updates + 1 if loss == "critic_loss" else updates + delay - updates % delay
     with pytest.raises(ValueError, match=rf"{loss} is (nan|inf) at update {at}: training has diverged"):
@@ -373,12 +373,14 @@ CHANGES = {
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_model_that_changes_under_the_compiled_engine_falls_back_or_raises(algorithm, change, capsys, monkeypatch):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(verbose=1, topology="static"))
+    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(verbose=1, topology="static", **one_output(algorithm)))
     model.learn(80)
     assert model._choose_engine().reason is None
     calls = []
     of_sb3 = [
-        cls for cls in algorithm.__mro__ if cls.__module__.startswith("stable_baselines3.") and "train" in vars(cls)
+        cls
+        for cls in algorithm.__mro__
+        if cls.__module__.startswith(("stable_baselines3.", "sb3_contrib.")) and "train" in vars(cls)
     ]
     monkeypatch.setattr(of_sb3[0], "train", lambda *_: calls.append(1))
     make, reason = CHANGES[change]

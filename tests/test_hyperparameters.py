@@ -82,12 +82,13 @@ def test_every_entry_loads_and_steps(algo, baseline, name, tmp_path, recwarn):
 @pytest.mark.parametrize(("algo", "baseline"), FILES)
 def test_environments(algo, baseline):
     few = {*("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"), "Pendulum-v1"}
-    assert entries(algo, baseline).keys() == (few if algo == "rlx2_ddpg" else ENVIRONMENTS) | {"default"}
+    assert entries(algo, baseline).keys() == (few if algo in ("rlx2_ddpg", "rlx2_tqc") else ENVIRONMENTS) | {"default"}
 
 
-def test_ddpg_has_the_hyperparameters_of_td3():
-    td3 = entries("rlx2_td3")
-    assert all(entry == td3[name] for name, entry in entries("rlx2_ddpg").items())
+@pytest.mark.parametrize(("algo", "of"), [("rlx2_ddpg", "rlx2_td3"), ("rlx2_tqc", "rlx2_sac")])
+def test_algorithms_that_the_paper_does_not_have_take_the_hyperparameters_of_their_relatives(algo, of):
+    relative = entries(of)
+    assert all(entry == relative[name] for name, entry in entries(algo).items())
 
 
 @pytest.mark.parametrize(("algo", "env_id"), PAPER)

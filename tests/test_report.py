@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, quick
-from sb3_contrib import TQC
+from helpers import ALGORITHMS, one_output, quick
+from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.envs import FakeImageEnv
 from torch import nn
@@ -122,7 +122,9 @@ def test_units_that_lost_all_inputs_or_outputs():
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_outputs_without_a_path_are_told_by_report_and_scalars(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(critic_sparsity=0.9, topology="static"))
+    model = algorithm(
+        "MlpPolicy", "Pendulum-v1", **quick(critic_sparsity=0.9, topology="static", **one_output(algorithm))
+    )
     assert all(net.total("unreachable_outputs") == 0 for net in model.report().networks)
     first, second = (model.critic.qf0[place] for place in (0, 2))
     targets = (model.critic_target.qf0[place] for place in (0, 2))
@@ -140,9 +142,8 @@ def test_outputs_without_a_path_are_told_by_report_and_scalars(algorithm):
     model.learn(60)
     assert model.logger.name_to_value["rlx2/actor_unreachable_outputs"] == 0
     assert model.logger.name_to_value["rlx2/critic_unreachable_outputs"] == 1
-    model.critic.load_state_dict(
-        algorithm("MlpPolicy", "Pendulum-v1", **quick(critic_sparsity=0.9)).critic.state_dict()
-    )
+    other = algorithm("MlpPolicy", "Pendulum-v1", **quick(critic_sparsity=0.9, **one_output(algorithm)))
+    model.critic.load_state_dict(other.critic.state_dict())
     assert attached_evolvers(model)["critic"].unreachable_outputs == 0
 
 
@@ -296,7 +297,7 @@ def test_the_command_reports_a_saved_model(trained, tmp_path, capsys):
     assert type(trained).__name__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stock", [TD3, SAC])
+@pytest.mark.parametrize("stock", [TD3, SAC, TQC])
 def test_the_command_knows_stock_models(stock, tmp_path, capsys):
     stock("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs={"net_arch": [8]}).save(tmp_path / "model")
     assert command.algorithm_of(tmp_path / "model.zip") == stock.__name__.lower()
@@ -346,10 +347,12 @@ def test_the_command_refuses_what_is_no_model(trained, tmp_path, capsys):
 
 def test_the_command_refuses_models_of_other_algorithms(tmp_path, capsys):
     PPO("MlpPolicy", "Pendulum-v1", device="cpu").save(tmp_path / "ppo")
-    assert "not a model of rlx2_td3, rlx2_sac, rlx2_ddpg, td3, sac" in refused(capsys, tmp_path / "ppo.zip")
+    assert "not a model of rlx2_td3, rlx2_sac, rlx2_ddpg, rlx2_tqc, td3, sac, tqc" in refused(
+        capsys, tmp_path / "ppo.zip"
+    )
     assert "cannot be loaded as SAC" in refused(capsys, tmp_path / "ppo.zip", "--algo", "sac")
-    TQC("MlpPolicy", "Pendulum-v1", buffer_size=1).save(tmp_path / "tqc")
-    assert "not a model of" in refused(capsys, tmp_path / "tqc.zip")
+    CrossQ("MlpPolicy", "Pendulum-v1", buffer_size=1).save(tmp_path / "crossq")
+    assert "not a model of" in refused(capsys, tmp_path / "crossq.zip")
 
 
 def _env(space):

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch as th
+from sb3_contrib import TQC
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -37,7 +38,7 @@ def report(
 ) -> ModelReport:
     """Report what a model is made of. Neither the model nor any global random generator is changed.
 
-    :param model: ``RLx2TD3``, ``RLx2SAC``, or stock ``TD3`` or ``SAC`` with sparse or dense policies
+    :param model: one of RLx2's algorithms, or stock ``TD3``, ``SAC`` or ``TQC`` with sparse or dense policies
     :param dormant_threshold: τ: units are dormant whose mean activity is at most this fraction of their layer's
         average (Sokar et al., 2023), default 0.025
     :param n_samples: how many transitions to draw from the replay buffer to find dormant units, default 1024
@@ -45,8 +46,10 @@ def report(
     :param checkpoint_bytes: size of the saved model; None (default): it is saved to memory to find out
     :raises ValueError: for another algorithm, or an argument out of range
     """
-    if not isinstance(model, (TD3, SAC)):
-        raise ValueError(f"a report is possible for TD3 and SAC and their subclasses, not for {type(model).__name__}")
+    if not isinstance(model, (TD3, SAC, TQC)):
+        raise ValueError(
+            f"a report is possible for TD3, SAC and TQC and their subclasses, not for {type(model).__name__}"
+        )
     if not dormant_threshold >= 0.0:
         raise ValueError(f"dormant_threshold={dormant_threshold!r} is not allowed: it must be a number >= 0")
     check_count(n_samples, "n_samples", 1)
@@ -227,7 +230,8 @@ def update_recipe(model: OffPolicyAlgorithm) -> UpdateRecipe:
 def _description(model: OffPolicyAlgorithm) -> UpdateDescription:
     if isinstance(model, RLx2OffPolicyAlgorithm):
         return model._describe_update()
-    if isinstance(model, SAC):
+    if isinstance(model, (SAC, TQC)):
+        # Of TQC's too: what an update reads and how often is the same
         return sac_description(model.target_update_interval, model.ent_coef_optimizer is not None)
     return td3_description(cast(TD3, model).policy_delay)
 

@@ -24,6 +24,7 @@ COUNTS = {
     "gradient_steps": -1,
     "policy_delay": 1,
     "target_update_interval": 1,
+    "top_quantiles_to_drop_per_net": 0,
     "sde_sample_freq": -1,
     "stats_window_size": 0,
     "verbose": 0,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from sb3_contrib.tqc import policies as tqc
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common import buffers, noise, torch_layers
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -32,6 +33,7 @@ NAMES_ONLY: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("stable_baselines3.common.sb2_compat", (RMSpropTFLike,)),
     ("stable_baselines3.td3", (td3.TD3Policy, td3.CnnPolicy, td3.MultiInputPolicy)),
     ("stable_baselines3.sac", (sac.SACPolicy, sac.CnnPolicy, sac.MultiInputPolicy)),
+    ("sb3_contrib.tqc", (tqc.TQCPolicy, tqc.CnnPolicy, tqc.MultiInputPolicy)),
     ("sb3_rlx2", (DynamicReplayBuffer,)),
 )
 WITH_OBJECTS: tuple[tuple[str, tuple[type, ...]], ...] = (

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
@@ -103,9 +103,9 @@ class SparsePolicyMixin(BasePolicy):
         self._sparsify(actor, [actor], "actor_sparsity")
         return actor
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """As in Stable-Baselines3, with sparse linear layers."""
-        critic: ContinuousCritic = super().make_critic(features_extractor)  # type: ignore[misc]
+        critic = super().make_critic(features_extractor)  # type: ignore[misc]
         self._sparsify(critic, critic.q_networks, "critic_sparsity")
         return critic
 

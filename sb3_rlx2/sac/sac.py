@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from stable_baselines3 import SAC
@@ -14,8 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_rlx2.common.argument_ranges import check_ent_coef, check_target_entropy
-from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
+from sb3_rlx2.common.entropy_algorithm import RLx2EntropyAlgorithm
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.sac import SACUpdates, sac_description
 from sb3_rlx2.engine.samples import Samples
@@ -27,7 +25,7 @@ from sb3_rlx2.sparse import TopologyRule
 SelfRLx2SAC = TypeVar("SelfRLx2SAC", bound="RLx2SAC")
 
 
-class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
+class RLx2SAC(RLx2EntropyAlgorithm, SAC):
     """SAC on networks that are sparse from the first step to the last (RLx2).
 
     Paper: Tan, Hu, Pan, Huang, Huang, "RLx2: Training a Sparse Deep Reinforcement Learning Model from Scratch",
@@ -90,7 +88,6 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
     }
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = SAC
     updates_class: ClassVar[type[Updates]] = SACUpdates
-    variable_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {"log_ent_coef": (1,), "ent_coef_tensor": ()}
 
     def __init__(
         self,
@@ -178,35 +175,11 @@ class RLx2SAC(RLx2OffPolicyAlgorithm, SAC):
             _init_setup_model=_init_setup_model,
         )
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        check_ent_coef(self.ent_coef)
-        check_target_entropy(self.target_entropy)
-
-    @property
-    def _learns_ent_coef(self) -> bool:
-        return self.ent_coef_optimizer is not None and self.log_ent_coef is not None
-
     def _describe_update(self) -> UpdateDescription:
         return sac_description(self.target_update_interval, self._learns_ent_coef)
 
     def _prepare_updates(self, updates: SACUpdates, samples: Samples) -> None:
-        fixed = 0.0 if self._learns_ent_coef else float(self.ent_coef_tensor)
-        updates.prepare(samples, self.tau, float(self.target_entropy), fixed)
-
-    def _state_bonus(self) -> Callable[[th.Tensor], th.Tensor]:
-        return self._entropy_bonus
-
-    def _entropy_bonus(self, observations: th.Tensor) -> th.Tensor:
-        """-α log π(a|s) with a sampled from the current policy; SB3's update has it at the last state only.
-
-        :param observations: [n, ...]
-        :return: [n]
-        """
-        with th.no_grad():
-            _, log_prob = self.actor.action_log_prob(observations)
-            ent_coef = cast(th.Tensor, self.log_ent_coef).exp() if self._learns_ent_coef else self.ent_coef_tensor
-            return -ent_coef * log_prob
+        updates.prepare(samples, self.tau, *self._entropy_settings)
 
     def learn(
         self: SelfRLx2SAC,

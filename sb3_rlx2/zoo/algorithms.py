@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 
 PREFIX = "rlx2_"
@@ -13,6 +13,7 @@ ALGORITHMS: Mapping[str, type[RLx2OffPolicyAlgorithm]] = {
     "rlx2_td3": RLx2TD3,
     "rlx2_sac": RLx2SAC,
     "rlx2_ddpg": RLx2DDPG,
+    "rlx2_tqc": RLx2TQC,
 }
 """Everything in ``sb3_rlx2.zoo`` goes by this.
 

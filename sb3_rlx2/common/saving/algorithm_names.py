@@ -10,9 +10,9 @@ PACKAGE = __name__.partition(".")[0]
 # Files of Stable-Baselines3 do not name their algorithm: what only this one keeps. DDPG is a TD3 with other settings
 MARKS: Mapping[str, frozenset[str]] = {
     "TD3": frozenset({"policy_delay", "target_policy_noise", "target_noise_clip"}),
+    "TQC": frozenset({"top_quantiles_to_drop_per_net"}),  # and all of SAC's
     "SAC": frozenset({"ent_coef", "target_entropy", "target_update_interval"}),
 }
-MARKS_OF_OTHERS = frozenset({"top_quantiles_to_drop_per_net"})  # TQC keeps all of SAC's
 
 
 def algorithm_name(algorithm: type) -> str:
@@ -33,7 +33,5 @@ def algorithm_that_saved(attributes: Mapping[str, Any]) -> str | None:
     if "algorithm_name" in attributes:
         name = attributes["algorithm_name"]
         return name if isinstance(name, str) else None
-    if MARKS_OF_OTHERS & attributes.keys():
-        return None
     prefix = "RLx2" if "checkpoint_format" in attributes else ""  # saved before files named their algorithm
     return next((f"{prefix}{name}" for name, marks in MARKS.items() if marks <= attributes.keys()), None)
