@@ -226,9 +226,8 @@ class _Installer:
     """
 
     def __instancecheck__(self, env: Any) -> bool:
-        if not hasattr(env, ACCESS):
-            setattr(env, ACCESS, Access(env))
-        return False
+        setattr(env, ACCESS, Access(env))
+        return True  # only the outermost wrapper is asked
 
 
 def call_in_environments(base: VecEnv, function: Callable[..., Any], arguments: list[Any] | None = None) -> list[Any]:
