@@ -161,12 +161,12 @@ def _read(file: IO[bytes]) -> tuple[Any, dict[str, Stored]]:
     file.seek(first)
     n_header = struct.unpack("<Q", file.read(8))[0] if length >= 8 else length
     if n_header > length - 8 or (text := file.read(n_header))[:1] != b"{":
-        raise ModelFileError("it is no file in the safetensors format, or it was cut short")
+        raise ModelFileError("it is no file in the safetensors format, or it is damaged or was cut short")
     header = json.loads(text)
     metadata = header.pop("__metadata__", {})
     version = metadata.get("sb3_rlx2_format")
     if version is None:
-        raise ModelFileError("it is a safetensors file, but none that sb3-rlx2 wrote")
+        raise ModelFileError("it is a safetensors file, but none that sb3-rlx2 wrote, or it is damaged")
     if version != str(STATE_FORMAT):
         raise ModelFileError(
             f"it has format {version!r}, and this version of sb3-rlx2 reads format {STATE_FORMAT}: update sb3-rlx2"
@@ -176,18 +176,18 @@ def _read(file: IO[bytes]) -> tuple[Any, dict[str, Stored]]:
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         shape, offsets = tuple(entry["shape"]), tuple(entry["data_offsets"])
         if not all(type(number) is int and number >= 0 for number in (*shape, *offsets)):
-            raise ModelFileError(f"its tensor {name!r} has no shape or position that can be")
+            raise ModelFileError(f"it is damaged: its tensor {name!r} has no shape or position that can be")
         size = math.prod(shape) * ITEM_SIZES[entry["dtype"]]
         if offsets != (end, end + size) or offsets[1] > length - 8 - n_header:
-            raise ModelFileError(f"its tensor {name!r} is not where it must be, or the file was cut short")
+            raise ModelFileError(f"it is damaged or was cut short: its tensor {name!r} is not where it must be")
         data = np.empty(size, np.uint8)
         if _read_into(file, data) != size:
-            raise ModelFileError("it was cut short")
+            raise ModelFileError("it is damaged or was cut short")
         checksum = zlib.crc32(data.data, checksum)
         stored[name] = Stored(entry["dtype"], shape, data)
         end = offsets[1]
     if end != length - 8 - n_header:
-        raise ModelFileError("it is longer than its content")
+        raise ModelFileError("it is damaged: it is longer than its content")
     if f"{checksum:08x}" != metadata["checksum"]:
         raise ModelFileError("it is damaged: its checksum does not fit its content")
     return json.loads(metadata["state"]), stored
