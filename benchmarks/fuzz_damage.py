@@ -11,14 +11,22 @@ import pickle
 import random
 import warnings
 import zipfile
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import cloudpickle
 import numpy as np
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+
+from sb3_rlx2 import DynamicReplayBuffer
+from sb3_rlx2.files import read_state, write_state
 
 Members = dict[str, Any]
 
@@ -418,6 +426,69 @@ def damage_archive(rng: random.Random, original: Any, path: Any) -> str:
         content += b"text"
     path.write_bytes(content)
     return f"archive: {how}"
+
+
+# --- files without pickle ---
+
+FURTHER_NAMES = ("train", "_setup_model", "learn", "predict", "env", "policy", "logger", "__class__", "sample")
+HEAD = ("kind", "format", "versions", "class", "ranges")
+
+
+def known_objects() -> list[Any]:
+    """What such a file can name, for any place."""
+    return [
+        th.nn.ReLU, th.optim.SGD, np.float64, np.dtype("f8"), th.float16, th.device("cpu"), np.random.default_rng(0),
+        spaces.Box(-1, 1, (3,)), spaces.Discrete(10**12), spaces.Dict({"a": spaces.Box(0, 1, (2,))}), deque([1], 2),
+        NormalActionNoise(np.zeros(7), np.ones(7)), TrainFreq(2, TrainFrequencyUnit.EPISODE), ReplayBuffer,
+        DynamicReplayBuffer, FloatSchedule(LinearSchedule(1e-3, -1.0, 0.5)), (1, 2), {1, 2}, b"bytes", np.float32(0.5),
+    ]  # fmt: skip
+
+
+def damage_state(rng: random.Random, original: Any, path: Any) -> tuple[str, str]:
+    """Write a damaged copy of a file without pickle, with the checksum that fits."""
+    if rng.random() < 0.05:
+        path.write_bytes(flipped(rng, original.read_bytes()))
+        return "bytes", "flipped bytes"
+    while True:
+        state = read_state(original)
+        damages = [damage_place(rng, state) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
+        with suppress(ValueError):  # what such a file cannot hold at all
+            write_state(path, state)
+            kinds = {"head" if kind in HEAD else kind for kind, _ in damages}
+            return kinds.pop() if len(kinds) == 1 else "several", "; ".join(said for _, said in damages)
+
+
+def damage_place(rng: random.Random, state: Any) -> tuple[str, str]:
+    """Change something somewhere in a state, and say in which part, and what."""
+    container, names = state, []
+    while True:
+        keys = [*container] if isinstance(container, dict) else [*range(len(container))]
+        if container is state and rng.random() < 0.9:
+            keys = [key for key in keys if key not in HEAD] or keys
+        key = rng.choice(keys)
+        names.append(str(key))
+        value = container[key]
+        inner = vars(value) if type(value) in (FloatSchedule, NormalActionNoise) else value
+        if not (isinstance(inner, (dict, list)) and inner) or rng.random() < 0.15:
+            break
+        container = inner
+    said = ".".join(names)
+    how = rng.random()
+    if how < 0.1 and isinstance(container, dict):
+        del container[key]
+        return names[0], f"{said} is missing"
+    if how < 0.15 and isinstance(container, dict):
+        name = rng.choice(FURTHER_NAMES)
+        container[name] = rng.choice([*SCALARS, *known_objects()])
+        return names[0], f"{said}: beside it there is {name}={container[name]!r}"
+    if how < 0.7 and isinstance(value, th.Tensor):
+        kind, container[key] = damaged_tensor(rng, value)
+    elif how < 0.7 and isinstance(value, np.ndarray) and value.ndim and len(value):
+        kind, container[key] = damaged_array(rng, value)
+    else:
+        container[key] = rng.choice(known_objects()) if how > 0.85 else random_value(rng, str(key))
+        kind = repr(container[key])[:60]
+    return names[0], f"{said}: {kind}"
 
 
 # --- replay buffers ---

@@ -13,6 +13,7 @@ crash          the process died
 hang           no answer in time
 
 python benchmarks/fuzz_loading.py                  # 2,000 cases, writes results/fuzz_loading.csv
+python benchmarks/fuzz_loading.py --without-pickle --out benchmarks/results/fuzz_without_pickle.csv  # .safetensors
 python benchmarks/fuzz_loading.py --case 17        # one case, with what was damaged and what happened
 """
 
@@ -49,6 +50,8 @@ COMMON: dict[str, Any] = {
     "learning_starts": 20, "batch_size": 16, "buffer_size": 300, "policy_kwargs": {"net_arch": [24, 24]},
     "topology_interval": 8, "buffer_min_size": 20, "buffer_check_interval": 16, "seed": 0, "device": "cpu",
 }  # fmt: skip
+SUFFIXES = {"checkpoint": ".zip", "replay buffer": ".pkl"}
+WITHOUT_PICKLE = ".safetensors"
 PLAIN = {"n_steps": 1, "dynamic_buffer": False}
 ORIGINALS: dict[str, tuple[str, dict[str, Any]]] = {
     "td3": ("RLx2TD3", {"n_steps_delay": 10}),
@@ -67,9 +70,10 @@ class Worker:
 
     :param folder: where the whole files are
     :param seed: what decides, together with the number of a case, about its damage
+    :param without_pickle: whether files without pickle are damaged
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, without_pickle: bool = False) -> None:
         import fuzz_oracle
         import torch as th
         from fuzz_damage import read_members
@@ -79,17 +83,24 @@ class Worker:
 
         th.set_num_threads(1)
         self.folder, self.seed, self.oracle = folder, seed, fuzz_oracle
-        self.members = {name: read_members(folder / f"{name}.zip") for name in ORIGINALS}
-        self.buffers = {name: load_from_pkl(folder / f"{name}.pkl") for name in ORIGINALS}
+        end = WITHOUT_PICKLE if without_pickle else ""
+        self.suffixes = {part: suffix + end for part, suffix in SUFFIXES.items()}
+        files = {name: self.whole(name) for name in ORIGINALS}
+        self.members = {name: read_members(_with_pickle(files[name]["checkpoint"])) for name in ORIGINALS}
+        self.buffers = {name: load_from_pkl(_with_pickle(files[name]["replay buffer"])) for name in ORIGINALS}
         self.sizes, self.traces = {}, {}
         for name in ORIGINALS:
-            model = self.load(name, folder / f"{name}.zip", "torch")
+            model = self.load(name, files[name]["checkpoint"], "torch")
             layers = sparse_layers(model.policy)
             self.sizes[name] = {
                 f"{key}.indices": layer.in_features * layer.out_features for key, layer in layers.items()
             }
             for engine in ("auto", "torch"):
-                self.traces[name, engine] = self.trace(name, folder / f"{name}.zip", folder / f"{name}.pkl", engine)
+                self.traces[name, engine] = self.trace(name, *files[name].values(), engine)
+
+    def whole(self, name: str) -> dict[str, Path]:
+        """The files of a model before they are damaged, by part."""
+        return {part: self.folder / f"{name}{suffix}" for part, suffix in self.suffixes.items()}
 
     def load(self, name: str, path: Path, engine: str) -> Any:
         """A model from a file, with an environment."""
@@ -124,13 +135,15 @@ class Worker:
 
         :param number: number of the case
         """
-        from fuzz_damage import damage_buffer, damage_model
+        from fuzz_damage import damage_buffer, damage_model, damage_state
 
         rng = random.Random(f"{self.seed}/{number}")
         name = rng.choice(list(ORIGINALS))
         part = "checkpoint" if rng.random() < 0.7 else "replay buffer"
-        suffix, function = {"checkpoint": (".zip", damage_model), "replay buffer": (".pkl", damage_buffer)}[part]
-        kind, said = function(rng, self.folder / f"{name}{suffix}", Path(f"damaged{suffix}"))
+        path = Path(f"damaged{self.suffixes[part]}")
+        function = damage_model if part == "checkpoint" else damage_buffer
+        function = damage_state if path.suffix == WITHOUT_PICKLE else function
+        kind, said = function(rng, self.whole(name)[part], path)
         return {"name": name, "part": part, "kind": kind, "damage": said.encode("ascii", "backslashreplace").decode()}
 
     def run(self, name: str, part: str, **_: str) -> dict[str, str]:
@@ -139,8 +152,8 @@ class Worker:
         :param name: which model
         :param part: which of its files
         """
-        files = {"checkpoint": self.folder / f"{name}.zip", "replay buffer": self.folder / f"{name}.pkl"}
-        files[part] = damaged = Path(f"damaged{files[part].suffix}").resolve()
+        files = self.whole(name)
+        files[part] = damaged = Path(f"damaged{self.suffixes[part]}").resolve()
         found = [self.outcome(name, engine, files) for engine in ("auto", "torch")]
         outcome, detail = max(found, key=lambda one: OUTCOMES.index(one[0]))
         if outcome == "legal change" and not self.could_be_right(name, part, damaged):
@@ -175,9 +188,20 @@ class Worker:
         from fuzz_damage import read_members
         from stable_baselines3.common.save_util import load_from_pkl
 
+        damaged = _with_pickle(damaged)
         if part == "checkpoint":
             return bool(self.oracle.possible_members(self.members[name], read_members(damaged), self.sizes[name]))
         return bool(self.oracle.possible_buffer(self.buffers[name], load_from_pkl(damaged)))
+
+
+def _with_pickle(path: Path) -> Path:
+    """The same file, or what is made of one without pickle."""
+    from sb3_rlx2.common.saving.converting import convert
+
+    if path.suffix != WITHOUT_PICKLE:
+        return path
+    convert(path, path.with_suffix(""))
+    return path.with_suffix("")
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -200,7 +224,7 @@ def _tensors(nested: Any) -> list[Any]:
     return [nested] if isinstance(nested, th.Tensor) else []
 
 
-def work(folder: Path, seed: int) -> None:
+def work(folder: Path, seed: int, without_pickle: bool) -> None:
     """Read numbers of cases from the standard input, and answer each with a line of JSON."""
     import resource
 
@@ -211,7 +235,7 @@ def work(folder: Path, seed: int) -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        worker = Worker(folder, seed)
+        worker = Worker(folder, seed, without_pickle)
         for line in sys.stdin:
             damage = worker.damage(int(line))
             print(json.dumps(damage), file=answers, flush=True)
@@ -229,8 +253,9 @@ def make_originals(folder: Path) -> None:
     for name, (algorithm, arguments) in ORIGINALS.items():
         model = getattr(sb3_rlx2, algorithm)("MlpPolicy", "Pendulum-v1", **copy.deepcopy({**COMMON, **arguments}))
         model.learn(60)
-        model.save(folder / f"{name}.zip")
-        model.save_replay_buffer(folder / f"{name}.pkl")
+        for end in ("", WITHOUT_PICKLE):
+            model.save(folder / f"{name}.zip{end}")
+            model.save_replay_buffer(folder / f"{name}.pkl{end}")
 
 
 # --- the process that asks ---
@@ -241,10 +266,12 @@ class Asker:
 
     :param folder: where the whole files are
     :param seed: of the damage
+    :param without_pickle: whether files without pickle are damaged
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, without_pickle: bool = False) -> None:
         self._command = [sys.executable, __file__, "--work", str(folder), "--seed", str(seed)]
+        self._command += ["--without-pickle"] if without_pickle else []
         self._process: subprocess.Popen[str] | None = None
         self._answers: Queue[str] = Queue()
 
@@ -302,18 +329,19 @@ class Asker:
             self._process = None
 
 
-def fuzz(cases: int, seed: int, workers: int) -> list[dict[str, Any]]:
+def fuzz(cases: int, seed: int, workers: int, without_pickle: bool) -> list[dict[str, Any]]:
     """Run cases 0 .. ``cases``.
 
     :param cases: how many
     :param seed: of the damage
     :param workers: processes at once
+    :param without_pickle: whether files without pickle are damaged
     """
     from tqdm import tqdm
 
     with tempfile.TemporaryDirectory() as folder:
         make_originals(Path(folder))
-        askers = [Asker(Path(folder), seed) for _ in range(workers)]
+        askers = [Asker(Path(folder), seed, without_pickle) for _ in range(workers)]
         with tqdm(total=cases, unit="case") as progress, ThreadPoolExecutor(workers) as pool:
 
             def share(first: int) -> list[dict[str, Any]]:
@@ -346,23 +374,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the damage, default 0")
     parser.add_argument("--workers", type=int, default=2, help="processes at once, default 2")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where to write the table")
+    parser.add_argument("--without-pickle", action="store_true", help="damage .safetensors files in place of SB3's")
     parser.add_argument("--case", type=int, help="run only this one, in this process")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     if arguments.work is not None:
-        work(arguments.work, arguments.seed)
+        work(arguments.work, arguments.seed, arguments.without_pickle)
         return 0
     if arguments.case is not None:
         with tempfile.TemporaryDirectory() as folder:
             make_originals(Path(folder))
             os.chdir(folder)
-            worker = Worker(Path(folder), arguments.seed)
+            worker = Worker(Path(folder), arguments.seed, arguments.without_pickle)
             damage = worker.damage(arguments.case)
             print(json.dumps(damage, indent=2))
             print(json.dumps(worker.run(**damage), indent=2))
         return 0
-    rows = fuzz(arguments.cases, arguments.seed, arguments.workers)
+    rows = fuzz(arguments.cases, arguments.seed, arguments.workers, arguments.without_pickle)
     for row in rows:
         if row["outcome"] in BAD:
             print("case {number}: {outcome}: {name}, {damage}: {detail}".format(**row))
@@ -371,7 +400,9 @@ def main() -> int:
 
     with replacing(arguments.out, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([f"# python benchmarks/fuzz_loading.py --cases {arguments.cases} --seed {arguments.seed}"])
+        flag = " --without-pickle" if arguments.without_pickle else ""
+        command = f"# python benchmarks/fuzz_loading.py{flag} --cases {arguments.cases} --seed {arguments.seed}"
+        writer.writerow([command])
         import torch as th
 
         writer.writerow([f"# {platform.machine()}, Python {platform.python_version()}, torch {th.__version__}"])
