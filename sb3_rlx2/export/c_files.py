@@ -19,6 +19,7 @@ from sb3_rlx2.export.c_text import Buffer, Call, number, offsets, table
 from sb3_rlx2.export.quantization import Quantization, quantize, relu_readers
 from sb3_rlx2.export.simplification import simplified, sorted_by_connections
 from sb3_rlx2.export.sparse_policy import Activation, Array, LayerNorm, Linear, SparsePolicy
+from sb3_rlx2.files import replacing
 from sb3_rlx2.version import __version__
 
 
@@ -68,11 +69,16 @@ def write_c(
     writer = _Writer(policy, quantization)
     body, memory = _program(writer)
     path = folder / f"{name}.c"
-    path.write_text(_source(policy, name, writer.tables, writer.definitions, body), "utf-8")
     stack_bytes = 4 * memory["float"] + 2 * memory["int16_t"]
-    path.with_suffix(".h").write_text(_header(policy, name, quantization, stack_bytes), "utf-8")
+    texts = {
+        path: _source(policy, name, writer.tables, writer.definitions, body),
+        path.with_suffix(".h"): _header(policy, name, quantization, stack_bytes),
+    }
     if with_main:
-        (folder / f"{name}_main.c").write_text(_main(policy, name, quantization), "utf-8")
+        texts[folder / f"{name}_main.c"] = _main(policy, name, quantization)
+    for target, text in texts.items():
+        with replacing(target, "w", encoding="utf-8") as file:
+            file.write(text)
     return WrittenC(path, writer.table_bytes, stack_bytes)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sb3_rlx2.export import sparse_policy
 from sb3_rlx2.export.sparse_policy import Array, SparsePolicy
+from sb3_rlx2.files import replacing
 
 _TYPES = {"float64": "F64", "float32": "F32", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
 _ALIGNMENT = 8
@@ -26,7 +27,8 @@ def write_npz(policy: SparsePolicy, folder: Path, name: str) -> Path:
     """
     description, arrays = policy.describe()
     path = folder / f"{name}.npz"
-    np.savez_compressed(path, policy=np.array(json.dumps(description)), **arrays)  # type: ignore[arg-type]
+    with replacing(path) as file:
+        np.savez_compressed(file, policy=np.array(json.dumps(description)), **arrays)  # type: ignore[arg-type]
     _copy_reader(folder)
     return path
 
@@ -41,8 +43,10 @@ def write_safetensors(policy: SparsePolicy, folder: Path, name: str) -> Path:
     """
     description, arrays = policy.describe()
     path = folder / f"{name}.safetensors"
-    path.write_bytes(safetensors(arrays))
-    path.with_suffix(".json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+    with replacing(path) as file:
+        file.write(safetensors(arrays))
+    with replacing(path.with_suffix(".json"), "w", encoding="utf-8") as file:
+        file.write(json.dumps(description, indent=1) + "\n")
     _copy_reader(folder)
     return path
 

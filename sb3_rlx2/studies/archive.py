@@ -49,7 +49,8 @@ def restore(path: Path, results: Path) -> int:
         folder = RunFolder(results / settings.folder)
         folder.prepare(settings)
         if not folder.is_finished and not folder.is_running:
-            folder.evaluations.write_text(line["evaluations"], encoding="utf-8")
+            with replacing(folder.evaluations, "w", encoding="utf-8") as file:
+                file.write(line["evaluations"])
             for name in RECORDS:
                 folder.write(name, line[name.removesuffix(".json")])
             made += 1

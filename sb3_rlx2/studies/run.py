@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from sb3_rlx2.files import replacing
 from sb3_rlx2.studies.provenance import provenance
 from sb3_rlx2.studies.run_folder import RunFolder
 
@@ -58,7 +59,8 @@ def make_run(run: RunFolder) -> int:
         try:
             import_object(run.settings.program, "program")(run)
         except Exception:
-            (run.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            with replacing(run.path / "error.txt", "w", encoding="utf-8") as file:
+                file.write(traceback.format_exc())
             traceback.print_exc()
             return FAILED
         run.write("finished.json", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(run.rows() or [{}])[-1]})
