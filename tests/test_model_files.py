@@ -264,6 +264,7 @@ def _weights(tensors):
         ("critic.optimizer", lambda adam: adam["state"][0]["exp_avg_sq"].fill_(-1), "exp_avg_sq has negative numbers"),
         ("critic.optimizer", lambda adam: adam["state"][0]["step"].fill_(-1), "step has negative numbers"),
         ("critic.optimizer", lambda adam: adam["state"][0]["step"].fill_(0.5), "step is 0.5, expected a whole number"),
+        ("critic.optimizer", lambda adam: adam["state"][0].update(step=True), "step is a bool, not a tensor"),
         ("critic.optimizer", lambda adam: adam["state"][0]["step"].fill_(math.nan), "step has 1 of 1 .* NaN"),
         ("critic.optimizer", lambda adam: adam["param_groups"][0]["params"].reverse(), r"expected 0 .. \d+ in order"),
         ("critic.optimizer", lambda adam: adam["param_groups"][0].update(amsgrad=True), r"'amsgrad'\] is True, expec"),

@@ -7,13 +7,17 @@ import json
 import os
 import pathlib
 import zipfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 import gymnasium
+import numpy as np
 import stable_baselines3
 import torch as th
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, save_to_zip_file
@@ -35,6 +39,13 @@ VARIABLES = "pytorch_variables.pth"
 FEW = 2**24
 POSITIONS_PER_BYTE = 100
 """A network has at most so many positions for each byte of its file, or ``FEW``: a density of 0.04% and more."""
+
+
+FURTHER_NUMBERS = 32
+"""More numbers than layers that ``policy_kwargs`` may have."""
+
+MOST_OF_HER = 10**7
+"""Transitions that a ``HerReplayBuffer`` has room for: it makes an object for each at once."""
 
 
 class SavedNames(NamedTuple):
@@ -271,19 +282,26 @@ def _check_sizes(attributes: Mapping[str, Any], parameters: Mapping[str, Any], l
     if not (isinstance(policy, dict) and isinstance(policy_kwargs, dict)):
         raise ModelFileError("it has no parameters or no arguments of a policy")
     n_critics = policy_kwargs.get("n_critics", 1)
-    if isinstance(n_critics, int) and n_critics > len(policy):
+    if isinstance(n_critics, Integral) and int(n_critics) > len(policy):
         raise ModelFileError(f"policy_kwargs['n_critics']={n_critics}, and it has {len(policy)} tensors")
     widths = [*_numbers(policy_kwargs), 1, 1]
+    if len(widths) > len(policy) + FURTHER_NUMBERS:
+        raise ModelFileError(f"its policy_kwargs have {len(widths)} numbers, and it has {len(policy)} tensors")
     widths.append(get_flattened_obs_dim(attributes["observation_space"]) + get_action_dim(attributes["action_space"]))
     largest, second = sorted(widths, reverse=True)[:2]
+    buffer_class, buffer_size = attributes.get("replay_buffer_class"), attributes.get("buffer_size")
+    if buffer_class is HerReplayBuffer and isinstance(buffer_size, Integral) and int(buffer_size) > MOST_OF_HER:
+        raise ModelFileError(f"buffer_size={buffer_size}: without pickle, a HerReplayBuffer has at most {MOST_OF_HER}")
     if largest * second > max(FEW, POSITIONS_PER_BYTE * length):
         raise ModelFileError(f"its networks would have layers of {second} x {largest}, and it has {length} bytes")
 
 
 def _numbers(value: Any) -> Iterator[int]:
-    if isinstance(value, int):
-        yield value
+    if isinstance(value, Integral):
+        yield int(value)
     elif isinstance(value, dict):
         yield from (number for part in value.values() for number in _numbers(part))
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, set, deque)):
         yield from (number for part in value for number in _numbers(part))
+    elif isinstance(value, (np.ndarray, th.Tensor)):
+        yield from _numbers(value.reshape(-1).tolist())

@@ -16,7 +16,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_rlx2.common.buffers import BUFFER_FORMAT, DynamicReplayBuffer, held_ranges
 from sb3_rlx2.common.saving.buffer_checks import KNOWN, counter_problem
-from sb3_rlx2.common.saving.model_files import check_kind
+from sb3_rlx2.common.saving.model_files import MOST_OF_HER, check_kind
 from sb3_rlx2.errors import ModelFileError
 
 KIND = "replay buffer"
@@ -28,9 +28,6 @@ ARRAYS = (
     *("ep_start", "ep_length"),  # of a HerReplayBuffer
 )
 """Attributes that have a row for each of the buffer's, as arrays or dicts of arrays."""
-
-BYTES_OF_A_DICT = 72
-"""A ``HerReplayBuffer`` has one for each transition that there is room for."""
 
 Array = npt.NDArray[Any]
 Range = tuple[int, int]
@@ -129,8 +126,9 @@ def buffer_of_state(state: Any) -> ReplayBuffer:
         raise ModelFileError(f"the replay buffer {problem}")
     if ranges != held_ranges(buffer):
         raise ModelFileError(f"it has the rows {ranges}, expected {held_ranges(buffer)}")
-    is_her = isinstance(buffer, HerReplayBuffer)
-    _check_memory(buffer.buffer_size, [*_leaves(arrays)], BYTES_OF_A_DICT * buffer.n_envs if is_her else 0)
+    if isinstance(buffer, HerReplayBuffer) and buffer.buffer_size * buffer.n_envs > MOST_OF_HER:
+        raise ModelFileError(f"it is a HerReplayBuffer for more than {MOST_OF_HER} transitions")
+    _check_memory(buffer.buffer_size, [*_leaves(arrays)])
     vars(buffer).update(_mapped(arrays, lambda parts: _whole(parts, ranges, buffer.buffer_size)))
     if isinstance(buffer, HerReplayBuffer):
         buffer.env = None
@@ -162,9 +160,9 @@ def _leaves(arrays: dict[str, Any]) -> Iterator[Any]:
             yield value
 
 
-def _check_memory(n_rows: int, arrays: list[Any], further_bytes: int) -> None:
+def _check_memory(n_rows: int, arrays: list[Any]) -> None:
     """A small file may be of a large buffer, whose empty rows take memory when they are used; but not of any size."""
-    row = further_bytes
+    row = 0
     for parts in arrays:
         if not (isinstance(parts, list) and parts and all(isinstance(part, np.ndarray) for part in parts)):
             raise ModelFileError("it has something else than arrays of rows")

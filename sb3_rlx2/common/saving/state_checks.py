@@ -175,7 +175,7 @@ def _entry_problem(key: str, entry: Any, own: Any, is_known: bool) -> str | None
         problem = tensor_problem(entry, own if compared and isinstance(own, th.Tensor) else entry)
         if problem is not None:
             return problem
-    elif isinstance(entry, Real):
+    elif type(entry) is not bool and isinstance(entry, Real):
         if is_known and isinstance(own, th.Tensor) and key != "step":
             return f"is {entry!r}, not a tensor"
         if not math.isfinite(entry):
