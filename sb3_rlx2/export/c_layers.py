@@ -6,6 +6,8 @@ row pointers, and the innermost loop has the same length for a whole run.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -121,6 +123,22 @@ static void @FUNCTION(const @KIND_layer *layer, const @IN *x, @OUT *y)
         const uint32_t end_of_run = row + layer->runs[2U * run];
         const uint32_t count = layer->runs[(2U * run) + 1U];
 
+        /* Two rows at a time hide the latency of additions */
+        for (; (row + 1U) < end_of_run; row += 2U)
+        {
+            const uint32_t end = connection + count;
+            @SUM sum = layer->biases[row];
+            @SUM next = layer->biases[row + 1U];
+
+            for (; connection < end; connection++)
+            {
+                sum += @PRODUCT;
+                next += @NEXT_PRODUCT;
+            }
+            connection += count;
+            @STORE
+            @NEXT_STORE
+        }
         for (; row < end_of_run; row++)
         {
             const uint32_t end = connection + count;
@@ -139,6 +157,7 @@ _DENSE = """
 static void @FUNCTION(const @KIND_layer *layer, const @IN *x, @OUT *y)
 {
     const uint32_t n_in = layer->n_in;
+    const uint32_t in_fours = n_in - (n_in % 4U);
     uint32_t row;
 
     for (row = 0U; row < layer->n_out; row++)
@@ -149,7 +168,7 @@ static void @FUNCTION(const @KIND_layer *layer, const @IN *x, @OUT *y)
         uint32_t column;
 
         /* Four sums at a time hide the latency of additions */
-        for (column = 0U; (column + 4U) <= n_in; column += 4U)
+        for (column = 0U; column < in_fours; column += 4U)
         {
             sums[0] += @PRODUCT0;
             sums[1] += @PRODUCT1;
@@ -185,11 +204,15 @@ def _loop(
     store = f"y[row] = {result};"
     if makes_levels:
         store, needs = _STORE_LEVEL, ()
-    text = _DENSE if is_dense else _SPARSE
-    marker = next(line for line in text.splitlines() if "@STORE" in line)
-    indent = marker[: marker.index("@")]
-    text = text.replace(marker, "\n".join(indent + line for line in store.splitlines()))
+    stores = {"@STORE": store, "@NEXT_STORE": re.sub(r"\bsum\b", "next", store).replace("[row]", "[row + 1U]")}
+    lines = []
+    for line in (_DENSE if is_dense else _SPARSE).splitlines(keepends=True):
+        indent, stored = line[: len(line) - len(line.lstrip())], stores.get(line.strip())
+        lines.append(line if stored is None else textwrap.indent(stored, indent) + "\n")
+    text = "".join(lines)
     cast = "" if is_float else "(int32_t)"
+    after = "[connection + count]"
+    text = text.replace("@NEXT_PRODUCT", f"{cast}layer->weights{after} * {cast}x[layer->columns{after}]")
     for i in range(4):
         at = f"column + {i}U" if i else "column"
         text = text.replace(f"@PRODUCT{i}", f"{cast}weights[{at}] * {cast}x[{at}]")
