@@ -2,8 +2,8 @@
 
     python benchmarks/engine_control.py CHECKPOINT --updates 200
 
-CHECKPOINT is a folder that ``learning.py`` left (model.zip, buffer.pkl). Prints the largest difference of parameters,
-beside their largest change, and the losses.
+CHECKPOINT is a folder with model.zip and buffer.pkl, as ``save`` and ``save_replay_buffer`` write them. Prints the
+largest difference of parameters, beside their largest change, and the losses.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import pytest
@@ -80,11 +81,16 @@ def test_shipped_studies_have_a_full_and_a_short_form(path):
 
 def test_hyperparameters_are_the_packaged_ones_then_the_studys_then_the_methods(study_file):
     methods = {
-        "a": {"algorithm": "rlx2_td3", "hyperparameters": {"tau": 0.5}, "on": {"Pendulum-v1": {"gamma": 0.5}}},
+        "a": {
+            "algorithm": "rlx2_td3",
+            "hyperparameters": {"tau": 0.5, "drop_fraction": None},
+            "on": {"Pendulum-v1": {"gamma": 0.5}},
+        },
         "b": {"algorithm": "rlx2_td3", "config": "rigl"},
     }
     a, b = (run.hyperparameters for run in expand(read_study(study_file(methods=methods, seeds=1))))
     assert (a["tau"], a["gamma"], a["learning_starts"], a["topology_interval"]) == (0.5, 0.5, 100, 500)
+    assert "drop_fraction" not in a
     assert (b["n_steps"], b["learning_starts"], a["n_steps"]) == (1, 100, 3)
 
 
@@ -209,6 +215,23 @@ def test_a_run_that_fails_says_why_and_those_that_need_it_are_not_made(study_fil
     assert "tau=7" in failed[0].reason
     assert "it needs" in failed[1].reason
     assert [folder.progress().state for folder in folders] == ["failed", "waiting"]
+
+
+def test_runs_that_wait_for_others_keep_their_turn(study_file, tmp_path):
+    methods = {"b": {"algorithm": "rlx2_td3", "after": "a"}, "a": {"algorithm": "rlx2_td3"}}
+    folders = run_folders(read_study(study_file(methods=methods)), tmp_path)
+    made = []
+
+    class Now(Executor):
+        def submit(self, function, path):
+            made.append(path.rpartition("Pendulum-v1/")[2])
+            RunFolder(Path(path)).write("finished.json", {})
+            done = Future()
+            done.set_result(0)
+            return done
+
+    run_all(folders, Now(), at_a_time=1)
+    assert made == ["a/seed_0", "b/seed_0", "a/seed_1", "b/seed_1"]
 
 
 def wait_for(condition):

@@ -45,13 +45,18 @@ def run_folders(study: Study, results: Path) -> list[RunFolder]:
 
 
 def run_all(
-    folders: Sequence[RunFolder], executor: Executor, look: Callable[[Sequence[RunFolder]], None] = lambda folders: None
+    folders: Sequence[RunFolder],
+    executor: Executor,
+    look: Callable[[Sequence[RunFolder]], None] = lambda folders: None,
+    at_a_time: int | None = None,
 ) -> list[Failure]:
     """Make all runs that are not finished.
 
     :param folders: prepared folders of the runs
     :param executor: where they are made
     :param look: called with the folders every second
+    :param at_a_time: how many to give to the executor at a time, so that runs which wait for others keep their turn;
+        None (default): all
     :return: those that failed, or need one that did; the study run again tries them again
     """
     waiting = [folder for folder in folders if not folder.is_finished]
@@ -64,6 +69,8 @@ def run_all(
             for folder in list(waiting):
                 if folder.missing:
                     continue
+                if at_a_time is not None and len(running) >= at_a_time:
+                    break
                 if time.monotonic() >= not_before.get(folder.path, 0.0):
                     waiting.remove(folder)
                     running[executor.submit(make_run_in_process, str(folder.path.absolute()))] = folder

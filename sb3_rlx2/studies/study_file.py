@@ -24,6 +24,8 @@ QUICK_KEYS = ("environments", "seeds", "steps", "evaluation", "hyperparameters")
 METHOD_KEYS = (
     *("algorithm", "config", "hyperparameters", "on", "environments", "seeds", "steps", "program", "options", "after"),
 )
+NONE_MEANS = ("action_noise", "topology_end")
+"""Hyperparameters for which null is a value."""
 FULL_ONLY = ("on", "environments", "seeds", "steps")
 EVALUATION_KEYS = ("every", "episodes")
 
@@ -300,6 +302,7 @@ def _runs(study: Study, method: Method) -> Iterator[RunSettings]:
             entry = read_entry(method.algorithm, environment.rpartition(":")[2], method.config, study.path.parent)
             entry |= {**study.hyperparameters, **method.hyperparameters, **method.on.get(environment, {})}
             entry |= study.quick_hyperparameters
+            entry = {name: value for name, value in entry.items() if value is not None or name in NONE_MEANS}
             check_entry(method.algorithm, entry, "hyperparameters")
         except ValueError as error:
             raise ValueError(f"{study.path}: methods, {method.name}: {error}") from error

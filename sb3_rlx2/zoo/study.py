@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from sb3_rlx2.studies.archive import restore
-from sb3_rlx2.studies.executors import dask_executor, local_executor, slurm_executor
+from sb3_rlx2.studies.executors import dask_executor, local_executor, slurm_executor, usable_cores
 from sb3_rlx2.studies.progress import live_progress, overview
 from sb3_rlx2.studies.run_folder import RunFolder
 from sb3_rlx2.studies.runner import run_all, run_folders
@@ -77,9 +77,11 @@ def _run(study: Study, arguments: argparse.Namespace) -> int:
         restore(arguments.restore, arguments.results)
     folders = run_folders(study, arguments.results)
     executor = _executor(arguments)
+    is_local = arguments.dask is None and arguments.slurm is None
+    at_a_time = (arguments.jobs or usable_cores()) if is_local else None
     try:
         with live_progress() as look:
-            failed = run_all(folders, executor, look)
+            failed = run_all(folders, executor, look, at_a_time)
     except KeyboardInterrupt:
         print("Stopped: the same command goes on", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)  # ends the processes of the runs too, for which the executor would wait

@@ -61,7 +61,7 @@ def read_runs(path: Path, algorithm: str | None = None) -> list[Run]:
     """The evaluations in a file, or in all files below a folder.
 
     Files are ``evaluations.npz`` of an ``EvalCallback`` (in a folder ``ALGORITHM/ENVIRONMENT_RUN``, as rl-zoo3 has it)
-    and ``learning_ENVIRONMENT_ALGORITHM_seedRUN.csv`` of ``benchmarks/learning.py``.
+    and ``learning_ENVIRONMENT_ALGORITHM_seedRUN.csv`` (columns: step, mean return).
 
     :param path: the file or folder
     :param algorithm: name to show; None (default): from the path
