@@ -9,7 +9,7 @@ from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.sparse import SparseLinear
 
 ACTIVATIONS = [nn.ReLU(), nn.Tanh(), nn.ELU(0.7), nn.LeakyReLU(0.2), nn.SiLU(), nn.GELU(), nn.GELU("tanh")]
@@ -107,6 +107,7 @@ MODELS = {
     "RLx2TD3": lambda: quick(RLx2TD3),
     "RLx2SAC": lambda: quick(RLx2SAC),
     "RLx2DDPG": lambda: quick(RLx2DDPG),
+    "RLx2TQC": lambda: quick(RLx2TQC),
     "TD3": lambda: quick(TD3),
     "SAC": lambda: quick(SAC),
     "RLx2TD3 with VecNormalize": lambda: normalized(RLx2TD3),
