@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
@@ -153,3 +154,14 @@ def test_a_wrapper_with_an_unknown_object_is_named():
             self.held = Outside()
 
     assert exactness_problem(Holding(gym.make("Pendulum-v1"))) == "its Holding.held is a Outside"
+
+
+def test_the_time_limit_that_the_zoo_puts_in_the_place_of_gymnasiums_is_the_same():
+    patched = type("PatchedTimeLimit", (TimeLimit,), {})
+    plain, other = (limit(gym.make("Pendulum-v1").unwrapped, 200) for limit in (TimeLimit, patched))
+    plain.reset(seed=3)
+    plain.step(np.zeros(1, np.float32))
+    other.reset(seed=4)
+    set_environment_state(other, environment_state(plain))
+    np.testing.assert_array_equal(other.step(np.ones(1))[0], plain.step(np.ones(1))[0])
+    assert other._elapsed_steps == plain._elapsed_steps == 2

@@ -69,6 +69,11 @@ def test_gsde():
     assert model.topology_counters["actor"]["evolutions"] > 0
 
 
+def n_outputs(model):
+    """Of each critic."""
+    return getattr(model.critic, "n_quantiles", 1)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_policy_kwargs_keep_their_meaning(algorithm):
     kwargs = {
@@ -79,7 +84,7 @@ def test_policy_kwargs_keep_their_meaning(algorithm):
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick(policy_kwargs=kwargs))
     model.learn(120)
     assert len(model.critic.q_networks) == 3
-    assert [layer.out_features for layer in linear_layers(model.critic.qf2).values()] == [40, 30, 1]
+    assert [layer.out_features for layer in linear_layers(model.critic.qf2).values()] == [40, 30, n_outputs(model)]
     assert any(isinstance(module, nn.Tanh) for module in model.critic.qf0)
     assert isinstance(model.critic.optimizer, th.optim.RMSprop)
     assert model.topology_counters["critic"]["evolutions"] > 0
@@ -93,9 +98,10 @@ def test_stock_and_custom_policy_classes_are_made_sparse(algorithm, tmp_path):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, net_arch=[40, 24], **kwargs)
 
-    for policy_class, widths in ((stock, [256, 256, 1]), (Custom, [40, 24, 1])):
+    for policy_class, widths in ((stock, [256, 256]), (Custom, [40, 24])):
         model = algorithm(policy_class, "Pendulum-v1", **quick(policy_kwargs={}))
-        assert [layer.out_features for layer in linear_layers(model.critic.qf0).values()] == widths
+        layers = linear_layers(model.critic.qf0).values()
+        assert [layer.out_features for layer in layers] == [*widths, n_outputs(model)]
         assert isinstance(model.policy, policy_class)
         assert isinstance(model.policy, SparsePolicyMixin)
         assert sparse_layers(model.actor)

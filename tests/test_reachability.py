@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick, targets_follow
+from helpers import ALGORITHMS, one_output, quick, targets_follow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
@@ -184,10 +184,11 @@ def test_nothing_moves_in_networks_of_the_papers_sizes(algorithm, env, actor, cr
 @pytest.mark.parametrize("connections", ["magnitude", "random"])
 @pytest.mark.parametrize("topology", ["rigl", "static"])
 def test_small_models_are_whole_at_the_start(algorithm, connections, topology):
+    policy_kwargs = one_output(algorithm).get("policy_kwargs", {}) | {"net_arch": [32, 32], "connections": connections}
     for seed in range(4):
         model = algorithm(
             "MlpPolicy", "Pendulum-v1", actor_sparsity=0.98, critic_sparsity=0.98, topology=topology, device="cpu",
-            policy_kwargs={"net_arch": [32, 32], "connections": connections}, buffer_size=1, seed=seed,
+            buffer_size=1, seed=seed, **{**one_output(algorithm), "policy_kwargs": policy_kwargs},
         )  # fmt: skip
         for network in (model.actor, model.critic):
             chains = network_stages(network)
@@ -306,7 +307,9 @@ def test_models_keep_a_path_to_every_output(algorithm, engine, topology):
 
     model = algorithm(
         "MlpPolicy", "Pendulum-v1", engine=engine, topology=topology,
-        **quick(topology_interval=1, drop_fraction=1.0, actor_sparsity=0.97, critic_sparsity=0.97),
+        **quick(
+            topology_interval=1, drop_fraction=1.0, actor_sparsity=0.97, critic_sparsity=0.97, **one_output(algorithm)
+        ),
     )  # fmt: skip
     model.learn(120, callback=Watch())
     assert model.topology_counters["actor"]["evolutions"] > 30

@@ -135,7 +135,8 @@ def _layers(env: Any) -> Iterator[Any]:
 
 
 def _name(layer: Any) -> str:
-    return type(layer).__name__
+    # RL Baselines3 Zoo puts a class of its own in the place of Gymnasium's, which is the same where it is not imported
+    return type(layer).__name__.removeprefix("Patched")
 
 
 def _registration(layer: Any) -> EnvironmentState | None:

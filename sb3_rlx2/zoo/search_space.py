@@ -35,7 +35,7 @@ def sample_rlx2_params(
     :return: arguments of the algorithm
     :raises ValueError: if the trial has no user attribute ``n_timesteps``, the length of its training in steps
     """
-    zoo = zoo_sampler(trial, n_actions, n_envs, additional_args)
+    zoo = zoo_sampler(trial, n_actions, n_envs, {**additional_args})  # the zoo's sampler of TQC adds to them
     if "noise_type" in trial.params:
         # The zoo leaves it out for None, and RLx2TD3's default is noise
         zoo.setdefault("action_noise", None)
