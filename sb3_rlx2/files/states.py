@@ -13,9 +13,9 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -357,28 +357,36 @@ def _decoded(tree: Any, stored: dict[str, Stored]) -> Any:
     raise ModelFileError(f"it has something of the kind {kind!r}, which this version of sb3-rlx2 does not know")
 
 
-def _array(content: Any, stored: dict[str, Stored]) -> Array:
+def _taken(
+    content: Any, stored: dict[str, Stored], types: Mapping[str, Any], other_type: Callable[[Any], Any], truth: Any
+) -> tuple[Any, Any, Any]:
+    """Bytes, type and shape of what a file stores for an array or a tensor.
+
+    :param content: its name, or name, type and shape where the format has no such type
+    :param stored: what the file stores, from which it is taken
+    :param types: types by the format's names
+    :param other_type: a type by our name
+    :param truth: the type of truth values
+    """
     if isinstance(content, str):
         tensor = stored.pop(content)
-        dtype, shape = NUMPY_TYPES[tensor.type_name], tensor.shape
+        dtype, shape = types[tensor.type_name], tensor.shape
     else:
         name, type_name, shape = content
-        tensor, dtype = stored.pop(name), _numpy_dtype(type_name)
-    if dtype == np.bool_ and (tensor.data > 1).any():
+        tensor, dtype = stored.pop(name), other_type(type_name)
+    if dtype == truth and (tensor.data > 1).any():
         raise ModelFileError("it has truth values that are neither 0 nor 1")
-    return tensor.data.view(dtype).reshape(shape)
+    return tensor.data, dtype, shape
+
+
+def _array(content: Any, stored: dict[str, Stored]) -> Array:
+    data, dtype, shape = _taken(content, stored, NUMPY_TYPES, _numpy_dtype, np.bool_)
+    return cast(Array, data.view(dtype).reshape(shape))
 
 
 def _tensor(content: Any, stored: dict[str, Stored]) -> th.Tensor:
-    if isinstance(content, str):
-        tensor = stored.pop(content)
-        dtype, shape = TORCH_TYPES[tensor.type_name], tensor.shape
-    else:
-        name, type_name, shape = content
-        tensor, dtype = stored.pop(name), _torch_dtype(type_name)
-    if dtype == th.bool and (tensor.data > 1).any():
-        raise ModelFileError("it has truth values that are neither 0 nor 1")
-    flat = th.from_numpy(tensor.data).view(dtype) if tensor.data.size else th.empty(0, dtype=dtype)
+    data, dtype, shape = _taken(content, stored, TORCH_TYPES, _torch_dtype, th.bool)
+    flat = th.from_numpy(data).view(dtype) if data.size else th.empty(0, dtype=dtype)
     return flat.reshape(tuple(shape))
 
 
