@@ -267,6 +267,20 @@ def test_a_study_killed_with_its_processes_goes_on_and_ends_as_if_it_had_not_bee
     assert len(killed.record("sessions.json")["sessions"]) == 2
 
 
+def test_only_the_named_methods_and_environments_are_run(study_file, tmp_path):
+    study = read_study(study_file(environments=["Pendulum-v1", "MountainCarContinuous-v0"], seeds=1))
+
+    def made(*only):
+        folders = run_folders(study, tmp_path, only)
+        return {(folder.settings.method, folder.settings.environment) for folder in folders}
+
+    assert len(made()) == 4
+    assert made("SS") == {("SS", "Pendulum-v1"), ("SS", "MountainCarContinuous-v0")}
+    assert made("SS", "RLx2", "Pendulum-v1") == {("SS", "Pendulum-v1"), ("RLx2", "Pendulum-v1")}
+    with pytest.raises(ValueError, match=r"only: 'Pendulum' is no method or environment. Did you mean 'Pendulum-v1'"):
+        made("Pendulum")
+
+
 def test_half_a_row_of_a_killed_process_is_no_evaluation(tmp_path):
     folder = RunFolder(tmp_path)
     folder.evaluations.write_text("step,mean_return\n100,5.0\n200,1")
@@ -279,6 +293,9 @@ def test_the_command_line_runs_a_study_and_tells_how_far_it_is(study_file, tmp_p
     path = study_file(seeds=1)
     assert main(["study", "status", str(path), "--results", str(tmp_path / "r")]) == 0
     assert "not begun" in capsys.readouterr().out
+    assert main(["study", "run", str(path), "--results", str(tmp_path / "r"), "--jobs", "2", "--only", "RLx2"]) == 0
+    main(["study", "status", str(path), "--results", str(tmp_path / "r")])
+    assert "1 finished, 1 not begun" in capsys.readouterr().out
     assert main(["study", "run", str(path), "--results", str(tmp_path / "r"), "--jobs", "2"]) == 0
     main(["study", "status", str(path), "--results", str(tmp_path / "r")])
     assert "2 finished" in capsys.readouterr().out

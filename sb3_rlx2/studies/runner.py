@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sb3_rlx2.studies.executors import make_run_in_process
 from sb3_rlx2.studies.run import BUSY, FAILED, FINISHED
 from sb3_rlx2.studies.run_folder import RunFolder
-from sb3_rlx2.studies.study_file import Study, expand
+from sb3_rlx2.studies.study_file import Study, expand, select
 
 ATTEMPTS = 5
 """How often a run is taken up again whose process or worker was lost."""
@@ -30,15 +30,17 @@ class Failure(NamedTuple):
     reason: str
 
 
-def run_folders(study: Study, results: Path) -> list[RunFolder]:
-    """The folders of all runs of a study, made where they are not there yet.
+def run_folders(study: Study, results: Path, only: Collection[str] = ()) -> list[RunFolder]:
+    """The folders of the runs of a study, made where they are not there yet.
 
     :param study: the study
     :param results: folder of the study's results
-    :raises ValueError: if one of them holds a run of other settings
+    :param only: methods and environments to which the runs must belong; where none is a method, all methods, and the
+        same for environments; default: all
+    :raises ValueError: if one of them holds a run of other settings, or ``only`` names what the study does not have
     """
     folders = []
-    for settings in expand(study):
+    for settings in select(expand(study), only):
         folders.append(RunFolder(results / settings.folder))
         folders[-1].prepare(settings)
     return folders

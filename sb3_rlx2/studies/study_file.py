@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,21 @@ def expand(study: Study) -> list[RunSettings]:
         return seeds.index(run.seed), study.environments.index(run.environment), order.index(run.method)
 
     return sorted(runs, key=position)
+
+
+def select(runs: Sequence[RunSettings], names: Collection[str]) -> list[RunSettings]:
+    """Those runs that belong to the methods and environments which are named.
+
+    :param runs: of a study
+    :param names: methods and environments; where none is a method, all methods, and the same for environments
+    :raises ValueError: if a name is neither
+    """
+    methods, environments = {run.method for run in runs}, {run.environment for run in runs}
+    for name in names:
+        if name not in methods | environments:
+            raise ValueError(f"only: {name!r} is no method or environment{did_you_mean(name, methods | environments)}")
+    methods, environments = methods & set(names) or methods, environments & set(names) or environments
+    return [run for run in runs if run.method in methods and run.environment in environments]
 
 
 def _quick(given: Mapping[str, Any]) -> dict[str, Any]:

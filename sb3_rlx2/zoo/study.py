@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
         help="as jobs of Slurm, with options of submitit (timeout_min=240)",
     )
     run.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="runs of these methods (default: all), on these environments (default: all)",
+    )
+    run.add_argument(
         "--restore", type=Path, metavar="runs.jsonl", help="finished runs, of another machine, that a report wrote"
     )
     commands.add_parser("status", parents=[common], help="how far its runs are")
@@ -75,7 +81,7 @@ def _run(study: Study, arguments: argparse.Namespace) -> int:
         raise ValueError(f"--jobs {arguments.jobs} is not allowed: it must be at least 1")
     if arguments.restore is not None:
         restore(arguments.restore, arguments.results)
-    folders = run_folders(study, arguments.results)
+    folders = run_folders(study, arguments.results, arguments.only or ())
     executor = _executor(arguments)
     is_local = arguments.dask is None and arguments.slurm is None
     at_a_time = (arguments.jobs or usable_cores()) if is_local else None
