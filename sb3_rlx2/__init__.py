@@ -5,6 +5,7 @@ from sb3_rlx2.analysis.topology_history import TopologyHistory
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback
 from sb3_rlx2.ddpg import RLx2DDPG
+from sb3_rlx2.dqn import RLx2DQN
 from sb3_rlx2.resume import TrainingCheckpointCallback
 from sb3_rlx2.sac import RLx2SAC
 from sb3_rlx2.td3 import RLx2TD3
@@ -15,6 +16,7 @@ __all__ = [
     "DynamicBufferCallback",
     "DynamicReplayBuffer",
     "RLx2DDPG",
+    "RLx2DQN",
     "RLx2SAC",
     "RLx2TD3",
     "RLx2TQC",

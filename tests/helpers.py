@@ -8,19 +8,36 @@ from contextlib import contextmanager
 import torch as th
 from stable_baselines3.common.logger import Logger
 
-from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2DDPG, RLx2DQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2.common.topology import networks
 from sb3_rlx2.engine import updates
+from sb3_rlx2.engine.networks import optimizer_of
 from sb3_rlx2.sparse import sparse_layers
 
 ALGORITHMS = [RLx2TD3, RLx2SAC, RLx2DDPG, RLx2TQC]
+"""Those with actor and critics, for continuous actions."""
+VALUE_BASED = [RLx2DQN]
+"""Those with one network and its target, for discrete actions."""
+ALL = [*ALGORITHMS, *VALUE_BASED]
 GAUSSIAN = (RLx2SAC, RLx2TQC)
 """Those whose actor tells mean and logarithm of the standard deviation."""
+
+
+def environment(algorithm):
+    """A small environment whose actions an algorithm can take."""
+    return "CartPole-v1" if algorithm in VALUE_BASED else "Pendulum-v1"
+
+
+def learner(model):
+    """Name of the network that learns in every update."""
+    return [*networks(model)][-1]
 
 
 def quick(**kwargs):
     """Hyperparameters with which everything that RLx2 does happens within a few hundred steps."""
     return {
         "learning_starts": 50,
+        "train_freq": 1,
         "batch_size": 32,
         "buffer_size": 2000,
         "policy_kwargs": {"net_arch": [32, 32]},
@@ -44,10 +61,10 @@ def one_output(algorithm):
 
 def targets_follow(model):
     """Whether target networks have the connections of their online networks."""
-    for name in ("actor", "critic"):
+    for name, network in networks(model).items():
         target = getattr(model, f"{name}_target", None)
         if target is not None:
-            pairs = zip(sparse_layers(getattr(model, name)).values(), sparse_layers(target).values(), strict=True)
+            pairs = zip(sparse_layers(network).values(), sparse_layers(target).values(), strict=True)
             if not all(th.equal(online.indices, layer.indices) for online, layer in pairs):
                 return False
     return True
@@ -74,7 +91,10 @@ def engine_threads(count):
 def with_transitions(algorithm, count=400, **kwargs):
     """A model of the compiled engine with so many transitions in its replay buffer, and no update made."""
     model = algorithm(
-        "MlpPolicy", "Pendulum-v1", engine="compiled", **quick(learning_starts=count, topology_end=100_000, **kwargs)
+        "MlpPolicy",
+        environment(algorithm),
+        engine="compiled",
+        **quick(learning_starts=count, topology_end=100_000, **kwargs),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -87,7 +107,7 @@ def with_transitions(algorithm, count=400, **kwargs):
 def everything(model):
     """All that training changes: parameters, connections, moments and counts, by name."""
     state = {f"policy.{name}": tensor.clone() for name, tensor in model.policy.state_dict().items()}
-    optimizers = {name: getattr(model, name).optimizer for name in ("actor", "critic")}
+    optimizers = {name: optimizer_of(model.policy, name) for name in networks(model)}
     if getattr(model, "ent_coef_optimizer", None) is not None:
         optimizers["ent_coef"] = model.ent_coef_optimizer
         state["log_ent_coef"] = model.log_ent_coef.detach().clone()
@@ -110,10 +130,10 @@ def assert_counts_agree(model):
     """Number of updates, topology counters, Adam's step counts and the buffer's count are those of one history."""
     n_updates, delay = model._n_updates, getattr(model, "policy_delay", 1)
     assert getattr(model.replay_buffer, "n_updates", n_updates) == n_updates
-    for name, steps in (("actor", n_updates // delay), ("critic", n_updates)):
-        counters = model.topology_counters[name]
+    for name in networks(model):
+        steps, counters = n_updates // (delay if name == "actor" else 1), model.topology_counters[name]
         assert counters["updates"] == steps, name
-        for state in getattr(model, name).optimizer.state.values():
+        for state in optimizer_of(model.policy, name).state.values():
             assert state["step"].item() == steps - counters["evolutions"], name
     if getattr(model, "ent_coef_optimizer", None) is not None:
         assert all(state["step"].item() == n_updates for state in model.ent_coef_optimizer.state.values())

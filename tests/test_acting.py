@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, GAUSSIAN, quick
+from helpers import ALGORITHMS, ALL, GAUSSIAN, environment, quick
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -111,17 +111,17 @@ def test_wrong_observations_get_sb3s_errors():
         model.predict((np.zeros(3), {}))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_the_buffer_gets_the_noise_free_action_of_acting_itself(algorithm):
-    model = model_for(algorithm, make_vec_env("Pendulum-v1", n_envs=2), learning_starts=20)
+    model = model_for(algorithm, make_vec_env(environment(algorithm), n_envs=2), learning_starts=20)
     model.learn(20)
     model.gradient_steps = 0
     model.learn(80, reset_num_timesteps=False)
     buffer = model.replay_buffer
     rows = slice(12, 48)
-    observations = buffer.observations[rows].reshape(-1, 3)
+    observations = buffer.observations[rows].reshape(-1, *model.observation_space.shape)
     with th.no_grad():
-        expected = model.policy(th.as_tensor(observations), deterministic=True).numpy()
+        expected = model.policy(th.as_tensor(observations), deterministic=True).numpy().reshape(-1, 1)
     np.testing.assert_allclose(buffer.noise_free_actions[rows].reshape(-1, 1), expected, atol=1e-5)
     assert not np.allclose(buffer.actions[rows], buffer.noise_free_actions[rows])
     np.testing.assert_array_equal(buffer.actions[:10], buffer.noise_free_actions[:10])

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, quick, targets_follow
+from helpers import ALGORITHMS, ALL, VALUE_BASED, environment, learner, quick, targets_follow
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
-from sb3_rlx2.common.topology import attached_evolvers, detach_topology, evolve_topology
+from sb3_rlx2.common import callbacks
+from sb3_rlx2.common.topology import attached_evolvers, detach_topology, evolve_topology, networks
 from sb3_rlx2.sparse import SET, RigL, SparseLinear, linear_layers, sparse_layers
 from sb3_rlx2.sparse.rules import cosine_drop_fraction
 
@@ -40,6 +41,43 @@ def test_every_linear_layer_of_actor_and_critics_is_sparse_as_asked(algorithm):
         )
         assert kept == round((1 - sparsity) * total)
     assert targets_follow(model)
+
+
+@pytest.mark.parametrize("algorithm", VALUE_BASED)
+def test_every_linear_layer_of_a_value_network_is_sparse_as_asked(algorithm):
+    model = algorithm("MlpPolicy", "CartPole-v1", sparsity=0.9, buffer_size=1000)
+    network = networks(model)[learner(model)]
+    layers = linear_layers(network).values()
+    assert [layer.out_features for layer in layers][:2] == [256, 256]
+    kept = sum(layer.nnz if isinstance(layer, SparseLinear) else layer.weight.numel() for layer in layers)
+    assert kept == round(0.1 * sum(weights(network).values()))
+    assert targets_follow(model)
+
+
+@pytest.mark.parametrize("algorithm", VALUE_BASED)
+@pytest.mark.parametrize("engine", ["torch", "compiled"])
+def test_target_networks_follow_in_environment_steps_and_keep_the_connections(algorithm, engine):
+    model = algorithm(
+        "MlpPolicy", "CartPole-v1", engine=engine, **quick(target_update_interval=200, topology_end=10**6)
+    )
+    model.learn(199)
+    online, name = model.policy.state_dict(), learner(model)
+    pairs = {key: f"{name}_target{key.removeprefix(name)}" for key in online if key.startswith(f"{name}.")}
+    assert any(not th.equal(online[key], online[other]) for key, other in pairs.items())
+    assert targets_follow(model)
+    model.gradient_steps = 0
+    model.learn(1, reset_num_timesteps=False)
+    state = model.policy.state_dict()
+    assert all(th.equal(state[key], state[other]) for key, other in pairs.items())
+
+
+@pytest.mark.parametrize("algorithm", VALUE_BASED)
+def test_actions_that_are_not_numbered_from_0_are_refused(algorithm):
+    for space in (spaces.Box(-1, 1, (1,)), spaces.Discrete(3, start=1)):
+        model = algorithm("MlpPolicy", None, _init_setup_model=False, **quick())
+        model.observation_space, model.action_space = spaces.Box(-1, 1, (2,)), space
+        with pytest.raises(ValueError, match="it must be Discrete, and begin with 0"):
+            model._setup_model()
 
 
 def test_defaults_are_the_papers():
@@ -67,34 +105,34 @@ def test_defaults_are_the_papers():
     assert RLx2TD3("MlpPolicy", "Pendulum-v1", action_noise=None).action_noise is None
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize(
     ("n_envs", "train_freq", "gradient_steps"), [(1, 1, 1), (1, 5, 3), (3, 2, -1), (3, 4, 7), (1, (1, "episode"), -1)]
 )
 def test_topology_evolves_every_interval_updates_of_that_network(algorithm, n_envs, train_freq, gradient_steps):
-    env = make_vec_env("Pendulum-v1", n_envs, env_kwargs={"max_episode_steps": 50})
+    env = make_vec_env(environment(algorithm), n_envs, env_kwargs={"max_episode_steps": 50})
     model = algorithm(
         "MlpPolicy", env, **quick(train_freq=train_freq, gradient_steps=gradient_steps, topology_end=10**9)
     )
-    seen = {"actor": [], "critic": []}
+    seen = {name: [] for name in networks(model)}
     for name, evolver in attached_evolvers(model).items():
         evolver.on_evolution = seen[name].append
     model.learn(300)
-    actor_updates = model._n_updates // 2 if algorithm is RLx2TD3 else model._n_updates
-    for name, updates in (("actor", actor_updates), ("critic", model._n_updates)):
+    for name in seen:
+        updates = model._n_updates // (2 if algorithm is RLx2TD3 and name == "actor" else 1)
         assert model.topology_counters[name]["updates"] == updates
         assert [evolution.update for evolution in seen[name]] == list(range(20, updates + 1, 20))
         assert model.topology_counters[name]["evolutions"] == len(seen[name]) > 0
     assert targets_follow(model)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_drop_fraction_follows_the_cosine_over_the_training(algorithm):
     fractions = {}
     for end in (None, 200):
-        model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology_end=end))
+        model = algorithm("MlpPolicy", environment(algorithm), **quick(topology_end=end))
         seen = []
-        attached_evolvers(model)["critic"].on_evolution = seen.append
+        attached_evolvers(model)[learner(model)].on_evolution = seen.append
         model.learn(350)
         fractions[end] = [evolution.drop_fraction for evolution in seen]
     # Update u of the critic happens at step 50 + u; the end is in updates of the network: (end - 50)
@@ -102,7 +140,7 @@ def test_drop_fraction_follows_the_cosine_over_the_training(algorithm):
     np.testing.assert_allclose(fractions[200], [cosine_drop_fraction(0.5, u / 150) for u in range(20, 150, 20)])
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_growth_is_scored_by_the_networks_own_loss_alone(algorithm):
     calls = []
 
@@ -113,16 +151,16 @@ def test_growth_is_scored_by_the_networks_own_loss_alone(algorithm):
             calls.append(layer)
             return super().growth_score(layer)
 
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology=Checked(), topology_interval=7))
+    model = algorithm("MlpPolicy", environment(algorithm), **quick(topology=Checked(), topology_interval=7))
     model.learn(150)
     assert {layer.out_features for layer in calls} >= {32}
     assert len(calls) > 20
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("topology_name", ["rigl", "set", "static", SET()])
 def test_connection_counts_never_change(algorithm, topology_name):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology=topology_name))
+    model = algorithm("MlpPolicy", environment(algorithm), **quick(topology=topology_name))
     counts = [layer.nnz for layer in sparse_layers(model.policy).values()]
     before = topology(model)
     model.learn(150)
@@ -132,19 +170,19 @@ def test_connection_counts_never_change(algorithm, topology_name):
     assert targets_follow(model)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_same_seed_same_run(algorithm):
     runs = []
     for _ in range(2):
-        model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology="set"))
+        model = algorithm("MlpPolicy", environment(algorithm), **quick(topology="set"))
         model.learn(200)
         runs.append(model.get_parameters()["policy"])
     assert all(th.equal(tensor, runs[1][name]) for name, tensor in runs[0].items())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_n_step_targets_begin_after_the_delay(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(n_steps_delay=30, train_freq=10, gradient_steps=10))
+    model = algorithm("MlpPolicy", environment(algorithm), **quick(n_steps_delay=30, train_freq=10, gradient_steps=10))
     used = []
     sample = model.replay_buffer.sample
     model.replay_buffer.sample = lambda *args, **kwargs: (
@@ -178,10 +216,14 @@ def test_sac_targets_have_an_entropy_term_at_each_of_the_n_states():
     th.testing.assert_close(with_terms.discounts, th.full((10, 1), 0.9**3))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_buffer_forgets_every_interval_when_the_policy_has_moved_but_never_below_the_minimum(algorithm, n_envs):
-    env = make_vec_env("Pendulum-v1", n_envs)
+def test_buffer_forgets_every_interval_when_the_policy_has_moved_but_never_below_the_minimum(
+    algorithm, n_envs, monkeypatch
+):
+    if algorithm in VALUE_BASED:  # greedy actions may all be as they were
+        monkeypatch.setattr(callbacks, "policy_distance", lambda *_, **__: 1.0)
+    env = make_vec_env(environment(algorithm), n_envs)
     sizes = []
 
     class Sizes(BaseCallback):
@@ -201,38 +243,42 @@ def test_buffer_forgets_every_interval_when_the_policy_has_moved_but_never_below
     assert sizes == expected
     assert model.replay_buffer.n_transitions < 600
 
-    still = algorithm("MlpPolicy", make_vec_env("Pendulum-v1", n_envs), **quick(buffer_distance_threshold=10.0))
+    still = algorithm(
+        "MlpPolicy", make_vec_env(environment(algorithm), n_envs), **quick(buffer_distance_threshold=10.0)
+    )
     still.learn(300)
     assert still.replay_buffer.n_transitions == 300
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_policy_distance_and_noise_free_actions(algorithm):
     model = algorithm(
         "MlpPolicy",
-        "Pendulum-v1",
+        environment(algorithm),
         **quick(learning_rate=0.0, topology="static", buffer_distance_threshold=10.0, buffer_check_interval=100),
     )
     model.learn(100)
     buffer = model.replay_buffer
     np.testing.assert_array_equal(buffer.noise_free_actions[:50], buffer.actions[:50])  # the random first steps
     policy_actions, _ = model.predict(buffer.observations[50:100, 0], deterministic=True)
-    np.testing.assert_allclose(
-        buffer.noise_free_actions[50:100, 0] * 2.0, policy_actions, atol=1e-5
-    )  # torque in [-2, 2]
+    scale = 1.0 if algorithm in VALUE_BASED else 2.0  # torque in [-2, 2]
+    stored = buffer.noise_free_actions[:, 0].reshape(len(buffer.actions), *model.action_space.shape)
+    np.testing.assert_allclose(stored[50:100] * scale, policy_actions, atol=1e-5)
     # At step 100, 99 transitions were stored; the policy has not changed (learning rate 0)
     now, _ = model.predict(buffer.observations[:99, 0], deterministic=True)
-    distance = 0.5 * np.mean((now / 2.0 - buffer.noise_free_actions[:99, 0]) ** 2)
+    distance = 0.5 * np.mean((now / scale - stored[:99]) ** 2)
+    if algorithm in VALUE_BASED:
+        distance = np.mean(now != stored[:99])  # the share of states whose greedy action is another one
     assert model.logger.name_to_value["rlx2/policy_distance"] == pytest.approx(distance, rel=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_episodes_that_are_cut_off_count_as_truncated(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(dynamic_buffer=False))
+    model = algorithm("MlpPolicy", environment(algorithm), **quick(dynamic_buffer=False))
     model.learn(70)
     model.learn(30)  # resets the environment
     model.learn(30, reset_num_timesteps=False)  # goes on where it stood
-    model.set_env(make_vec_env("Pendulum-v1"))
+    model.set_env(make_vec_env(environment(algorithm)))
     model.learn(30, reset_num_timesteps=False)
     assert np.flatnonzero(model.replay_buffer.timeouts[:, 0]).tolist() == [69, 129]
 
@@ -251,9 +297,9 @@ def test_layers_with_too_few_connections_to_evolve_are_named_once(algorithm):
     assert f": {', '.join(few)} with drop_fraction=0.1" in told[0]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_tensorboard_scalars(algorithm, tmp_path):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(tensorboard_log=str(tmp_path)))
+    model = algorithm("MlpPolicy", environment(algorithm), **quick(tensorboard_log=str(tmp_path)))
     seen = {}
     model.learn(10)
     record = model.logger.record
@@ -263,8 +309,8 @@ def test_tensorboard_scalars(algorithm, tmp_path):
     )
     model.set_logger(model.logger)
     model.learn(260, reset_num_timesteps=False)
-    for network in ("actor", "critic"):
-        assert seen[f"rlx2/{network}_density"] == pytest.approx(1 - getattr(model, f"{network}_sparsity"), abs=0.01)
+    for network, sparsity in model.network_sparsities.items():
+        assert seen[f"rlx2/{network}_density"] == pytest.approx(1 - getattr(model, sparsity), abs=0.01)
         assert seen[f"rlx2/{network}_unreachable_outputs"] == 0
         evolution = attached_evolvers(model)[network].last_evolution
         assert seen[f"rlx2/{network}_dropped"] == sum(layer.dropped for layer in evolution.layers.values())
@@ -277,28 +323,30 @@ def test_tensorboard_scalars(algorithm, tmp_path):
     assert list(tmp_path.glob(f"{algorithm.__name__}_1/events*"))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_changed_settings_and_replaced_optimizers_take_effect(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology_end=10**6))
+    model = algorithm("MlpPolicy", environment(algorithm), **quick(topology_end=10**6))
     model.learn(100)
-    evolutions = model.topology_counters["critic"]["evolutions"]
+    counters = model.topology_counters[learner(model)]
+    evolutions = counters["evolutions"]
     model.topology = "static"
     model.learn(60, reset_num_timesteps=False)
-    assert model.topology_counters["critic"] == {"updates": 110, "evolutions": evolutions}
+    assert counters == {"updates": 110, "evolutions": evolutions}
     model.topology, model.topology_interval = "rigl", 10
-    model.critic.optimizer = th.optim.AdamW(model.critic.parameters(), lr=1e-3)
+    owner = model.policy if algorithm in VALUE_BASED else model.critic
+    owner.optimizer = th.optim.AdamW(networks(model)[learner(model)].parameters(), lr=1e-3)
     model.learn(50, reset_num_timesteps=False)
-    assert model.topology_counters["critic"] == {"updates": 160, "evolutions": evolutions + 5}
+    assert counters == {"updates": 160, "evolutions": evolutions + 5}
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_copies_of_a_model_evolve_too(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology_end=10**6))
+    model = algorithm("MlpPolicy", environment(algorithm), **quick(topology_end=10**6))
     model.learn(100)
     for twin in (copy.deepcopy(model), cloudpickle.loads(cloudpickle.dumps(model))):
         twin.train(40, 32)
-        assert twin.topology_counters["critic"] == {"updates": 90, "evolutions": 4}
-    assert model.topology_counters["critic"] == {"updates": 50, "evolutions": 2}
+        assert twin.topology_counters[learner(twin)] == {"updates": 90, "evolutions": 4}
+    assert model.topology_counters[learner(model)] == {"updates": 50, "evolutions": 2}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

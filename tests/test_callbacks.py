@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALL, environment, quick
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -56,11 +56,11 @@ def test_callback_counters_survive_save_and_load_with_stock_sb3(stock, tmp_path)
     assert loaded.topology_counters["critic"]["evolutions"] == 6 + 2
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_attaching_the_callback_twice_changes_nothing(algorithm):
     runs = []
     for callbacks in (None, [TopologyEvolutionCallback(topology_interval=3), TopologyEvolutionCallback("set")]):
-        model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+        model = algorithm("MlpPolicy", environment(algorithm), **quick())
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.learn(100, callback=callbacks)

@@ -6,9 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from gymnasium import spaces
-from zoo_helpers import run_folder, train
+from helpers import learner
+from zoo_helpers import DISCRETE, environment, run_folder, train
 
 from sb3_rlx2 import RLx2TD3
+from sb3_rlx2.engine.networks import optimizer_of
 from sb3_rlx2.sparse import TopologyEvolver
 from sb3_rlx2.zoo import ALGORITHMS
 
@@ -41,18 +43,19 @@ def evolutions(monkeypatch):
 
 def go_on(agent, folder, *flags, algo, steps=60, params=()):
     assert train(folder, "-i", str(agent), *flags, algo=algo, steps=steps, params=params) == 0
-    return ALGORITHMS[algo].load(run_folder(folder, algo) / "Pendulum-v1.zip")
+    return ALGORITHMS[algo].load(run_folder(folder, algo) / f"{environment(algo)}.zip")
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_the_count_of_steps_goes_on(algo, runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(spaces.Box, "sample", lambda space: pytest.fail("a second warm-up"))
-    agent = run_folder(runs, algo) / "Pendulum-v1.zip"
+    if algo not in DISCRETE:  # which explore by random actions
+        monkeypatch.setattr(spaces.Box, "sample", lambda space: pytest.fail("a second warm-up"))
+    agent = run_folder(runs, algo) / f"{environment(algo)}.zip"
     before = ALGORITHMS[algo].load(agent)
     after = go_on(agent, tmp_path, "--save-freq", "25", algo=algo, steps=50)
     assert (before.num_timesteps, after.num_timesteps) == (60, 110)
     assert (before._n_updates, after._n_updates) == (40, 90)
-    assert after.topology_counters["critic"] == {"updates": 90, "evolutions": 3 + 4}
+    assert after.topology_counters[learner(after)] == {"updates": 90, "evolutions": 3 + 4}
     assert (run_folder(tmp_path, algo) / "rl_model_85_steps.zip").is_file()
     output = capsys.readouterr().out
     assert "Loading replay buffer" in output
@@ -62,7 +65,7 @@ def test_the_count_of_steps_goes_on(algo, runs, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_the_drop_fraction_is_that_of_one_training_of_the_whole_length(algo, runs, tmp_path, evolutions):
-    agent = run_folder(runs, algo) / "Pendulum-v1.zip"
+    agent = run_folder(runs, algo) / f"{environment(algo)}.zip"
     go_on(agent, tmp_path, algo=algo)
     # Of the critic: update 50 is made after step 70, of 120, the first 20 without updates
     fraction = dict(evolutions)[50]
@@ -96,12 +99,13 @@ def test_topology_end_keeps_the_topology_of_a_finished_training(runs, tmp_path, 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_learning_rate_schedules_go_on(algo, runs, tmp_path):
-    agent = run_folder(runs, algo) / "Pendulum-v1.zip"
+    agent = run_folder(runs, algo) / f"{environment(algo)}.zip"
     after = go_on(agent, tmp_path, "--save-freq", "30", algo=algo, params=["learning_rate:'lin_1e-3'"])
     assert after._total_timesteps == 120
     middle = ALGORITHMS[algo].load(run_folder(tmp_path, algo) / "rl_model_90_steps.zip")
     # Saved in step 90, before its update
-    assert middle.critic.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 89 / 120))
+    optimizer = optimizer_of(middle.policy, learner(middle))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 89 / 120))
 
 
 def test_tensorboard_goes_on(runs, tmp_path):
@@ -115,9 +119,10 @@ def test_tensorboard_goes_on(runs, tmp_path):
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_without_a_replay_buffer_the_policy_collects_first(algo, runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(spaces.Box, "sample", lambda space: pytest.fail("a second warm-up"))
-    agent = tmp_path / "Pendulum-v1.zip"
-    shutil.copy(run_folder(runs, algo) / "Pendulum-v1.zip", agent)
+    if algo not in DISCRETE:  # which explore by random actions
+        monkeypatch.setattr(spaces.Box, "sample", lambda space: pytest.fail("a second warm-up"))
+    agent = tmp_path / f"{environment(algo)}.zip"
+    shutil.copy(run_folder(runs, algo) / f"{environment(algo)}.zip", agent)
     after = go_on(agent, tmp_path, "--save-freq", "15", algo=algo)
     assert (after.num_timesteps, after._n_updates) == (120, 40 + 40)
     output = capsys.readouterr().out

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALL, environment, quick
 from stable_baselines3 import TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -23,9 +23,9 @@ def model():
     return model
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_a_model_is_the_same_after_two_conversions(algorithm, tmp_path, capsys):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    model = algorithm("MlpPolicy", environment(algorithm), **quick())
     model.learn(120)
     model.save(tmp_path / "a.zip")
     assert main(["convert", str(tmp_path / "a.zip"), str(tmp_path / "b.safetensors")]) == 0

@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, ALL, environment, quick
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
@@ -62,10 +62,10 @@ def devices(model):
     return {tensor.device.type for tensor in tensors} | {model.device.type, model.replay_buffer.device.type}
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_auto_is_the_cpu_where_the_compiled_engine_covers_the_model(algorithm, monkeypatch):
     monkeypatch.setattr(th.cuda, "is_available", lambda: True)
-    model = algorithm("MlpPolicy", "Pendulum-v1", **arguments())
+    model = algorithm("MlpPolicy", environment(algorithm), **arguments())
     assert devices(model) == {"cpu"}
     assert model._choose_engine().reason is None
     file = io.BytesIO()

@@ -12,8 +12,8 @@ import sb3_rlx2.errors
 import sb3_rlx2.files
 import sb3_rlx2.resume
 import sb3_rlx2.sparse
-from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.common.policies import SPARSITY_ARGUMENTS, SparsePolicyMixin
+from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3
+from sb3_rlx2.common.policies import SparseNetworksMixin
 
 DOCS = Path(__file__).parents[1] / "docs"
 NO_VALUE = ("policy", "env")
@@ -27,17 +27,22 @@ def parameter_tables():
         if cells and cells[0] == "parameter":
             head = cells
         elif cells and not set(cells[0]) <= set("-"):
-            rows[cells[0]] = dict(zip(head, cells, strict=True))
+            rows.setdefault(cells[0], {}).update(zip(head, cells, strict=True))
     return rows
 
 
 @pytest.mark.parametrize(
     ("function", "column"),
-    [(RLx2TD3.__init__, "TD3"), (RLx2SAC.__init__, "SAC"), (SparsePolicyMixin.__init__, "default")],
+    [
+        (RLx2TD3.__init__, "TD3"),
+        (RLx2SAC.__init__, "SAC"),
+        (RLx2DQN.__init__, "DQN"),
+        (SparseNetworksMixin.__init__, "default"),
+    ],
 )
 def test_every_parameter_is_documented_with_its_default(function, column):
     tables = parameter_tables()
-    skipped = ("self", "args", "kwargs", "_init_setup_model", *(SPARSITY_ARGUMENTS if column == "default" else ()))
+    skipped = ("self", "args", "kwargs", "_init_setup_model")
     parameters = {
         name: parameter for name, parameter in inspect.signature(function).parameters.items() if name not in skipped
     }

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, GAUSSIAN, one_output, quick
+from helpers import ALGORITHMS, ALL, GAUSSIAN, VALUE_BASED, environment, one_output, quick
 from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     CallbackList,
@@ -245,16 +245,16 @@ def test_buffers_of_other_modules_that_are_called_indices_are_left_alone(algorit
     assert algorithm.load(tmp_path / "model").actor.features_extractor.indices.tolist() == [2, 0, 1]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_a_replay_buffer_of_another_class_is_refused(algorithm, tmp_path):
-    stock = algorithm.dense_class("MlpPolicy", "Pendulum-v1", buffer_size=100)
+    stock = algorithm.dense_class("MlpPolicy", environment(algorithm), buffer_size=100)
     stock.save_replay_buffer(tmp_path / "buffer")
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    model = algorithm("MlpPolicy", environment(algorithm), **quick())
     own = model.replay_buffer
     with pytest.raises(ValueError, match="the replay buffer is a ReplayBuffer"):
         model.load_replay_buffer(tmp_path / "buffer")
     assert model.replay_buffer is own
-    plain = algorithm("MlpPolicy", "Pendulum-v1", **quick(n_steps=1, dynamic_buffer=False))
+    plain = algorithm("MlpPolicy", environment(algorithm), **quick(n_steps=1, dynamic_buffer=False))
     plain.load_replay_buffer(tmp_path / "buffer")
 
 
@@ -304,12 +304,16 @@ def test_a_checkpoint_at_95_percent_is_at_most_a_fifth_of_the_dense_one(algorith
     assert sizes[0] <= sizes[1] / 5
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_callbacks_of_sb3(algorithm, tmp_path):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    model = algorithm("MlpPolicy", environment(algorithm), **quick())
     checkpoints = CheckpointCallback(50, str(tmp_path), save_replay_buffer=True)
     evaluation = EvalCallback(
-        Monitor(gym.make("Pendulum-v1")), eval_freq=60, n_eval_episodes=1, best_model_save_path=str(tmp_path), verbose=0
+        Monitor(gym.make(environment(algorithm))),
+        eval_freq=60,
+        n_eval_episodes=1,
+        best_model_save_path=str(tmp_path),
+        verbose=0,
     )
     calls = []
     for callback in (
@@ -322,9 +326,9 @@ def test_callbacks_of_sb3(algorithm, tmp_path):
     assert len(calls) == 130
     assert (tmp_path / "rl_model_100_steps.zip").exists()
     assert (tmp_path / "best_model.zip").exists()
-    stopped = algorithm("MlpPolicy", gym.make("Pendulum-v1", max_episode_steps=20), **quick())
+    stopped = algorithm("MlpPolicy", gym.make(environment(algorithm), max_episode_steps=20), **quick())
     stopped.learn(10_000, callback=StopTrainingOnMaxEpisodes(3))
-    assert stopped.num_timesteps == 60
+    assert stopped.num_timesteps == 60 or (algorithm in VALUE_BASED and stopped.num_timesteps < 60)  # poles fall
 
 
 def test_progress_bar():
@@ -351,16 +355,16 @@ def test_her(algorithm):
     assert model.topology_counters["critic"]["evolutions"] == 3
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_subprocesses_vec_normalize_and_gradient_steps_minus_one(algorithm, tmp_path):
-    env = VecNormalize(make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv))
+    env = VecNormalize(make_vec_env(environment(algorithm), 2, vec_env_cls=SubprocVecEnv))
     model = algorithm("MlpPolicy", env, **quick(gradient_steps=-1, train_freq=2, learning_starts=60))
     model.learn(200)
     assert model._n_updates == 35 * 4  # after each rollout of four steps, from step 64 to 200
     model.save(tmp_path / "model")
     env.save(tmp_path / "normalize.pkl")
     env.close()
-    env = VecNormalize.load(tmp_path / "normalize.pkl", make_vec_env("Pendulum-v1", 3))
+    env = VecNormalize.load(tmp_path / "normalize.pkl", make_vec_env(environment(algorithm), 3))
     loaded = algorithm.load(tmp_path / "model", env=env)
     loaded.learn(90, reset_num_timesteps=False)
     assert loaded.n_envs == loaded.replay_buffer.n_envs == 3
@@ -391,11 +395,12 @@ def test_learning_rate_schedule(algorithm):
     assert model.critic.optimizer.param_groups[0]["lr"] == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_predict(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
-    assert model.predict(model.observation_space.sample())[0].shape == (1,)
-    assert model.predict(np.stack([model.observation_space.sample()] * 5), deterministic=True)[0].shape == (5, 1)
+    model = algorithm("MlpPolicy", environment(algorithm), **quick())
+    shape = model.action_space.shape
+    assert model.predict(model.observation_space.sample())[0].shape == shape
+    assert model.predict(np.stack([model.observation_space.sample()] * 5), deterministic=True)[0].shape == (5, *shape)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -406,9 +411,9 @@ def test_optimize_memory_usage_works_with_a_fixed_buffer(algorithm):
     assert model.topology_counters["critic"]["evolutions"] == 2
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_policies_can_be_copied(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(learning_rate=1e-3))
+    model = algorithm("MlpPolicy", environment(algorithm), **quick(learning_rate=1e-3))
     twin = copy.deepcopy(model.policy)
     assert "topology_evolvers" not in twin.__dict__
     observations = np.stack([model.observation_space.sample() for _ in range(20)])

@@ -6,18 +6,22 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, engine_threads, quick, threads_of_last_run
+from helpers import ALGORITHMS, ALL, VALUE_BASED, engine_threads, environment, learner, quick, threads_of_last_run
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_rlx2 import DynamicReplayBuffer, RLx2DDPG, RLx2SAC, RLx2TD3
+from sb3_rlx2.errors import DivergenceError
 from sb3_rlx2.sparse import sparsify
 
+LOSSES = ("critic_loss", "actor_loss", "ent_coef_loss", "loss")
 
-def trained(algorithm, engine, steps=150, env="Pendulum-v1", change=None, **kwargs):
+
+def trained(algorithm, engine, steps=150, env=None, change=None, **kwargs):
     """A model after a short run, and the losses on the way."""
+    env = env or environment(algorithm)
     model = algorithm("MlpPolicy", env() if callable(env) else env, engine=engine, **quick(**copy.deepcopy(kwargs)))
     if change is not None:
         change(model)
@@ -25,7 +29,7 @@ def trained(algorithm, engine, steps=150, env="Pendulum-v1", change=None, **kwar
 
     def record(locals_, _):
         values = model.logger.name_to_value
-        losses.append([values.get(f"train/{name}", 0.0) for name in ("critic_loss", "actor_loss", "ent_coef_loss")])
+        losses.append([values.get(f"train/{name}", 0.0) for name in LOSSES])
         return True
 
     model.learn(steps, callback=record)
@@ -46,7 +50,7 @@ def assert_same_run(algorithm, tolerance=2e-6, **kwargs):
     assert ours.topology_counters == theirs.topology_counters
     np.testing.assert_allclose(our_losses, their_losses, rtol=1e-3, atol=1e-4)
     assert largest_difference(ours, theirs) < tolerance
-    for name in ("actor.optimizer", "critic.optimizer"):
+    for name in (name for name in ours._get_torch_save_params()[0] if name.endswith(".optimizer")):
         states = [model.get_parameters()[name]["state"] for model in (ours, theirs)]
         for key in states[0]:
             assert states[0][key]["step"] == states[1][key]["step"]
@@ -55,12 +59,12 @@ def assert_same_run(algorithm, tolerance=2e-6, **kwargs):
     return ours
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("topology", ["rigl", "set", "static"])
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_same_run_as_torch(algorithm, topology, n_steps):
     model = assert_same_run(algorithm, topology=topology, n_steps=n_steps, n_steps_delay=40, topology_interval=16)
-    assert (model.topology_counters["actor"]["evolutions"] > 1) == (topology != "static")
+    assert (min(counts["evolutions"] for counts in model.topology_counters.values()) > 1) == (topology != "static")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -74,16 +78,16 @@ def test_same_run_for_any_depth_and_activation(algorithm, activation, net_arch):
     )
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("batch_size", [1, 63, 200])
 def test_same_run_for_any_batch_size(algorithm, batch_size):
     assert_same_run(algorithm, batch_size=batch_size, n_steps_delay=0)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_same_run_with_vec_normalize_and_several_environments(algorithm):
     def env():
-        return VecNormalize(make_vec_env("Pendulum-v1", n_envs=3, seed=1))
+        return VecNormalize(make_vec_env(environment(algorithm), n_envs=3, seed=1))
 
     assert_same_run(algorithm, env=env, gradient_steps=-1, n_steps_delay=30, steps=240, tolerance=1e-5)
 
@@ -128,19 +132,19 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("policy_kwargs", OPTIMIZERS)
 def test_same_run_for_adam_with_weight_decay(algorithm, policy_kwargs):
     assert_same_run(algorithm, policy_kwargs={"net_arch": [32, 32], **policy_kwargs})
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("activation", [nn.LeakyReLU, nn.SiLU, nn.GELU])
 def test_same_run_for_further_activations(algorithm, activation):
     assert_same_run(algorithm, policy_kwargs={"net_arch": [40, 32], "activation_fn": activation})
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("net_arch", [[40, 24], [17, 33, 8]])
 def test_same_run_for_dense_networks(algorithm, net_arch):
     assert_same_run(algorithm, topology="dense", policy_kwargs={"net_arch": net_arch})
@@ -180,14 +184,14 @@ def test_same_run_for_critics_with_layer_normalization_and_residual_blocks(algor
 
 def with_data(algorithm, engine, **kwargs):
     """A model with a filled replay buffer that has made no update."""
-    model = algorithm("MlpPolicy", "Pendulum-v1", engine=engine, **quick(learning_starts=400, **kwargs))
+    model = algorithm("MlpPolicy", environment(algorithm), engine=engine, **quick(learning_starts=400, **kwargs))
     model.learn(400)
     model.set_logger(Logger(None, []))
     model.set_random_seed(5)
     return model
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_a_thousand_updates_drift_no_further_apart_than_torch_from_itself(algorithm):
     kwargs = {"n_steps_delay": 300, "topology": "static"}
     reference = with_data(algorithm, "torch", **kwargs)
@@ -207,7 +211,7 @@ def test_a_thousand_updates_drift_no_further_apart_than_torch_from_itself(algori
     assert 0 < largest_difference(ours, reference) < 1.5 * max(drifts)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_same_seed_same_run_bit_for_bit_with_any_number_of_threads(algorithm):
     runs = []
     for threads in (1, 1, 2):
@@ -220,7 +224,7 @@ def test_same_seed_same_run_bit_for_bit_with_any_number_of_threads(algorithm):
     assert largest_difference(runs[0], runs[2]) == 0.0
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_several_updates_in_one_call_are_the_same_as_one_by_one(algorithm):
     kwargs = {"n_steps_delay": 20, "topology_interval": 15, "topology_end": 10_000}
     together = with_data(algorithm, "compiled", **kwargs)
@@ -230,4 +234,37 @@ def test_several_updates_in_one_call_are_the_same_as_one_by_one(algorithm):
         single.train(1, 64)
     assert largest_difference(together, single) == 0.0
     assert together.topology_counters == single.topology_counters
-    assert together.topology_counters["critic"]["evolutions"] == 3
+    assert together.topology_counters[learner(together)]["evolutions"] == 3
+
+
+@pytest.mark.parametrize("algorithm", VALUE_BASED)
+@pytest.mark.parametrize("net_arch", [[], [40], [24, 33, 17, 20]])
+def test_same_run_of_value_networks_for_any_depth(algorithm, net_arch):
+    assert_same_run(algorithm, policy_kwargs={"net_arch": net_arch}, topology_interval=30, sparsity=0.5, tau=0.3)
+
+
+@pytest.mark.parametrize("algorithm", VALUE_BASED)
+@pytest.mark.parametrize("norm", [0.05, 0.0, np.inf])
+def test_same_run_where_gradients_are_limited(algorithm, norm):
+    # Batches of 400 have shards, whose gradients are added up before their norm is taken
+    model = assert_same_run(algorithm, max_grad_norm=norm, batch_size=400, target_update_interval=20, topology_end=1)
+    first = next(iter(model.policy.optimizer.state.values()))["exp_avg"]
+    assert (first.abs().sum() == 0) == (norm == 0)
+
+
+@pytest.mark.parametrize("algorithm", VALUE_BASED)
+def test_same_run_with_episodes_that_end_and_a_buffer_that_forgets(algorithm):
+    model = assert_same_run(
+        algorithm, n_steps_delay=0, buffer_size=90, buffer_min_size=20, buffer_check_interval=10,
+        buffer_distance_threshold=0.0, target_update_interval=15, steps=220, learning_rate=1e-2,
+    )  # fmt: skip
+    assert model.replay_buffer.full
+    assert model.replay_buffer._forgotten_rows > 0
+
+
+@pytest.mark.parametrize("algorithm", VALUE_BASED)
+def test_an_action_that_there_is_not_is_never_read(algorithm):
+    model = trained(algorithm, "compiled")[0]
+    model.replay_buffer.actions[:] = 10**6
+    with pytest.raises(DivergenceError, match="loss"):
+        model.train(1, 32)

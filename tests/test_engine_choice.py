@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, GAUSSIAN, one_output, quick
+from helpers import ALGORITHMS, ALL, GAUSSIAN, environment, one_output, quick
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
@@ -153,12 +153,12 @@ def test_policies_that_change_defaults_only_are_compiled(algorithm, policy):
     assert model.policy._fast_actor() is not None
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_what_is_covered_is_compiled(algorithm, capsys):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(verbose=1))
+    model = algorithm("MlpPolicy", environment(algorithm), **quick(verbose=1))
     model.learn(70)
     assert "Engine: compiled" in capsys.readouterr().out
-    torch = algorithm("MlpPolicy", "Pendulum-v1", **quick(verbose=1, engine="torch"))
+    torch = algorithm("MlpPolicy", environment(algorithm), **quick(verbose=1, engine="torch"))
     torch.learn(70)
     assert "Engine: torch (engine='torch')" in capsys.readouterr().out
 
@@ -212,9 +212,9 @@ def test_the_engines_can_take_turns(algorithm, tmp_path):
         th.testing.assert_close(turns.policy.state_dict()[name], tensor, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_copies_make_tables_of_their_own(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", engine="compiled", **quick())
+    model = algorithm("MlpPolicy", environment(algorithm), engine="compiled", **quick())
     model.learn(80)
     copied = copy.deepcopy(model)
     assert "_engine_choice" not in vars(copied)

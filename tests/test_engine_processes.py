@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch as th
-from helpers import ALGORITHMS, engine_threads, quick, threads_of_last_run
+from helpers import ALL, engine_threads, environment, quick, threads_of_last_run
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
@@ -48,11 +48,11 @@ def test_processes(start):
 
 
 @pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_several_models_in_several_threads(algorithm):
     models = []
     for seed in range(4):
-        model = algorithm("MlpPolicy", "Pendulum-v1", engine="compiled", **quick(batch_size=256, seed=seed))
+        model = algorithm("MlpPolicy", environment(algorithm), engine="compiled", **quick(batch_size=256, seed=seed))
         model.learn(60)
         models.append(model)
     with engine_threads(2), ThreadPoolExecutor(4) as pool:

@@ -6,15 +6,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import DDPG, SAC, TD3
+from helpers import VALUE_BASED, environment
+from sb3_contrib import TQC
+from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DDPG, RLx2DQN, RLx2SAC, RLx2TD3, RLx2TQC
 
-PAIRS = [(TD3, RLx2TD3), (SAC, RLx2SAC), (DDPG, RLx2DDPG)]
+PAIRS = [(TD3, RLx2TD3), (SAC, RLx2SAC), (DDPG, RLx2DDPG), (TQC, RLx2TQC), (DQN, RLx2DQN)]
 AS_IN_SB3 = {"topology": "dense", "n_steps": 1, "dynamic_buffer": False}
 HYPERPARAMETERS = {
     "learning_rate": 1e-3,
@@ -27,6 +29,17 @@ HYPERPARAMETERS = {
 }
 
 
+LOSSES = ("actor_loss", "critic_loss", "ent_coef", "loss")
+
+
+def hyperparameters(ours):
+    """Everything that both sides are given."""
+    given = copy.deepcopy(HYPERPARAMETERS)
+    if ours in VALUE_BASED:
+        return {**given, "train_freq": 1, "target_update_interval": 30, "exploration_fraction": 0.5}
+    return {**given, "action_noise": None}
+
+
 class Recorder(BaseCallback):
     """Everything that could differ: actions, rewards, losses."""
 
@@ -35,7 +48,7 @@ class Recorder(BaseCallback):
         self.rows = []
 
     def _on_step(self):
-        losses = [self.logger.name_to_value[f"train/{name}"] for name in ("actor_loss", "critic_loss", "ent_coef")]
+        losses = [self.logger.name_to_value[f"train/{name}"] for name in LOSSES]
         self.rows.append(np.concatenate([self.locals["actions"].ravel(), self.locals["rewards"].ravel(), losses]))
         return True
 
@@ -45,12 +58,14 @@ class Recorder(BaseCallback):
 def test_same_losses_and_actions_step_for_step(theirs, ours, setting):
     runs = []
     for algorithm, extra in ((theirs, {}), (ours, AS_IN_SB3)):
-        kwargs = {**copy.deepcopy(HYPERPARAMETERS), "action_noise": None, **extra}
-        env = gym.make("Pendulum-v1", max_episode_steps=40)
+        kwargs = {**hyperparameters(ours), **extra}
+        env = gym.make(environment(ours), max_episode_steps=40)
         if setting == "vec_normalize":
-            env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=3, seed=1))
+            env = VecNormalize(make_vec_env(environment(ours), n_envs=3, seed=1))
             kwargs["gradient_steps"] = -1
         elif setting == "noise":
+            if ours in VALUE_BASED:
+                pytest.skip("exploration is by random actions")
             kwargs["action_noise"] = NormalActionNoise(np.zeros(1), 0.2 * np.ones(1))
         elif setting == "gradient_steps":
             kwargs |= {"train_freq": 4, "gradient_steps": 3}
@@ -70,7 +85,7 @@ def test_the_test_notices_a_difference(theirs, ours):
     rows = []
     for algorithm, extra in ((theirs, {}), (ours, {**AS_IN_SB3, "topology": "static"})):
         model, recorder = (
-            algorithm("MlpPolicy", "Pendulum-v1", **copy.deepcopy(HYPERPARAMETERS), action_noise=None, **extra),
+            algorithm("MlpPolicy", environment(ours), **hyperparameters(ours), **extra),
             Recorder(),
         )
         model.learn(80, callback=recorder)

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, ALL, environment, quick
 
 from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
 
@@ -177,11 +177,11 @@ def test_the_warning_is_silent_where_everything_happens():
     assert model.topology_counters["critic"]["evolutions"] == 1
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_no_warning_of_sb3_about_custom_buffers(algorithm, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = algorithm("MlpPolicy", "Pendulum-v1", **quick(replay_buffer_class=DynamicReplayBuffer))
+        model = algorithm("MlpPolicy", environment(algorithm), **quick(replay_buffer_class=DynamicReplayBuffer))
         model.save(tmp_path / "model")
         assert isinstance(algorithm.load(tmp_path / "model").replay_buffer, DynamicReplayBuffer)
         assert model.replay_buffer.n_steps == model.n_steps == 3

@@ -309,8 +309,8 @@ def test_arguments_are_checked(argument, value):
         TopologyHistoryCallback(**{argument: value})
 
 
-def test_algorithms_without_actor_and_critic_are_refused():
-    from stable_baselines3 import DQN
+def test_algorithms_that_are_not_off_policy_are_refused():
+    from stable_baselines3 import PPO
 
-    with pytest.raises(ValueError, match="not DQN"):
-        DQN("MlpPolicy", "CartPole-v1").learn(10, callback=TopologyHistoryCallback())
+    with pytest.raises(ValueError, match="not PPO"):
+        PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16).learn(10, callback=TopologyHistoryCallback())

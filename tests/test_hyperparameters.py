@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+from zoo_helpers import DISCRETE
 
 from sb3_rlx2.sparse.summary import summarize
 from sb3_rlx2.zoo import ALGORITHMS as ZOO_ALGORITHMS
@@ -31,6 +32,7 @@ PAPER = {
     ("rlx2_sac", "Walker2d-v5"): (0.90, 0.90),
     ("rlx2_sac", "Ant-v5"): (0.90, 0.75),
 }
+OF_DISCRETE_ACTIONS = {"CartPole-v1", "MountainCar-v0", "LunarLander-v3", "Acrobot-v1"}
 ENVIRONMENTS = {
     *("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5", "HumanoidStandup-v5", "Swimmer-v5"),
     *("InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Reacher-v5", "Pusher-v5"),
@@ -71,8 +73,12 @@ def experiment(algo, baseline, env_id, folder, hyperparams):
 
 @pytest.mark.parametrize(("algo", "baseline", "name"), [*every_entry()])
 def test_every_entry_loads_and_steps(algo, baseline, name, tmp_path, recwarn):
-    env_id = "MountainCarContinuous-v0" if name == "default" else name
+    env_id = name
+    if name == "default":
+        env_id = "CliffWalking-v1" if algo in DISCRETE else "MountainCarContinuous-v0"
     few_steps = {"n_timesteps": 6, "learning_starts": 3, "batch_size": 2, "buffer_size": 10}
+    if algo in DISCRETE:
+        few_steps |= {"train_freq": 1, "gradient_steps": 1}
     manager, model = experiment(algo, baseline, env_id, tmp_path, few_steps)
     manager.learn(model)
     assert type(model) is ZOO_ALGORITHMS[algo]
@@ -81,6 +87,9 @@ def test_every_entry_loads_and_steps(algo, baseline, name, tmp_path, recwarn):
 
 @pytest.mark.parametrize(("algo", "baseline"), FILES)
 def test_environments(algo, baseline):
+    if algo in DISCRETE:
+        assert entries(algo, baseline).keys() == OF_DISCRETE_ACTIONS | {"default"}
+        return
     few = {*("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"), "Pendulum-v1"}
     assert entries(algo, baseline).keys() == (few if algo in ("rlx2_ddpg", "rlx2_tqc") else ENVIRONMENTS) | {"default"}
 
@@ -108,6 +117,8 @@ def test_schedules_fit_into_the_training(algo):
         if name == "default":
             continue
         updates = entry["n_timesteps"] - entry["learning_starts"]
+        if entry.get("gradient_steps", 1) > 0:
+            updates *= entry.get("gradient_steps", 1) / entry.get("train_freq", 1)
         assert entry["n_steps_delay"] < updates / 5, name
         assert entry["topology_interval"] < updates / 2 / 10, f"{name}: at least ten evolutions of TD3's actor"
         assert entry["learning_starts"] < entry["buffer_min_size"] < min(entry["buffer_size"], updates), name
@@ -182,7 +193,7 @@ def test_typo_in_a_file(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"actor_sparsty": 0.9}, "'actor_sparsty' is unknown. Did you mean 'actor_sparsity'?"),
+        ({"topology_intervl": 9}, "'topology_intervl' is unknown. Did you mean 'topology_interval'?"),
         ({"n_timestep": 1}, "'n_timestep' is unknown. Did you mean 'n_timesteps'?"),
         ({"qwertz": 1}, "'qwertz' is unknown$"),
         ({"device": "cpu"}, "'device' is unknown"),
@@ -230,7 +241,7 @@ def test_typo_in_an_entry(algo, change, message):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"actor_sparsty": 0.9}, "^-params: 'actor_sparsty' is unknown. Did you mean 'actor_sparsity'"),
+        ({"topology_intervl": 9}, "^-params: 'topology_intervl' is unknown. Did you mean 'topology_interval'"),
         ({"tau": True}, "^-params: tau: True is of type bool"),
         ({"learning_rate": "1e-3"}, "^-params: learning_rate: 1e-3 is text. Write it without quotes$"),
         ({"policy_kwargs": "dict(net_arhc=[32])"}, "^-params, policy_kwargs: 'net_arhc' is unknown"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS
+from helpers import ALL
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
@@ -96,7 +96,7 @@ def test_topology_rules_come_back(rule):
     assert type(read[1]) is rule
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_policies_of_every_algorithm_are_known(algorithm):
     policies = [*algorithm.policy_aliases.values(), *algorithm.dense_class.policy_aliases.values()]
     assert read_back(policies) == policies

@@ -11,7 +11,7 @@ import zipfile
 import gymnasium
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALL, environment, quick
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -24,9 +24,9 @@ from sb3_rlx2.errors import CheckpointMismatchError, ModelFileError
 def saved(tmp_path_factory):
     """Saved models by algorithm."""
     folder = tmp_path_factory.mktemp("models")
-    paths = {algorithm: folder / f"{algorithm.__name__}.zip" for algorithm in ALGORITHMS}
+    paths = {algorithm: folder / f"{algorithm.__name__}.zip" for algorithm in ALL}
     for algorithm, path in paths.items():
-        algorithm("MlpPolicy", "Pendulum-v1", **quick()).save(path)
+        algorithm("MlpPolicy", environment(algorithm), **quick()).save(path)
     return paths
 
 
@@ -70,14 +70,14 @@ def refusal(load, path):
     return message
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_whole_file(algorithm, saved):
     check_model_file(saved[algorithm])
     assert algorithm.load(saved[algorithm]).checkpoint_format == CHECKPOINT_FORMAT
     assert isinstance(algorithm.load(saved[algorithm].with_suffix("")), algorithm)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 def test_cut_short(algorithm, saved, share, tmp_path):
     content = saved[algorithm].read_bytes()
@@ -109,7 +109,7 @@ def test_no_model(tmp_path):
         check_model_file(tmp_path / "missing.zip")
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_incompatible_version(algorithm, saved, tmp_path):
     newer = rewritten(saved[algorithm], tmp_path / "newer.zip", lambda data: data.update(checkpoint_format=99))
     with pytest.raises(ModelFileError, match=r"format 99, and sb3-rlx2 .* reads format 1"):
@@ -119,12 +119,12 @@ def test_incompatible_version(algorithm, saved, tmp_path):
         algorithm.load(other)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_a_file_names_its_algorithm(algorithm, saved, tmp_path):
     class Derived(algorithm):
         pass
 
-    Derived("MlpPolicy", "Pendulum-v1", **quick()).save(tmp_path / "derived.zip")
+    Derived("MlpPolicy", environment(algorithm), **quick()).save(tmp_path / "derived.zip")
     for path in (saved[algorithm], tmp_path / "derived.zip"):
         assert read_algorithm(path) == algorithm.__name__
         assert isinstance(Derived.load(path), Derived)
@@ -138,9 +138,9 @@ def test_a_file_that_was_saved_before_files_named_their_algorithm(algorithm, sav
     assert type(algorithm.load(unnamed)) is algorithm
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_other_algorithm(algorithm, saved, tmp_path):
-    for other in {*ALGORITHMS} - {algorithm}:
+    for other in {*ALL} - {algorithm}:
         path = saved[other]
         assert refusal(algorithm.load, path) == f"{path} is a model of {other.__name__}, not of {algorithm.__name__}"
     stock = (TD3, "TD3"), (SAC, "SAC"), (PPO, "another algorithm")
@@ -152,7 +152,7 @@ def test_other_algorithm(algorithm, saved, tmp_path):
     assert refusal(algorithm.load, odd) == f"{odd} is a model of another algorithm, not of {algorithm.__name__}"
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_unknown_argument_of_load(algorithm, saved):
     message = (
         rf"^{algorithm.__name__}.load\(\) got the unknown argument 'topology_intervall'. Did you mean 'topology_int"

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import differing, everything, quick
+from helpers import differing, environment, everything, quick
 from stable_baselines3 import TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -31,6 +31,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_rlx2 import (
     RLx2DDPG,
+    RLx2DQN,
     RLx2SAC,
     RLx2TD3,
     TopologyHistory,
@@ -72,8 +73,8 @@ class Cut(BaseCallback):
 register_callback(Cut, {"step": "later"})
 
 
-def model_of(algorithm, env="Pendulum-v1", **kwargs):
-    return algorithm("MlpPolicy", env, **quick(**kwargs))
+def model_of(algorithm, env=None, **kwargs):
+    return algorithm("MlpPolicy", env or environment(algorithm), **quick(**kwargs))
 
 
 def state_of(model):
@@ -130,6 +131,8 @@ def assert_resumes(make, folder, steps=220, cut=170, **kwargs):
     [
         *((algorithm, engine) for algorithm in (RLx2TD3, RLx2SAC) for engine in ("compiled", "torch")),
         (RLx2DDPG, "auto"),
+        (RLx2DQN, "compiled"),
+        (RLx2DQN, "torch"),
     ],
 )
 def test_a_resumed_training_ends_as_one_that_was_never_stopped(algorithm, engine, tmp_path):

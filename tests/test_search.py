@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
-from zoo_helpers import start, train
+from zoo_helpers import DISCRETE, environment, start, train
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.zoo import ALGORITHMS, register
@@ -16,10 +16,17 @@ pytest.importorskip("rl_zoo3")
 
 SEARCH = ["-optimize", "--n-startup-trials", "1", "--n-evaluations", "1", "--eval-episodes", "1", "--no-optim-plots"]
 OWN = {
-    *("actor_density", "critic_density", "topology_interval", "drop_fraction"),
+    *("topology_interval", "drop_fraction"),
     *("n_steps", "n_steps_delay"),
     *("buffer_min_size", "buffer_check_interval", "buffer_distance_threshold"),
 }
+
+
+def densities(algo):
+    """Names of what is drawn for an algorithm's sparsities."""
+    return {name.replace("sparsity", "density") for name in ALGORITHMS[algo].network_sparsities.values()}
+
+
 NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
 
 
@@ -46,9 +53,10 @@ def test_every_sample_makes_a_model(algo, seed):
     noise = {"action_noise", "noise_type", "noise_std"}
     converted = {key: value for key, value in HYPERPARAMS_CONVERTER[algo](params).items() if key not in noise}
     assert converted == {key: value for key, value in arguments.items() if key not in noise}
-    model = ALGORITHMS[algo]("MlpPolicy", "Pendulum-v1", buffer_size=10, **arguments)
-    assert params.keys() >= OWN | {"learning_rate", "net_arch", "tau"}
-    assert model.actor_sparsity == pytest.approx(1 - params["actor_density"])
+    model = ALGORITHMS[algo]("MlpPolicy", environment(algo), buffer_size=10, **arguments)
+    assert params.keys() >= OWN | densities(algo) | {"learning_rate", "net_arch"}
+    for density in densities(algo):
+        assert getattr(model, density.replace("density", "sparsity")) == pytest.approx(1 - params[density])
     assert model.topology_interval == params["topology_interval"]
     assert 1 <= model.n_steps <= 5
 
@@ -59,7 +67,9 @@ def test_every_sample_makes_a_model(algo, seed):
 def test_every_part_takes_effect_in_a_training_of_any_length(algo, n_timesteps, n_envs):
     for seed in range(20):
         arguments, _ = sampled(algo, seed, n_timesteps=n_timesteps, n_envs=n_envs)
-        env = make_vec_env("Pendulum-v1", n_envs)
+        env = make_vec_env(environment(algo), n_envs)
+        if algo in DISCRETE:  # stock DQN warns of an interval below the number of environments
+            arguments["target_update_interval"] = 100
         small = {"buffer_size": 8, "policy_kwargs": {"net_arch": [64, 64]}}
         model = ALGORITHMS[algo]("MlpPolicy", env, **{**arguments, **small})
         assert model.learning_starts <= n_timesteps / 2
@@ -83,8 +93,11 @@ def test_every_part_takes_effect_in_a_training_of_any_length(algo, n_timesteps, 
 def test_short_trials_evolve_and_reach_their_targets(algo, n_timesteps):
     for seed in range(3):
         arguments, _ = sampled(algo, seed, n_timesteps=n_timesteps)
-        tiny = {"batch_size": 8, "policy_kwargs": {"net_arch": [32, 32]}, "actor_sparsity": 0.5, "critic_sparsity": 0.5}
-        model = ALGORITHMS[algo]("MlpPolicy", "Pendulum-v1", **{**arguments, **tiny}, buffer_size=1000, device="cpu")
+        half = dict.fromkeys(ALGORITHMS[algo].network_sparsities.values(), 0.5)
+        tiny = {"batch_size": 8, "policy_kwargs": {"net_arch": [32, 32]}, **half}
+        model = ALGORITHMS[algo](
+            "MlpPolicy", environment(algo), **{**arguments, **tiny}, buffer_size=1000, device="cpu"
+        )
         model.learn(n_timesteps)
         assert min(counters["evolutions"] for counters in model.topology_counters.values()) > 0
         assert model.replay_buffer.n_steps_in_use == model.n_steps
@@ -138,11 +151,13 @@ def test_no_noise_is_no_noise():
             {"buffer_min_size", "buffer_check_interval", "buffer_distance_threshold"},
         ),
         ({"topology": "static"}, {"topology_interval", "drop_fraction"}),
-        ({"topology": "dense"}, {"topology_interval", "drop_fraction", "actor_density", "critic_density"}),
+        ({"topology": "dense"}, {"topology_interval", "drop_fraction", "density"}),
     ],
 )
 def test_what_a_baseline_turns_off_stays_off(algo, file, left_out):
-    assert OWN - sampled(algo, **file)[1].keys() == left_out
+    if "density" in left_out:
+        left_out = left_out - {"density"} | densities(algo)
+    assert (OWN | densities(algo)) - sampled(algo, **file)[1].keys() == left_out
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -150,7 +165,7 @@ def test_in_memory(algo, tmp_path):
     assert train(tmp_path, *SEARCH, "--n-trials", "2", algo=algo, steps=40) == 0
     study = pickle.loads(next((tmp_path / algo).glob("report_*.pkl")).read_bytes())
     assert len(study.trials) == 2
-    assert study.best_trial.params.keys() >= OWN
+    assert study.best_trial.params.keys() >= OWN | densities(algo)
     assert study.best_trial.user_attrs["n_timesteps"] == 40
 
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ALGORITHMS, quick
+from helpers import ALL, environment, quick
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -88,9 +88,9 @@ def test_killed_in_a_save_the_file_loads(name, trained, tmp_path):
     assert os.listdir(tmp_path) == [name]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_names_and_folders_are_those_of_stable_baselines3(algorithm, tmp_path):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
+    model = algorithm("MlpPolicy", environment(algorithm), **quick())
     with pytest.warns(UserWarning, match="does not exist. Will create it"):
         model.save(tmp_path / "new" / "model")
     (tmp_path / "new" / "folder.zip").mkdir()

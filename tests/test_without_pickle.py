@@ -10,7 +10,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
-from helpers import ALGORITHMS, quick
+from helpers import ALL, environment, quick
 from stable_baselines3 import TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -44,15 +44,15 @@ class Ran:
         return run, ()
 
 
-def trained(algorithm, env="Pendulum-v1", steps=200, **kwargs):
-    model = algorithm("MlpPolicy", env, **quick(**kwargs))
+def trained(algorithm, env=None, steps=200, **kwargs):
+    model = algorithm("MlpPolicy", env or environment(algorithm), **quick(**kwargs))
     model.learn(steps)
     return model
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {algorithm: trained(algorithm) for algorithm in ALGORITHMS}
+    return {algorithm: trained(algorithm) for algorithm in ALL}
 
 
 @pytest.fixture
@@ -105,14 +105,15 @@ def altered(path, change):
 # --- models ---
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_a_model_goes_on_as_one_from_a_zip_does(models, algorithm, tmp_path):
     model = models[algorithm]
     model.save(tmp_path / "model.zip")
     model.save(tmp_path / "model.safetensors")
     assert read_algorithm(tmp_path / "model.safetensors") == algorithm.__name__
     from_zip, loaded = (
-        algorithm.load(tmp_path / f"model.{end}", make_vec_env("Pendulum-v1")) for end in ("zip", "safetensors")
+        algorithm.load(tmp_path / f"model.{end}", make_vec_env(environment(algorithm)))
+        for end in ("zip", "safetensors")
     )
     assert vars(loaded).keys() == vars(from_zip).keys()
     for name in ("topology_counters", "num_timesteps", "_n_updates", "seed", "policy_kwargs", "train_freq", "gamma"):
@@ -274,7 +275,7 @@ def saved_model(model, path):
     return path
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALL)
 def test_files_without_pickle_are_loaded_without_trust(models, algorithm, tmp_path, monkeypatch):
     monkeypatch.setenv("RLX2_TRUSTED", "0")
     models[algorithm].save(tmp_path / "model.safetensors")

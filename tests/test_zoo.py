@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from zoo_helpers import run_folder, train
+from zoo_helpers import DISCRETE, environment, run_folder, train
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.zoo import ALGORITHMS, register
@@ -41,13 +41,16 @@ def headless(monkeypatch):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_train_leaves_what_the_zoo_leaves(algo, runs):
     folder = run_folder(runs, algo)
-    for name in ("Pendulum-v1.zip", "best_model.zip", "rl_model_30_steps.zip", "rl_model_60_steps.zip"):
+    for name in (f"{environment(algo)}.zip", "best_model.zip", "rl_model_30_steps.zip", "rl_model_60_steps.zip"):
         model = ALGORITHMS[algo].load(folder / name)
     assert (model.num_timesteps, model.topology_interval, model.n_steps_delay) == (60, 10, 10)
     assert list(np.load(folder / "evaluations.npz")["timesteps"]) == [30, 60]
     assert (folder / "replay_buffer.pkl").is_file()
-    config = dict(yaml.unsafe_load((folder / "Pendulum-v1" / "config.yml").read_text()))
-    assert (config["topology"], config["n_timesteps"], config["gamma"]) == ("rigl", 20_000, model.gamma)
+    config = dict(yaml.unsafe_load((folder / environment(algo) / "config.yml").read_text()))
+    assert (config["topology"], config["n_timesteps"], config["gamma"]) == (
+        *("rigl", 50_000 if algo in DISCRETE else 20_000),
+        model.gamma,
+    )
 
 
 def test_a_baseline_is_one_flag(tmp_path):
@@ -91,9 +94,9 @@ def test_track(tmp_path, monkeypatch):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 @pytest.mark.parametrize("which", [[], ["--load-best"], ["--load-checkpoint", "30"], ["--load-last-checkpoint"]])
 def test_enjoy(algo, which, runs, capsys):
-    arguments = ["--algo", algo, "--env", "Pendulum-v1", "-f", str(runs), "-n", "200", "--no-render"]
+    arguments = ["--algo", algo, "--env", environment(algo), "-f", str(runs), "-n", "200", "--no-render"]
     assert main(["enjoy", *arguments, *which]) == 0
-    assert "Mean reward: -" in capsys.readouterr().out
+    assert "Mean reward: " in capsys.readouterr().out
 
 
 def test_enjoy_passes_over_runs_that_saved_no_model(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sb3_rlx2.engine.description import UpdateDescription
+from sb3_rlx2.engine.description import Phase, UpdateDescription
 
 Forward = Mapping[str, float]
 """FLOPs of one forward pass of one sample, by part (``"actor"``, ``"critic.qf0"``, ``"critic.features_extractor"``)."""
@@ -30,8 +30,8 @@ class UpdateFlops(NamedTuple):
     """FLOPs of one update, on average over updates.
 
     :param target: of the TD target
-    :param critic: of the critics' loss, forward and backward
-    :param actor: of the actor's loss, forward and backward, divided by the policy delay
+    :param critic: of the loss of the critics, or of the one network that there is, forward and backward
+    :param actor: of the actor's loss, forward and backward, divided by the policy delay; 0 where there is no actor
     :param evolution: of the dense gradients at evolution steps, divided by the interval
     """
 
@@ -50,7 +50,7 @@ def of_network(forward: Forward, name: str) -> float:
     """FLOPs of one forward pass of a network with all of its parts.
 
     :param forward: by part
-    :param name: ``"actor"``, ``"critic"``, ``"actor_target"`` or ``"critic_target"``
+    :param name: such as ``"actor"`` or ``"critic_target"``
     """
     return sum(flops for part, flops in forward.items() if part.split(".")[0] == name)
 
@@ -62,10 +62,7 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
     :param dense: of the same networks with all connections
     :param recipe: what an update consists of
     """
-    actor_phase, passes = recipe.description.phase("actor"), recipe.description.phase("critic").target_passes
-    critics = [flops for part, flops in forward.items() if part.startswith("critic.qf")]
-    extractor = forward.get("critic.features_extractor", 0.0)
-    actor_loss = 3 * of_network(forward, "actor") + 2 * sum(critics[: actor_phase.loss_critics]) + extractor
+    learner = next(phase for phase in recipe.description.phases if phase.network != "actor")
     evolution = sum(
         (of_network(dense, name) - of_network(forward, name)) / (interval * recipe.description.periods[name])
         for name, interval in recipe.evolution_intervals.items()
@@ -73,10 +70,16 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
     per_sample = UpdateFlops(
         target=sum(
             count * (recipe.target_actions if name.startswith("actor") else 1) * of_network(forward, name)
-            for name, count in passes.items()
+            for name, count in learner.target_passes.items()
         ),
-        critic=3 * of_network(forward, "critic"),
-        actor=actor_loss / actor_phase.period,
+        critic=3 * of_network(forward, learner.network),
+        actor=sum(_actor_loss(forward, phase) for phase in recipe.description.phases if phase.network == "actor"),
         evolution=evolution,
     )
     return UpdateFlops(*(recipe.batch_size * flops for flops in per_sample))
+
+
+def _actor_loss(forward: Forward, phase: Phase) -> float:
+    critics = [flops for part, flops in forward.items() if part.startswith("critic.qf")]
+    extractor = forward.get("critic.features_extractor", 0.0)
+    return (3 * of_network(forward, "actor") + 2 * sum(critics[: phase.loss_critics]) + extractor) / phase.period

@@ -27,7 +27,7 @@ FILE_NAME = "topology_history.npz"
 
 
 class TopologyHistoryCallback(BaseCallback):
-    """Records the connections of actor and critic, and the replay buffer, for ``rlx2 plot`` and ``TopologyHistory``.
+    """Records the connections of the networks that learn and the replay buffer, for ``rlx2 plot``, ``TopologyHistory``.
 
     It works with ``RLx2TD3``, ``RLx2SAC``, and with stock SB3 ``TD3`` and ``SAC`` beside a
     ``TopologyEvolutionCallback``. Between two evolutions it does next to nothing. When training goes on after a restart
@@ -72,7 +72,7 @@ class TopologyHistoryCallback(BaseCallback):
     def _init_callback(self) -> None:
         if not isinstance(self.model, OffPolicyAlgorithm) or not networks(self.model):
             raise ValueError(
-                f"{type(self).__name__} works with off-policy algorithms that have actor and critic, not "
+                f"{type(self).__name__} works with off-policy algorithms whose networks it knows, not "
                 f"{type(self.model).__name__}"
             )
         if self._owner is None or self._owner() is not self.model:

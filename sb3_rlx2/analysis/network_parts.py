@@ -1,4 +1,4 @@
-"""The networks of an actor-critic policy, part by part."""
+"""The networks of a policy, part by part."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_rlx2.common.stages import actor_stages, network_stages
+from sb3_rlx2.common.stages import VALUE_LAYERS, network_stages
+from sb3_rlx2.engine.networks import LEARNING
 from sb3_rlx2.sparse import linear_layers
 from sb3_rlx2.sparse.units import LinearLayer, Stages
 
-OWNERS = ("actor", "critic", "actor_target", "critic_target")
+OWNERS = (*LEARNING, *(f"{name}_target" for name in LEARNING))
 ParametricLayer = LinearLayer | nn.Conv2d
 
 
 class Part(NamedTuple):
     """A part of a network.
 
-    :param name: such as ``"actor"``, ``"critic.qf0"`` or ``"critic_target.features_extractor"``
+    :param name: such as ``"actor"``, ``"critic.qf0"``, ``"q_net"`` or ``"critic_target.features_extractor"``
     :param owner: the attribute of the policy that holds it
     :param layers: its linear and convolutional layers, by their name in the owner
     :param stages: names of its linear layers in the order in which data pass them, those of one stage reading the same
@@ -41,9 +42,9 @@ class Part(NamedTuple):
 
 
 def network_parts(policy: nn.Module) -> list[Part]:
-    """The parts of a policy's actor, critics and target networks.
+    """The parts of a policy's online and target networks.
 
-    :param policy: a policy of TD3 or SAC, sparse or dense
+    :param policy: a policy of an off-policy algorithm, sparse or dense
     """
     parts: list[Part] = []
     for owner in OWNERS:
@@ -56,10 +57,10 @@ def network_parts(policy: nn.Module) -> list[Part]:
         else:
             modules = {
                 name: module
-                for name in ("latent_pi", "mu", "log_std")
+                for name in ("latent_pi", "mu", "log_std", *VALUE_LAYERS)
                 if isinstance(module := getattr(network, name, None), nn.Module)
             }
-            parts.append(_part(owner, owner, modules, actor_stages(network)))
+            parts.append(_part(owner, owner, modules, network_stages(network)[0]))
         layers = _parametric(network.features_extractor, "features_extractor.")
         if layers:
             parts.append(Part(f"{owner}.features_extractor", owner, layers, ()))

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch as th
 from sb3_contrib import TQC
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
@@ -19,13 +19,18 @@ from sb3_rlx2.analysis.model_report import FlopsReport, InputReport, LayerReport
 from sb3_rlx2.analysis.network_parts import ParametricLayer, Part, convolution_positions, input_names, network_parts
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
-from sb3_rlx2.common.topology import TopologySettings
+from sb3_rlx2.common.topology import TopologySettings, networks
 from sb3_rlx2.engine.description import UpdateDescription
+from sb3_rlx2.engine.dqn import dqn_description
+from sb3_rlx2.engine.networks import LEARNING, acting_network, optimizer_of
 from sb3_rlx2.engine.sac import sac_description
 from sb3_rlx2.engine.td3 import td3_description
 from sb3_rlx2.sparse import SparseLinear, resolve_rule, unreachable_outputs
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, dormant_units, mean_activity
+
+ALGORITHMS: tuple[type[OffPolicyAlgorithm], ...] = (TD3, SAC, TQC, DQN)
+"""Algorithms whose models a report describes, and those that extend them."""
 
 
 def report(
@@ -38,7 +43,7 @@ def report(
 ) -> ModelReport:
     """Report what a model is made of. Neither the model nor any global random generator is changed.
 
-    :param model: one of RLx2's algorithms, or stock ``TD3``, ``SAC`` or ``TQC`` with sparse or dense policies
+    :param model: one of RLx2's algorithms, or one of ``ALGORITHMS`` with sparse or dense policies
     :param dormant_threshold: τ: units are dormant whose mean activity is at most this fraction of their layer's
         average (Sokar et al., 2023), default 0.025
     :param n_samples: how many transitions to draw from the replay buffer to find dormant units, default 1024
@@ -46,24 +51,23 @@ def report(
     :param checkpoint_bytes: size of the saved model; None (default): it is saved to memory to find out
     :raises ValueError: for another algorithm, or an argument out of range
     """
-    if not isinstance(model, (TD3, SAC, TQC)):
-        raise ValueError(
-            f"a report is possible for TD3, SAC and TQC and their subclasses, not for {type(model).__name__}"
-        )
+    if not isinstance(model, ALGORITHMS):
+        names = ", ".join(algorithm.__name__ for algorithm in ALGORITHMS)
+        raise ValueError(f"a report is possible for {names} and their subclasses, not for {type(model).__name__}")
     if not dormant_threshold >= 0.0:
         raise ValueError(f"dormant_threshold={dormant_threshold!r} is not allowed: it must be a number >= 0")
     check_count(n_samples, "n_samples", 1)
     parts = network_parts(model.policy)
     batch = _batch(model, n_samples, np.random.default_rng(seed))
-    networks = tuple(
+    reports = tuple(
         NetworkReport(part.name, tuple(_layer_reports(model, part, _dormant(model, part, batch, dormant_threshold))))
         for part in parts
     )
     return ModelReport(
         algorithm=type(model).__name__,
         timesteps=model.num_timesteps,
-        networks=networks,
-        flops=_flops(model, networks),
+        networks=reports,
+        flops=_flops(model, reports),
         checkpoint_bytes=_saved_size(model) if checkpoint_bytes is None else checkpoint_bytes,
         inputs=tuple(_inputs(model, parts)),
         dormant_threshold=dormant_threshold,
@@ -82,7 +86,7 @@ def _saved_size(model: OffPolicyAlgorithm) -> int:
 
 def _layer_reports(model: OffPolicyAlgorithm, part: Part, dormant: dict[str, int]) -> list[LayerReport]:
     positions = convolution_positions(model, part)
-    optimizer: Any = getattr(getattr(model.policy, part.owner), "optimizer", None)
+    optimizer = optimizer_of(model.policy, part.owner) if part.owner in LEARNING else None
     without_outputs, unreachable = _units_without_outputs(part), _unreachable_outputs(part)
     reports = []
     for name, layer in part.layers.items():
@@ -213,14 +217,14 @@ def _dormant(model: OffPolicyAlgorithm, part: Part, batch: Batch | None, thresho
 def update_recipe(model: OffPolicyAlgorithm) -> UpdateRecipe:
     """What one update of a model consists of, n-step targets included once their delay is over.
 
-    :param model: TD3 or SAC or a subclass
+    :param model: one of ``ALGORITHMS`` or a subclass
     """
     settings: TopologySettings | None = getattr(model, "_topology_settings", None)
     intervals: dict[str, int] = {}
     if settings is not None:
         rule = resolve_rule(settings.topology)
         if rule.evolves and rule.needs_dense_grad:
-            intervals = {"actor": settings.interval, "critic": settings.interval}
+            intervals = dict.fromkeys(networks(model), settings.interval)
     # RLx2SAC's n-step target has an entropy term at each of its states
     has_bonus = getattr(model, "_state_bonus", lambda: None)() is not None
     target_actions = getattr(model, "n_steps", 1) if has_bonus else 1
@@ -233,16 +237,18 @@ def _description(model: OffPolicyAlgorithm) -> UpdateDescription:
     if isinstance(model, (SAC, TQC)):
         # Of TQC's too: what an update reads and how often is the same
         return sac_description(model.target_update_interval, model.ent_coef_optimizer is not None)
+    if isinstance(model, DQN):
+        return dqn_description()
     return td3_description(cast(TD3, model).policy_delay)
 
 
-def _flops(model: OffPolicyAlgorithm, networks: Sequence[NetworkReport]) -> FlopsReport:
-    own = {network.name: float(network.total("flops")) for network in networks}
-    dense = {network.name: float(network.total("dense_flops")) for network in networks}
-    recipe = update_recipe(model)
+def _flops(model: OffPolicyAlgorithm, reports: Sequence[NetworkReport]) -> FlopsReport:
+    own = {network.name: float(network.total("flops")) for network in reports}
+    dense = {network.name: float(network.total("dense_flops")) for network in reports}
+    recipe, acting = update_recipe(model), cast(str, acting_network(model.policy))
     return FlopsReport(
-        action=of_network(own, "actor"),
-        dense_action=of_network(dense, "actor"),
+        action=of_network(own, acting),
+        dense_action=of_network(dense, acting),
         batch_size=model.batch_size,
         update=update_flops(own, dense, recipe),
         dense_update=update_flops(dense, dense, recipe._replace(target_actions=1, evolution_intervals={})),
@@ -256,7 +262,7 @@ def _inputs(model: OffPolicyAlgorithm, parts: Sequence[Part]) -> list[InputRepor
     """Connections of each observation dimension in the online networks, and of each action dimension in the critics."""
     counts: dict[str, dict[str, int]] = {}
     for part in parts:
-        if part.owner not in ("actor", "critic") or not part.stages:
+        if part.owner not in LEARNING or not part.stages:
             continue
         names = input_names(getattr(model.policy, part.owner))
         if names is None:

@@ -118,8 +118,8 @@ def _update(report: ModelReport) -> Table:
     own, dense = report.flops.update, report.flops.dense_update
     names = {
         "target": "TD target",
-        "critic": "critics",
-        "actor": "actor (by the policy delay)",
+        "critic": "critics" if dense.actor else "its loss",
+        **({"actor": "actor (by the policy delay)"} if dense.actor else {}),
         "evolution": "evolution (by its interval)",
     }
     return Table(

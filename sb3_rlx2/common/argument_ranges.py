@@ -38,6 +38,7 @@ COUNTS = {
     "_num_timesteps_at_start": 0,
     "_episode_num": 0,
     "_n_updates": 0,
+    "_n_calls": 0,
 }
 """The smallest value of each whole number."""
 
@@ -45,6 +46,10 @@ NUMBERS = {
     "tau": (0.0, 1.0),
     "gamma": (0.0, 1.0),
     "target_policy_noise": (0.0, math.inf),
+    "exploration_fraction": (0.0, 1.0),
+    "exploration_initial_eps": (0.0, 1.0),
+    "exploration_final_eps": (0.0, 1.0),
+    "exploration_rate": (0.0, 1.0),
     "start_time": (0.0, math.inf),
     "_current_progress_remaining": (-math.inf, 1.0),
 }
@@ -91,6 +96,8 @@ def check_learning_arguments(attributes: Mapping[str, Any]) -> None:
         raise ValueError("ep_info_buffer and ep_success_buffer are not allowed one without the other")
     if given.get("target_noise_clip", math.inf) != math.inf:  # infinity: not clipped
         check_number(given["target_noise_clip"], "target_noise_clip", 0.0)
+    if given.get("max_grad_norm") is not None and given["max_grad_norm"] != math.inf:  # infinity: not clipped
+        check_number(given["max_grad_norm"], "max_grad_norm", 0.0)
     if given.get("seed") is not None:
         check_count(given["seed"], "seed", 0)
         if given["seed"] > MOST_SEED:
@@ -98,7 +105,6 @@ def check_learning_arguments(attributes: Mapping[str, Any]) -> None:
     check_learning_rate(given["learning_rate"])
     check_train_freq(given["train_freq"])
     check_replay_buffer_class(given["replay_buffer_class"])
-    check_action_space(given["action_space"])
 
 
 def check_learning_rate(value: Any) -> None:
@@ -151,6 +157,16 @@ def check_action_space(space: Any) -> None:
         raise ValueError(f"the action space is {space}: it must be a Box")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
         raise ValueError(f"the action space is {space}: its bounds must be finite, with low < high")
+
+
+def check_discrete_actions(space: Any) -> None:
+    """Whole numbers from 0 on, which number the outputs of a network.
+
+    :param space: the action space
+    :raises ValueError: if it is none
+    """
+    if not isinstance(space, spaces.Discrete) or space.start != 0:
+        raise ValueError(f"the action space is {space}: it must be Discrete, and begin with 0")
 
 
 def check_topology_counters(counters: Any, networks: tuple[str, ...], n_updates: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -22,6 +23,7 @@ from sb3_rlx2.common.topology import (
     network_density,
     networks,
 )
+from sb3_rlx2.engine.networks import optimizer_of
 from sb3_rlx2.sparse import TopologyEvolver, TopologyRule, resolve_rule
 from sb3_rlx2.sparse.checks import check_count
 
@@ -110,13 +112,13 @@ class DynamicBufferCallback(BaseCallback):
     """Looks after a ``DynamicReplayBuffer``: noise-free actions, forgetting, cut-off episodes, n-step delay.
 
     Every ``buffer_check_interval`` environment steps the current policy is compared with the behaviour policy on the
-    oldest transitions, ``D = ½ mean (π(s) - a)²``; if D is above the threshold, the oldest transitions are forgotten,
-    never below the buffer's ``min_size`` (RLx2, section 4.3). Logs the policy distance, the buffer's size and capacity
+    oldest transitions (``policy_distance``); if D is above the threshold, the oldest transitions are forgotten, never
+    below the buffer's ``min_size`` (RLx2, section 4.3). Logs the policy distance, the buffer's size and capacity
     and the n-step in use under ``rlx2/``. ``RLx2TD3`` and ``RLx2SAC`` bring it along.
 
     :param buffer_check_interval: environment steps between two checks, default 10,000
-    :param buffer_distance_threshold: forget if D is above it, default 0.2 (actions are scaled to [-1, 1]);
-        None: never compare and never forget
+    :param buffer_distance_threshold: forget if D is above it, default 0.2 (actions are scaled to [-1, 1]), which is for
+        continuous actions; None: never compare and never forget
     :param verbose: 1 prints a line when transitions are forgotten
     :raises ValueError: if an argument is out of range
     """
@@ -162,7 +164,8 @@ class DynamicBufferCallback(BaseCallback):
         # An episode may have been cut off since the newest transition, by learn() itself, a load or set_env
         if not hasattr(model, "_topology_settings"):  # RLx2's own algorithms count by themselves
             self._stop_counting()
-            self._counting = cast(Any, model).critic.optimizer.register_step_post_hook(self._count_update)
+            name = [*networks(model)][-1]  # critics learn in every update, actors may not
+            self._counting = optimizer_of(model.policy, name).register_step_post_hook(self._count_update)
         last_obs = model._last_obs if model.get_vec_normalize_env() is None else model._last_original_obs
         if last_obs is not None:
             self.buffer.end_cut_episodes(cast(Any, last_obs))
@@ -198,7 +201,7 @@ class DynamicBufferCallback(BaseCallback):
             self._counting = None
 
     def _noise_free(self, observation: Any) -> th.Tensor:
-        """The current policy's deterministic action, scaled to [-1, 1]."""
+        """The current policy's deterministic action, scaled to [-1, 1] unless it is discrete."""
         with th.no_grad():
             return cast(th.Tensor, self.model.policy(observation, deterministic=True))
 
@@ -206,7 +209,7 @@ class DynamicBufferCallback(BaseCallback):
         buffer = self.buffer
         observations, actions = buffer.oldest(self.N_OLDEST, self.model.get_vec_normalize_env())
         now = th.cat([self._noise_free(chunk) for chunk in observations.split(self.N_OLDEST // 8)])
-        distance = 0.5 * (now - actions).square().mean().item()
+        distance = policy_distance(now, actions, is_discrete=isinstance(self.model.action_space, spaces.Discrete))
         buffer.last_distance = distance
         self.logger.record("rlx2/policy_distance", distance)
         if distance > threshold:
@@ -221,6 +224,21 @@ class DynamicBufferCallback(BaseCallback):
         self.logger.record("rlx2/buffer_size", buffer.n_transitions)
         self.logger.record("rlx2/buffer_capacity", buffer.capacity)
         self.logger.record("rlx2/n_steps", buffer.n_steps_in_use)
+
+
+def policy_distance(now: th.Tensor, then: th.Tensor, is_discrete: bool) -> float:
+    """How far two policies are from each other on some states (RLx2, section 4.3).
+
+    Of continuous actions ``½ mean (now - then)²`` over states and dimensions. Of discrete actions the share of states
+    whose action is another one, which is ``½ mean ‖now - then‖²`` of actions as one-hot vectors.
+
+    :param now: noise-free actions of one policy, [n, action_dim] in [-1, 1] or, discrete, [n]
+    :param then: those of the other, [n, action_dim]
+    :param is_discrete: whether actions are discrete
+    """
+    if is_discrete:
+        return (now.reshape(-1) != then.reshape(-1)).double().mean().item()
+    return 0.5 * (now - then).square().mean().item()
 
 
 def _last_update(evolver: TopologyEvolver) -> int | None:

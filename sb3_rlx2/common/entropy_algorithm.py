@@ -30,6 +30,10 @@ class RLx2EntropyAlgorithm(RLx2OffPolicyAlgorithm):
         check_ent_coef(self.ent_coef)
         check_target_entropy(self.target_entropy)
 
+    def _optimizers_of_losses(self) -> dict[str, th.optim.Optimizer]:
+        coefficient = {} if self.ent_coef_optimizer is None else {"ent_coef_loss": self.ent_coef_optimizer}
+        return {**coefficient, **super()._optimizers_of_losses()}
+
     @property
     def _learns_ent_coef(self) -> bool:
         return self.ent_coef_optimizer is not None and self.log_ent_coef is not None

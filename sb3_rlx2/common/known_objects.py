@@ -14,6 +14,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from stable_baselines3.dqn import policies as dqn
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
@@ -32,6 +33,7 @@ NAMES_ONLY: tuple[tuple[str, tuple[type, ...]], ...] = (
     ),
     ("stable_baselines3.common.sb2_compat", (RMSpropTFLike,)),
     ("stable_baselines3.td3", (td3.TD3Policy, td3.CnnPolicy, td3.MultiInputPolicy)),
+    ("stable_baselines3.dqn", (dqn.DQNPolicy, dqn.CnnPolicy, dqn.MultiInputPolicy)),
     ("stable_baselines3.sac", (sac.SACPolicy, sac.CnnPolicy, sac.MultiInputPolicy)),
     ("sb3_contrib.tqc", (tqc.TQCPolicy, tqc.CnnPolicy, tqc.MultiInputPolicy)),
     ("sb3_rlx2", (DynamicReplayBuffer,)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -24,25 +24,19 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_rlx2.common.known_objects  # noqa: F401  what files may name
-from sb3_rlx2.common.argument_ranges import check_learning_arguments, check_topology_counters
+from sb3_rlx2.common.argument_ranges import check_action_space, check_learning_arguments, check_topology_counters
 from sb3_rlx2.common.arguments import check_device
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.compiled_training import train_compiled
 from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistics, check_reset
-from sb3_rlx2.common.policies import (
-    POLICY_ARGUMENTS,
-    SPARSITY_ARGUMENTS,
-    SparsePolicyMixin,
-    dense_policy_class,
-    sparse_policy_class,
-)
+from sb3_rlx2.common.policies import SparsePolicyMixin, dense_policy_class, policy_arguments, sparse_policy_class
 from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
 from sb3_rlx2.common.saving.algorithm_names import PACKAGE, algorithm_name
 from sb3_rlx2.common.saving.buffer_checks import counter_problem, layout_problem
 from sb3_rlx2.common.saving.model_files import CHECKPOINT_FORMAT
 from sb3_rlx2.common.saving.parameters import CheckedParameters
-from sb3_rlx2.common.topology import NETWORKS, TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
+from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
 from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
 from sb3_rlx2.engine.description import UpdateDescription
@@ -64,14 +58,12 @@ COMPILED_BUFFERS = (ReplayBuffer, DynamicReplayBuffer)
 
 
 class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorithm):
-    """Sparse training (RLx2) on top of an off-policy actor-critic algorithm of Stable-Baselines3.
+    """Sparse training (RLx2) on top of an off-policy algorithm of Stable-Baselines3.
 
     A subclass names that algorithm as its second base class: ``class RLx2TD3(RLx2OffPolicyAlgorithm, TD3)``. Updates
     are made by that algorithm's own ``train``.
 
     :param args: as for the algorithm
-    :param actor_sparsity: fraction of the actor's weights that are missing
-    :param critic_sparsity: fraction of each critic's weights that are missing
     :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
     :param topology_interval: ΔT, in gradient updates of each network
     :param topology_end: environment steps at which evolution has annealed to nothing; None: the end of ``learn``
@@ -85,17 +77,17 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     :param engine: which code computes the updates
     :param device: where the networks live; ``"auto"``: on the CPU if the compiled engine computes their updates there,
         or else as in SB3
-    :param kwargs: as for the algorithm
+    :param kwargs: as for the algorithm, and the sparsity of each network (``network_sparsities``)
     """
 
+    network_sparsities: ClassVar[Mapping[str, str]] = {"actor": "actor_sparsity", "critic": "critic_sparsity"}
+    """The networks that learn, each with the argument that is its sparsity."""
     dense_class: ClassVar[type[OffPolicyAlgorithm]]
     updates_class: ClassVar[type[Updates]]
 
     def __init__(
         self,
         *args: Any,
-        actor_sparsity: float,
-        critic_sparsity: float,
         topology: str | TopologyRule,
         topology_interval: int,
         topology_end: int | None,
@@ -113,14 +105,15 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     ) -> None:
         # Which device "auto" stands for is known when the networks are there
         self._device_is_auto = isinstance(device, str) and device == "auto"
+        sparsities = {name: kwargs.pop(name) for name in self.network_sparsities.values()}
         given = {**kwargs, "n_steps": n_steps, "device": "cpu" if self._device_is_auto else device}
         super().__init__(*args, _init_setup_model=False, **given)  # type: ignore[call-arg]
         self.checkpoint_format = CHECKPOINT_FORMAT
         self.algorithm_name = algorithm_name(type(self))
         self.observations_were_normalized = False
         self.topology_counters: dict[str, EvolutionCounters] = {}
-        self.actor_sparsity = actor_sparsity
-        self.critic_sparsity = critic_sparsity
+        for name, sparsity in sparsities.items():
+            setattr(self, name, sparsity)
         self.topology = topology
         self.topology_interval = topology_interval
         self.topology_end = topology_end
@@ -158,15 +151,18 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
                 "NormalActionNoise(mean, sigma), or None"
             )
         check_learning_arguments(vars(self))
-        for name in SPARSITY_ARGUMENTS:
+        self._check_action_space()
+        for name in self.network_sparsities.values():
             check_sparsity(getattr(self, name), name)
         self._topology_settings.check()
         evolves = resolve_rule(self.topology).sparse
-        check_topology_counters(self.topology_counters, NETWORKS, self._n_updates if evolves else 0)
+        check_topology_counters(
+            self.topology_counters, tuple(self.network_sparsities), self._n_updates if evolves else 0
+        )
         check_threshold(self.buffer_distance_threshold)
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine!r} is not available: allowed are {list(ENGINES)}")
-        for name in SPARSITY_ARGUMENTS:
+        for name in self.network_sparsities.values():
             if name in self.policy_kwargs:
                 raise ValueError(f"policy_kwargs[{name!r}]: pass {name} to {type(self).__name__} itself")
         if self._needs_dynamic_buffer_class:
@@ -177,6 +173,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
                 if name in self.replay_buffer_kwargs:
                     argument = "buffer_min_size" if name == "min_size" else name
                     raise ValueError(f"replay_buffer_kwargs[{name!r}]: pass {argument} to {type(self).__name__} itself")
+
+    def _check_action_space(self) -> None:
+        check_action_space(self.action_space)
 
     def _check_replay_buffer_class(self) -> None:
         problem = None
@@ -225,7 +224,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         self.policy_class = sparse_policy_class(self.policy_class, known)
         self.policy_kwargs = {
             **self.policy_kwargs,
-            **{name: getattr(self, name) if sparse else 0.0 for name in SPARSITY_ARGUMENTS},
+            **{name: getattr(self, name) if sparse else 0.0 for name in self.network_sparsities.values()},
         }
         if self._needs_dynamic_buffer_class:
             self.replay_buffer_class = self.replay_buffer_class or DynamicReplayBuffer
@@ -327,6 +326,11 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     def _describe_update(self) -> UpdateDescription:
         """What one update consists of, by the current hyperparameters."""
 
+    def _optimizers_of_losses(self) -> dict[str, th.optim.Optimizer]:
+        """The optimizers in the order in which an update of ``train`` steps them, by its variable that is the loss."""
+        known: Any = self
+        return {"critic_loss": known.critic.optimizer, "actor_loss": known.actor.optimizer}
+
     @abstractmethod
     def _prepare_updates(self, updates: Any, samples: Samples) -> None:
         """Bind what the next compiled updates learn from, and draw their noise as SB3's ``train`` would."""
@@ -403,7 +407,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             print(choice)
         if choice.reason is not None or gradient_steps < 1:
             state = self.__dict__.setdefault("_update_state", UpdateState())
-            with WholeUpdates(self, state, self.dense_class.train.__code__):
+            with WholeUpdates(self, self._optimizers_of_losses(), state, self.dense_class.train.__code__):
                 super().train(gradient_steps, batch_size)
             return
         updates = choice.updates
@@ -537,8 +541,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         )
         for name in ("observation_space", "action_space", "n_envs"):
             setattr(dense, name, getattr(self, name))
+        policy_class = cast(Any, sparse_policy_class(self.policy_class, ()))
         dense.policy_kwargs = {
-            key: value for key, value in self.policy_kwargs.items() if key not in POLICY_ARGUMENTS
+            key: value for key, value in self.policy_kwargs.items() if key not in policy_arguments(policy_class)
         } | {"net_arch": cast(Any, self.policy).net_arch}
         dense.replay_buffer = None
         if isinstance(self.replay_buffer, DynamicReplayBuffer):

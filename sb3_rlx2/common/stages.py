@@ -1,4 +1,4 @@
-"""In which order data pass the layers of an actor or a critic."""
+"""In which order data pass the layers of a network of a policy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import nn
 
 from sb3_rlx2.sparse.reachability import stages_of
 from sb3_rlx2.sparse.units import LinearLayer
+
+VALUE_LAYERS = ("q_net", "quantile_net")
+"""Attributes of value networks of discrete actions."""
 
 
 def actor_stages(actor: Any) -> list[list[LinearLayer]]:
@@ -26,11 +29,20 @@ def actor_stages(actor: Any) -> list[list[LinearLayer]]:
 
 
 def network_stages(network: Any) -> list[list[list[LinearLayer]]]:
-    """The layers of each chain of a network: one of an actor, one for each Q-network of a critic.
+    """The layers of each chain of a network: one of an actor or a value network, one for each Q-network of a critic.
 
-    :param network: an actor or a critic of a policy of TD3 or SAC, sparse or dense
+    :param network: an actor, a critic or a network of DQN or QR-DQN, sparse or dense
     :return: the stages of each chain; none for a chain whose order is not known
     """
     if hasattr(network, "q_networks"):
         return [stages_of(q_network) for q_network in network.q_networks]
-    return [actor_stages(network)]
+    values = value_layers(network)
+    return [actor_stages(network) if values is None else stages_of(values)]
+
+
+def value_layers(network: nn.Module) -> nn.Module | None:
+    """The layers of a value network of discrete actions after its features extractor; None for other networks.
+
+    :param network: such as DQN's or QR-DQN's
+    """
+    return next((module for name in VALUE_LAYERS if (module := network._modules.get(name)) is not None), None)

@@ -1,26 +1,24 @@
-"""Topology evolution of a Stable-Baselines3 model's actor and critic."""
+"""Topology evolution of the networks of a Stable-Baselines3 model."""
 
 from __future__ import annotations
 
 import weakref
 from typing import Any, NamedTuple, cast
 
-import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
 from sb3_rlx2.common.stages import network_stages
+from sb3_rlx2.engine.networks import learning_networks, optimizer_of
 from sb3_rlx2.sparse import Evolution, TopologyEvolver, TopologyRule, density, resolve_rule, sparse_layers
 from sb3_rlx2.sparse.checks import check_count, check_drop_fraction
 
-NETWORKS = ("actor", "critic")
 EVOLVERS = "topology_evolvers"
 
 
 def networks(model: OffPolicyAlgorithm) -> dict[str, nn.Module]:
     """The online networks of a model's policy, by name."""
-    modules = _uncompiled_policy(model)._modules
-    return {name: network for name in NETWORKS if (network := modules.get(name)) is not None}
+    return learning_networks(_uncompiled_policy(model))
 
 
 def has_sparse_layers(model: OffPolicyAlgorithm) -> bool:
@@ -31,7 +29,7 @@ def has_sparse_layers(model: OffPolicyAlgorithm) -> bool:
 def network_density(network: nn.Module) -> float:
     """Fraction of the weights of a network's linear layers that are present; a dense features extractor is left out.
 
-    :param network: an actor or a critic
+    :param network: such as an actor or a critic
     """
     extractor = cast(nn.Module, network.features_extractor)
     return density(network, exclude=() if sparse_layers(extractor) else (extractor,))
@@ -61,13 +59,13 @@ class TopologySettings(NamedTuple):
 
 
 def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> dict[str, TopologyEvolver]:
-    """Let the topology of a model's actor and critic evolve from now on.
+    """Let the topology of a model's networks evolve from now on.
 
     A second call with the same settings changes nothing; with others, or after an optimizer was replaced, evolution
     goes on with those. The updates and evolutions so far stand in ``model.topology_counters``, which is saved with the
     model.
 
-    :param model: an algorithm with a sparse policy that has ``actor`` and ``critic``, each with its ``optimizer``
+    :param model: an algorithm with a sparse policy
     :param settings: how
     :return: the evolver of each network by name
     :raises ValueError: if a setting is out of range, a sparse layer belongs to two networks, or a network and its
@@ -75,7 +73,7 @@ def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> di
     """
     policy = _uncompiled_policy(model)
     attached: _Attached | None = policy.__dict__.get(EVOLVERS)
-    optimizers = {name: network.optimizer for name, network in networks(model).items()}
+    optimizers = {name: optimizer_of(policy, name) for name in networks(model)}
     if attached is None or attached.settings != settings or attached.optimizers != optimizers:
         settings.check()
         detach_topology(model)
@@ -121,7 +119,7 @@ class _Attached(NamedTuple):
 
 def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -> TopologyEvolver:
     network = networks(model)[name]
-    optimizer = cast(th.optim.Optimizer, network.optimizer)
+    optimizer = optimizer_of(_uncompiled_policy(model), name)
     layers = sparse_layers(network)
     target = getattr(model.policy, f"{name}_target", None)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

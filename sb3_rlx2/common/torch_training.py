@@ -25,22 +25,21 @@ class WholeUpdates:
     before that update, and the model's counts are those of the updates made. Whatever its numbers cannot hold is a
     divergence: a loss, and a parameter or moment after a step of an optimizer.
 
-    :param model: an algorithm with ``actor`` and ``critic``, each with its ``optimizer``
+    :param model: an off-policy algorithm
+    :param optimizers: its optimizers in the order in which an update steps them, by the name of the loss
     :param state: where to keep a copy of the model
-    :param code: of the ``train`` whose local variables ``critic_loss``, ``actor_loss`` and, with an entropy
-        coefficient that is learned, ``ent_coef_loss`` are the losses
+    :param code: of the ``train`` whose local variables of these names are the losses
     """
 
-    def __init__(self, model: OffPolicyAlgorithm, state: UpdateState, code: CodeType) -> None:
-        known: Any = model
-        # In the order of SB3's steps
-        optimizers: dict[str, th.optim.Optimizer | None] = {
-            "ent_coef_loss": getattr(model, "ent_coef_optimizer", None),
-            "critic_loss": known.critic.optimizer,
-            "actor_loss": known.actor.optimizer,
-        }
-        self._optimizers = {loss: optimizer for loss, optimizer in optimizers.items() if optimizer is not None}
-        self._first_loss = next(iter(self._optimizers))
+    def __init__(
+        self,
+        model: OffPolicyAlgorithm,
+        optimizers: dict[str, th.optim.Optimizer],
+        state: UpdateState,
+        code: CodeType,
+    ) -> None:
+        self._optimizers = optimizers
+        self._first_loss = next(iter(optimizers))
         self._model, self._state, self._code = model, state, code
         self._evolvers = {evolver.optimizer: evolver for evolver in attached_evolvers(model).values()}
         self._before, self._begun = model._n_updates, 0

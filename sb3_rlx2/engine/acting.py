@@ -1,18 +1,19 @@
-"""Actions of a sparse actor for a few observations, compiled."""
+"""Actions of a sparse policy for a few observations, compiled."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
+from sb3_rlx2.engine.networks import acting_network
 from sb3_rlx2.engine.operations import ACTIVATION, DENSE, LAYER_NORM, LINEAR, SUM, network_at, operation_at
 from sb3_rlx2.engine.plan import NetworkBlocks, address
-from sb3_rlx2.engine.programs import actor_program
+from sb3_rlx2.engine.programs import acting_program
 from sb3_rlx2.engine.records import OPERATION
 from sb3_rlx2.kernels.activations import ELU, GELU, GELU_TANH, LEAKY_RELU, NONE, RELU, SILU, TANH
 from sb3_rlx2.kernels.compiled import compiled
@@ -22,7 +23,7 @@ from sb3_rlx2.kernels.vectors import FLOAT_BYTES, load_float, store_float
 from sb3_rlx2.sparse.layers import SparseLinear
 
 Block = Any
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 _BYTES = OPERATION.size
 _ROOT_HALF, _ROOT_2_OVER_PI, _CUBIC = math.sqrt(0.5), math.sqrt(2.0 / math.pi), 0.044715
@@ -100,40 +101,50 @@ def _outputs(network_address: int, x: int, count: int, memory: int, out: int) ->
 
 
 class FastActor:
-    """The actor of a covered policy, computed from its own parameters without PyTorch.
+    """The network of a covered policy that acts, computed from its own parameters without PyTorch.
 
     It is right as long as the ``Watch`` holds that ``why_not_acting`` read the policy through.
 
-    :param policy: a policy of TD3 or SAC that ``why_not_acting`` has nothing against
+    :param policy: a policy that ``why_not_acting`` has nothing against
     """
 
     def __init__(self, policy: Any) -> None:
-        actor = policy.actor
-        self.is_gaussian = hasattr(actor, "log_std")
-        self._blocks = NetworkBlocks(actor_program(actor))
+        name = acting_network(policy)
+        network = policy._modules[name]
+        self.is_greedy = name != "actor"
+        self.is_gaussian = hasattr(network, "log_std")
+        self._blocks = NetworkBlocks(acting_program(policy))
         self.n_obs, self._n_out = int(self._blocks.network[0]["n_in"]), int(self._blocks.network[0]["n_out"])
         self.n_act = self._n_out // 2 if self.is_gaussian else self._n_out
+        if self.is_greedy:
+            self.n_act = int(policy.action_space.n)
         self._room = int(self._blocks.network[0]["activation_bytes"]) // (TILE * FLOAT_BYTES)
         self._blocks.refresh()
         self._address = self._blocks.address
 
     @staticmethod
-    def is_worth_it(actor: th.nn.Module) -> bool:
+    def is_worth_it(policy: th.nn.Module) -> bool:
         """Whether there is anything sparse to compute."""
-        return any(isinstance(module, SparseLinear) for module in actor.modules())
+        name = acting_network(policy)
+        modules = () if name is None else cast(th.nn.Module, policy._modules[name]).modules()
+        return any(isinstance(module, SparseLinear) for module in modules)
 
     def __call__(self, observations: Array, deterministic: bool) -> tuple[Array, Array]:
-        """Actions in [-1, 1], and the same without noise.
+        """Actions in [-1, 1], and the same without noise; of discrete actions the greedy one, int64.
 
         :param observations: [count, n_obs] float32, contiguous
         :param deterministic: whether SAC's actions are to be without noise
-        :return: two arrays [count, n_act]; one and the same where there is no noise
+        :return: two arrays [count, n_act], or [count] of discrete actions; one and the same where there is no noise
         """
         count = len(observations)
         # Of this call: several threads may act at once
         memory = np.empty(count * self._n_out + self._room, np.float32)
         out, results = memory[: count * self._n_out].reshape(count, self._n_out), address(memory)
         _outputs(self._address, address(observations), count, results + out.nbytes, results)
+        if self.is_greedy:
+            values = out if self._n_out == self.n_act else out.reshape(count, -1, self.n_act).mean(axis=1)
+            greedy = values.argmax(axis=1)
+            return greedy, greedy
         if not self.is_gaussian:
             action = np.tanh(out)
             return action, action

@@ -73,7 +73,7 @@ class UpdateDescription:
     @property
     def losses(self) -> tuple[str, ...]:
         """Names of the results that are losses."""
-        return tuple(name for name in self.results if name.endswith("_loss"))
+        return tuple(name for name in self.results if name.endswith("loss"))
 
     def phase(self, network: str) -> Phase:
         """The phase in which a network learns."""

@@ -61,13 +61,42 @@ def _write(b: Builder, value: Value, address: Value, j: Value, lanes: int) -> No
     b.store(value, _address(b, address, j, lanes), align=FLOAT_BYTES)
 
 
-@intrinsic(INT64, *[INT64] * 10, *[FLOAT] * 8)
+def _sum_of_shards(b: Builder, gradient: Value, shards: Value, shard_bytes: Value, j: Value, lanes: int) -> Value:
+    """Entries of a gradient, summed over shards."""
+    vector = ir.VectorType(FLOAT, lanes)
+    total = cgutils.alloca_once(b, vector)
+    b.store(ir.Constant(vector, [0.0] * lanes), total)
+    with cgutils.for_range_slice(b, int64(0), shards, int64(1)) as (shard, _):
+        of_shard = b.add(gradient, b.mul(shard, shard_bytes))
+        b.store(b.fadd(b.load(total), _read(b, of_shard, j, lanes)), total)
+    return b.load(total)
+
+
+@intrinsic(FLOAT, INT64, INT64, INT64, INT64)
+def _sum_of_squares(b: Builder, gradient: Value, size: Value, shards: Value, shard_bytes: Value) -> Value:
+    """Sum of the squares of a gradient's entries, each summed over shards."""
+    sums = {lanes: cgutils.alloca_once(b, ir.VectorType(FLOAT, lanes)) for lanes in (LANES, 1)}
+    for lanes, total in sums.items():
+        b.store(ir.Constant(ir.VectorType(FLOAT, lanes), [0.0] * lanes), total)
+
+    def add(j: Value, lanes: int) -> None:
+        g = _sum_of_shards(b, gradient, shards, shard_bytes, j, lanes)
+        b.store(b.fadd(b.load(sums[lanes]), b.fmul(g, g)), sums[lanes])
+
+    _for_each(b, int64(0), size, add)
+    result = b.fadd(sum_lanes(b, [b.load(sums[LANES])]), b.load(sums[1]))
+    return b.extract_element(result, ir.Constant(INT32, 0))
+
+
+@intrinsic(INT64, *[INT64] * 10, *[FLOAT] * 9)
 def _adam_span(
     b: Builder, start: Value, stop: Value, parameter: Value, mean: Value, square: Value, size: Value, before: Value,
     gradient: Value, shards: Value, shard_bytes: Value, rate: Value, root: Value, weight1: Value,
-    beta2: Value, weight2: Value, epsilon: Value, decay: Value, kept: Value,
+    beta2: Value, weight2: Value, epsilon: Value, decay: Value, kept: Value, scale: Value,
 ) -> Value:  # fmt: skip
-    """One Adam step for the entries start .. stop; the gradient is the sum over shards, plus ``decay`` times the entry.
+    """One Adam step for the entries start .. stop.
+
+    The gradient is the sum over shards times ``scale``, plus ``decay`` times the entry.
 
     The entry is multiplied by ``kept`` first, which is AdamW's weight decay. What is overwritten goes to ``before``.
     Returns 1 if all that is written is finite, else 0.
@@ -81,22 +110,20 @@ def _adam_span(
 
     def step(j: Value, lanes: int) -> None:
         vector = ir.VectorType(FLOAT, lanes)
-        scalars = (rate, root, weight1, beta2, weight2, epsilon, decay, kept)
-        rate_, root_, weight1_, beta2_, weight2_, epsilon_, decay_, kept_ = (splat(b, s, lanes) for s in scalars)
-        total = cgutils.alloca_once(b, vector)
-        b.store(ir.Constant(vector, [0.0] * lanes), total)
-        with cgutils.for_range_slice(b, int64(0), shards, int64(1)) as (shard, _):
-            of_shard = b.add(gradient, b.mul(shard, shard_bytes))
-            b.store(b.fadd(b.load(total), _read(b, of_shard, j, lanes)), total)
+        scalars = (rate, root, weight1, beta2, weight2, epsilon, decay, kept, scale)
+        rate_, root_, weight1_, beta2_, weight2_, epsilon_, decay_, kept_, scale_ = (
+            splat(b, s, lanes) for s in scalars
+        )
+        total = _sum_of_shards(b, gradient, shards, shard_bytes, j, lanes)
         old = _read(b, parameter, j, lanes)
-        g = b.fadd(b.load(total), b.fmul(decay_, old))
+        g = b.fadd(b.fmul(scale_, total), b.fmul(decay_, old))
         m, v = _read(b, mean, j, lanes), _read(b, square, j, lanes)
         for value, address in zip((old, m, v), copies, strict=True):
             _write(b, value, address, j, lanes)
         m = b.fadd(m, b.fmul(b.fsub(g, m), weight1_))
         v = b.fadd(b.fmul(v, beta2_), b.fmul(b.fmul(weight2_, g), g))
-        scale = b.fadd(b.fdiv(call(b, f"llvm.sqrt.v{lanes}f32", vector, v), root_), epsilon_)
-        p = b.fsub(b.fmul(kept_, old), b.fdiv(b.fmul(rate_, m), scale))
+        root_of_square = b.fadd(b.fdiv(call(b, f"llvm.sqrt.v{lanes}f32", vector, v), root_), epsilon_)
+        p = b.fsub(b.fmul(kept_, old), b.fdiv(b.fmul(rate_, m), root_of_square))
         for value, address in ((m, mean), (v, square), (p, parameter)):
             _write(b, value, address, j, lanes)
             b.store(b.fadd(b.load(checks[lanes]), b.fsub(value, value)), checks[lanes])
@@ -122,6 +149,22 @@ def _polyak_span(
 
 
 @compiled
+def _gradient_scale(
+    parameters: int, first: int, end: int, limit: float, gradients: int, shards: int, shard_bytes: int
+) -> float:
+    """What gradients are multiplied with, so that their norm is at most ``limit``, as ``clip_grad_norm_`` does it.
+
+    Every thread computes it from all gradients, in the same order. Other parameters: as for ``adam``.
+    """
+    squares = 0.0
+    for i in range(first, end):
+        p = parameter_at(parameters + i * _BYTES)
+        squares += _sum_of_squares(gradients + p.gradient * FLOAT_BYTES, p.size, shards, shard_bytes)
+    scale = limit / (math.sqrt(squares) + 1e-6)
+    return 1.0 if scale > 1.0 else scale  # NaN stays NaN
+
+
+@compiled
 def adam(
     parameters: int, first: int, end: int, optimizer: Block, gradients: int, shards: int, shard_bytes: int,
     thread: int, threads: int,
@@ -142,6 +185,9 @@ def adam(
     :return: whether all parameters and moments that this thread has written are finite
     """
     is_finite: Any = 1
+    scale = 1.0
+    if optimizer.max_gradient_norm < math.inf:
+        scale = _gradient_scale(parameters, first, end, optimizer.max_gradient_norm, gradients, shards, shard_bytes)
     rate, beta1, beta2 = optimizer.learning_rate, optimizer.beta1, optimizer.beta2
     is_decoupled = optimizer.is_decoupled != 0
     decay = 0.0 if is_decoupled else optimizer.weight_decay
@@ -168,6 +214,7 @@ def adam(
             optimizer.epsilon,
             decay,
             kept,
+            scale,
         )
     return bool(is_finite == 1)
 

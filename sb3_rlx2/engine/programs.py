@@ -6,24 +6,29 @@ the modules whose parameters it reads, and no memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
+from sb3_contrib.qrdqn.policies import QuantileNetwork
 from sb3_contrib.tqc.policies import Actor as TQCActor
 from sb3_contrib.tqc.policies import Critic as TQCCritic
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.dqn.policies import QNetwork
 from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.td3.policies import Actor as TD3Actor
 from torch import fx, nn
 
+from sb3_rlx2.engine.networks import acting_network
 from sb3_rlx2.engine.tracing import ADDITIONS, FUNCTIONS, traced
 from sb3_rlx2.sparse.layers import SparseLinear
 
 Layer = SparseLinear | nn.Linear
 GAUSSIAN_ACTORS = (SACActor, TQCActor)
 CRITICS = (ContinuousCritic, TQCCritic)
+VALUE_NETWORKS: Mapping[type[nn.Module], str] = {QNetwork: "q_net", QuantileNetwork: "quantile_net"}
+"""Networks that tell values of discrete actions, each with the attribute that holds its layers."""
 ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU)
 
 
@@ -237,6 +242,46 @@ def critic_program(critic: nn.Module, n_act: int) -> Program:
     # Gradients go back in reverse: through the first critic first, which may be the only one (``NetworkBlocks.part``)
     program.outputs = tuple(program.apply(q_network, 0) for q_network in reversed(known.q_networks))[::-1]
     return program
+
+
+def value_program(network: nn.Module) -> Program:
+    """The program of a value network of discrete actions: one output, values (or quantiles of each) side by side.
+
+    :param network: of Stable-Baselines3's DQN or sb3-contrib's QR-DQN
+    :raises NotCoveredError: if it has parts that no operation computes
+    """
+    if type(network) not in VALUE_NETWORKS:
+        raise NotCoveredError(f"a {type(network).__name__}")
+    known: Any = network
+    program = Program(known.features_dim)
+    value = program.apply(known.features_extractor, 0)
+    program.outputs = (program.apply(getattr(known, VALUE_NETWORKS[type(network)]), value),)
+    return program
+
+
+def network_program(name: str, network: nn.Module, n_act: int) -> Program:
+    """The program of a network of a policy.
+
+    :param name: its attribute of the policy (``networks``)
+    :param network: the network
+    :param n_act: number of action dimensions, which critics read
+    :raises NotCoveredError: if it has parts that no operation computes
+    """
+    if name.startswith("critic"):
+        return critic_program(network, n_act)
+    return actor_program(network) if name.startswith("actor") else value_program(network)
+
+
+def acting_program(policy: Any) -> Program:
+    """The program of the network of a policy that gives the action.
+
+    :param policy: a policy of an off-policy algorithm
+    :raises NotCoveredError: if it has parts that no operation computes
+    """
+    name = acting_network(policy)
+    if name is None:
+        raise NotCoveredError(f"no network of a {type(policy).__name__}")
+    return network_program(name, policy._modules[name], 0)
 
 
 def parameters_of(operation: Operation) -> Iterator[th.Tensor]:

@@ -83,6 +83,7 @@ OPTIMIZER = Record(
     epsilon=FLOAT,
     weight_decay=FLOAT,
     is_decoupled=INTEGER,  # AdamW's weight decay
+    max_gradient_norm=FLOAT,  # gradients of a larger norm are scaled down to it; infinite: they are not
 )
 
 PHASE = Record(
@@ -127,11 +128,11 @@ TASK = Record(
     parameters=INTEGER,
     actor=INTEGER,
     actor_target=INTEGER,
-    critic=INTEGER,
+    critic=INTEGER,  # or the network that tells the values of discrete actions
     critic_target=INTEGER,
     first_critic=INTEGER,  # the part of the critic that makes its first output
     algorithm=INTEGER,  # the algorithm's own block
-    # The replay buffer's arrays, float32, and how to read them
+    # The replay buffer's arrays, float32 (discrete actions int64), and how to read them
     observations=INTEGER,
     next_observations=INTEGER,
     actions=INTEGER,

@@ -14,18 +14,21 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.qrdqn.policies import QRDQNPolicy
 from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sb3_rlx2.engine.description import UpdateDescription
-from sb3_rlx2.engine.programs import CRITICS, NotCoveredError, Program, actor_program, critic_program, parameters_of
+from sb3_rlx2.engine.networks import ACTING, LEARNING, NETWORKS
+from sb3_rlx2.engine.programs import CRITICS, VALUE_NETWORKS, NotCoveredError, Program, network_program, parameters_of
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.sparse import TopologyEvolver, resolve_rule
@@ -36,12 +39,11 @@ Engine = Literal["auto", "compiled", "torch"]
 ENGINES = ("auto", "compiled", "torch")
 
 LINEAR = (SparseLinear, nn.Linear)
-NETWORKS = ("actor", "actor_target", "critic", "critic_target")
 BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 DENSITY_LIMIT = 0.7
 """Above it PyTorch's dense products are the faster ones (benchmarks/speed.py)."""
 
-POLICIES = (TD3Policy, SACPolicy, TQCPolicy)
+POLICIES = (TD3Policy, SACPolicy, TQCPolicy, DQNPolicy, QRDQNPolicy)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Hooks of a module; those of all modules have the same names behind ``_global``."""
 METHODS = ("forward", "action_log_prob", "get_action_dist_params", "extract_features", "q1_forward", "_predict")
@@ -74,12 +76,12 @@ def why_not_policy(watch: Watch, policy: nn.Module, policy_class: type) -> str |
 
 
 def why_not_acting(watch: Watch, policy: nn.Module) -> str | None:
-    """Say why a policy's actor is not one that compiled code computes; None if it is.
+    """Say why the network of a policy that acts is not one that compiled code computes; None if it is.
 
     :param watch: what is read through
     :param policy: the policy
     """
-    return next(_policy_problems(watch, policy, ("actor",)), None)
+    return next(_policy_problems(watch, policy, ACTING), None)
 
 
 class EngineChoice:
@@ -174,7 +176,7 @@ def _policy_problems(watch: Watch, policy: Any, names: tuple[str, ...]) -> Itera
     programs: dict[str, Program] = {}
     for name, network in networks.items():
         try:
-            programs[name] = _program(watch, network, *_sizes(policy))
+            programs[name] = _program(watch, name, network, policy)
         except NotCoveredError as error:
             yield f"the {name} has {error}"
         else:
@@ -195,20 +197,23 @@ def _parameters(networks: dict[str, Any]) -> list[th.Tensor]:
     return [tensor for network in networks.values() for tensor in network.parameters()]
 
 
-def _program(watch: Watch, network: Any, n_obs: int, n_act: int) -> Program:
+def _program(watch: Watch, name: str, network: Any, policy: Any) -> Program:
     """A network's program."""
     if watch.item(vars(network), "use_sde"):
         raise NotCoveredError("use_sde=True")
-    reads_actions = watch.type_of(network) in CRITICS
-    if reads_actions:
+    kind, (n_obs, n_act) = watch.type_of(network), _sizes(policy)
+    if kind in CRITICS:
         watch.sequence(watch.item(vars(network), "q_networks"))
         if any(q is not network._modules.get(f"qf{i}") for i, q in enumerate(network.q_networks)):
             raise NotCoveredError("networks that are not its modules")
-        program, widths = critic_program(network, n_act), [watch.item(vars(network), "n_quantiles") or 1]
-    else:
-        program, widths = actor_program(network), [n_act]
-    reads = n_obs + n_act if reads_actions else n_obs
-    if program.widths[0] != reads or any(program.widths[value] not in widths for value in program.outputs):
+    program = network_program(name, network, n_act)
+    per_output = watch.item(vars(network), "n_quantiles") or 1
+    reads, width = n_obs, n_act
+    if kind in CRITICS:
+        reads, width = n_obs + n_act, per_output
+    elif kind in VALUE_NETWORKS:
+        width = int(policy.action_space.n) * per_output
+    if program.widths[0] != reads or any(program.widths[value] != width for value in program.outputs):
         raise NotCoveredError("other numbers of inputs or outputs than observations and actions have")
     return program
 
@@ -294,12 +299,15 @@ def _update_problems(
     if watch.keys(_global_optimizer_pre_hooks) or watch.keys(_global_optimizer_post_hooks):
         yield "there are hooks of all optimizers"
     connections, positions = 0, 0
-    for name in ("actor", "critic"):
-        network = cast(nn.Module, policy._modules[name])
+    for name in LEARNING:
+        network = watch.item(policy._modules, name)
+        if network is None:
+            continue
         layers = [module for module in network.modules() if isinstance(module, LINEAR)]
         connections += sum(layer.nnz if isinstance(layer, SparseLinear) else layer.weight.numel() for layer in layers)
         positions += sum(layer.in_features * layer.out_features for layer in layers)
-        yield from _optimizer_problems(watch, name, watch.item(vars(network), "optimizer"), [*network.parameters()])
+        optimizer = watch.item(vars(network), "optimizer") or watch.item(vars(policy), "optimizer")
+        yield from _optimizer_problems(watch, name, optimizer, [*network.parameters()])
     if connections > DENSITY_LIMIT * positions and not is_asked_for:
         yield f"density {connections / positions:.2f} is above {DENSITY_LIMIT}"
     coefficient = watch.item(attributes, "log_ent_coef")
@@ -308,7 +316,8 @@ def _update_problems(
         yield from _tensor_problems("the entropy coefficient is", watch.tensor(coefficient), (1,))
         yield from _optimizer_problems(watch, "entropy coefficient", coefficient_optimizer, [coefficient])
     buffer = watch.item(attributes, "replay_buffer")
-    yield from _buffer_problems(watch, buffer, buffer_classes, *_sizes(policy))
+    action_type = np.float32 if isinstance(policy.action_space, spaces.Box) else np.int64
+    yield from _buffer_problems(watch, buffer, buffer_classes, _sizes(policy), action_type)
     normalize = watch.call(model.get_vec_normalize_env)
     if normalize is not None and watch.type_of(normalize) is not VecNormalize:
         yield f"the environment is normalized by a {type(normalize).__name__}"
@@ -373,7 +382,7 @@ def _state_problems(watch: Watch, name: str, entries: dict[str, Any], shape: tup
 
 
 def _buffer_problems(
-    watch: Watch, buffer: object, buffer_classes: tuple[type, ...], n_obs: int, n_act: int
+    watch: Watch, buffer: object, buffer_classes: tuple[type, ...], sizes: tuple[int, int], action_type: type
 ) -> Iterator[str]:
     if watch.type_of(buffer) not in buffer_classes or not isinstance(buffer, ReplayBuffer):
         yield f"the replay buffer is a {type(buffer).__name__}"
@@ -384,13 +393,13 @@ def _buffer_problems(
     if watch.item(attributes, "optimize_memory_usage"):
         yield "optimize_memory_usage=True"
     rows = (watch.item(attributes, "buffer_size"), watch.item(attributes, "n_envs"))
-    widths = {"observations": n_obs, "next_observations": n_obs, "actions": n_act}
+    widths = {"observations": sizes[0], "next_observations": sizes[0], "actions": sizes[1]}
     for name in BUFFER_ARRAYS:
         array = watch.array(watch.item(attributes, name))
         if "observations" in name:
             if array.dtype not in (np.float32, np.float64) or array.dtype != buffer.observations.dtype:
                 yield f"{name.replace('_', ' ')} are stored as {array.dtype}"
-        elif array.dtype != np.float32:
+        elif array.dtype != (action_type if name == "actions" else np.float32):
             yield f"{name} are stored as {array.dtype}"
         size = rows[0] * rows[1] * widths.get(name, 1)
         if array.shape[:2] != rows or array.size != size or not array.flags.c_contiguous:

@@ -16,8 +16,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.functions import address_of
 from sb3_rlx2.engine.loop import MAX_SHARDS, MAX_SUMS, update_loop
+from sb3_rlx2.engine.networks import NETWORKS, optimizer_of
 from sb3_rlx2.engine.plan import NetworkBlocks, ParameterBlocks, address, aligned
-from sb3_rlx2.engine.programs import Program, actor_program, critic_program
+from sb3_rlx2.engine.programs import Program, network_program
 from sb3_rlx2.engine.records import GRADIENT, OPTIMIZER, PHASE, SHARED, STEP, TARGETS, TASK
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.kernels.compiled import is_on_disk
@@ -33,21 +34,28 @@ CONNECTIONS_PER_THREAD = 3_000_000
 SPARE_ROWS, HEAD_ROWS = 8, 4
 ALL = GRADIENT | STEP
 OPTIMIZER_SETTINGS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "is_decoupled")
-NETWORKS = ("actor", "actor_target", "critic", "critic_target")
+ROLES = {"actor": "actor", "critic": "critic", "q_net": "critic", "quantile_net": "critic"}
+"""Which network of the task's block each network is."""
+
+
+def task_field(name: str) -> str:
+    """The task's field with the address of a network.
+
+    :param name: name of the network
+    """
+    online = name.removesuffix("_target")
+    return f"{ROLES.get(online, online)}{name[len(online) :]}"
 
 
 def policy_programs(policy: Any) -> dict[str, Program]:
     """The programs of a policy's networks, by the name of its attribute; targets that it lacks are left out.
 
-    :param policy: a policy of an actor-critic algorithm
+    :param policy: the policy
     :raises NotCoveredError: if a network has parts that no operation computes
     """
     n_act = get_action_dim(policy.action_space)
     found = {name: network for name in NETWORKS if (network := getattr(policy, name, None)) is not None}
-    return {
-        name: critic_program(network, n_act) if name.startswith("critic") else actor_program(network)
-        for name, network in found.items()
-    }
+    return {name: network_program(name, network, n_act) for name, network in found.items()}
 
 
 class Updates:
@@ -73,17 +81,21 @@ class Updates:
         self.programs = policy_programs(policy)
         self.optimizers: dict[str, th.optim.Optimizer] = {}
         for phase in description.phases:
-            self.optimizers[phase.network] = getattr(policy, phase.network).optimizer
+            self.optimizers[phase.network] = optimizer_of(policy, phase.network)
             self.optimizers |= {name: (optimizers or {})[name] for name in phase.further_optimizers}
         self.block, self.own = TASK.zeros(1), self.algorithm.zeros(1)
         self.task: Any = self.block[0]
         self.settings: Any = self.own[0]
         self._address = address(self.block)
-        self.n_obs, self.n_act = policy.actor.features_dim, get_action_dim(policy.action_space)
-        self.n_critics = len(self.programs["critic"].outputs)
+        by_field = {task_field(name): program for name, program in self.programs.items()}
+        self.n_obs = by_field.get("actor", by_field["critic"]).widths[0]
+        # What critics read of an action: nothing where they tell the values of all
+        self.n_act = by_field["critic"].widths[0] - self.n_obs
+        self.n_critics = len(by_field["critic"].outputs)
         self.columns = {name: column for column, name in enumerate(description.results)}
         self._sums, self._shared = np.zeros(MAX_SHARDS * MAX_SUMS), SHARED.zeros(1)
         self._optimizer_blocks = OPTIMIZER.zeros(len(self.optimizers))
+        self._optimizer_blocks["max_gradient_norm"] = np.inf
         self._optimizer_settings: list[Any] = [None] * len(self.optimizers)
         self._phases, self._targets = PHASE.zeros(len(description.phases)), TARGETS.zeros(1)
         self._parts = self._phases["parts"]
@@ -122,7 +134,8 @@ class Updates:
         self.networks: dict[str, NetworkBlocks] = {}
         for name, program in self.programs.items():
             self.networks[name] = NetworkBlocks(program, self.networks.get(name.removesuffix("_target")))
-        self._first_critic = self.networks["critic"].part(self.programs["critic"].first_output())
+        critic = next(blocks for name, blocks in self.networks.items() if task_field(name) == "critic")
+        self._first_critic = critic.part(critic.program.first_output())
         followers: dict[th.Tensor, th.Tensor] = {}
         groups = []
         for name, optimizer in self.optimizers.items():
@@ -139,9 +152,10 @@ class Updates:
         self._ranges = {name: (ends[i], ends[i + 1]) for i, name in enumerate(self.optimizers)}
         task = self.task
         task["parameters"] = address(self.parameters.blocks)
-        for name in NETWORKS:
-            blocks = self.networks.get(name) or self.networks[name.removesuffix("_target")]
-            task[name] = blocks.address
+        for name, blocks in self.networks.items():
+            task[task_field(name)] = blocks.address
+            if f"{name}_target" not in self.networks and not name.endswith("_target"):
+                task[f"{task_field(name)}_target"] = blocks.address
         task["first_critic"] = address(self._first_critic)
         for i, name in enumerate(self.optimizers):
             if name in self.networks:
@@ -162,17 +176,18 @@ class Updates:
         self._backward: list[Array] = []
         column = 0
         for block, phase in zip(self._phases, self.description.phases, strict=True):
-            block["network"], block["period"] = self.task[phase.network], phase.period
+            block["network"], block["period"] = self.task[task_field(phase.network)], phase.period
             block["tile_function"] = address_of(phase.tile_function)
             block["begin"], block["finish"] = address_of(phase.begin), address_of(phase.finish)
-            self._backward.append(np.array([self.task[name] for name in phase.backward], np.int64))
+            self._backward.append(np.array([self.task[task_field(name)] for name in phase.backward], np.int64))
             block["backward_networks"], block["n_backward_networks"] = address(self._backward[-1]), len(phase.backward)
             block["n_losses"], block["first_result"] = len(phase.losses), column
             stepped = [self._ranges[name] for name in (phase.network, *phase.further_optimizers)]
             block["first_parameter"], block["end_parameter"] = stepped[0][0], stepped[-1][1]
             column += len(phase.losses) + len(phase.scalars)
         targets, ranges = self._targets[0], [self._ranges[name] for name in self.description.targets.networks]
-        targets["first_parameter"], targets["end_parameter"] = min(ranges)[0], max(ranges)[1]
+        targets["first_parameter"] = min(ranges)[0] if ranges else 0
+        targets["end_parameter"] = max(ranges)[1] if ranges else 0
         targets["period"] = self.description.targets.period
         targets["counts_within"] = self.description.targets.counts == "call"
 
@@ -213,7 +228,8 @@ class Updates:
         networks = {name: blocks.network[0] for name, blocks in self.networks.items()}
 
         def largest(kind: str, field: str) -> int:
-            return max(int(block[field]) for name, block in networks.items() if name.startswith(kind))
+            found = (int(block[field]) for name, block in networks.items() if task_field(name).startswith(kind))
+            return max(found, default=0)
 
         sizes = {
             "next_input": n_in * ROW_BYTES,
@@ -300,6 +316,13 @@ class Updates:
         task["sampled_rows"], task["sampled_envs"] = address(samples.rows), address(samples.environments)
         self._targets[0]["tau"] = tau
 
+    def limit_gradients(self, norm: float) -> None:
+        """Scale down gradients of a network, all of its parameters together, to a norm.
+
+        :param norm: the largest; infinite: they stay as they are
+        """
+        self._optimizer_blocks["max_gradient_norm"] = norm
+
     # --- updates ---
 
     @property
@@ -372,7 +395,7 @@ class Updates:
     def want_all_positions(self, network: str, wanted: bool) -> None:
         """Whether the next runs compute the gradient of a network's weights at absent positions too.
 
-        :param network: ``"actor"`` or ``"critic"``
+        :param network: name of the network
         :param wanted: whether to
         """
         self.refresh()
@@ -382,7 +405,7 @@ class Updates:
     def dense_gradients(self, network: str) -> dict[SparseLinear, th.Tensor]:
         """Gradients [out_features, in_features] of a network's sparse layers, from the last run.
 
-        :param network: ``"actor"`` or ``"critic"``; all positions must have been wanted
+        :param network: name of the network; all positions must have been wanted
         """
         shards = int(self.task["shards"])
         floats = self._gradients.view(np.float32).reshape(MAX_SHARDS, -1)[:shards].sum(axis=0)

@@ -91,7 +91,8 @@ class Evaluator:
         :param model: what ``evaluate_policy`` takes
         :param step: environment steps so far
         :param updates: gradient updates so far
-        :param connections: of the actor and of all critics together, by name
+        :param connections: of the actor and of all critics together, by name; those of a network that tells the values
+            of discrete actions count as critics'
         :return: mean return
         """
         self._before = seconds = self.seconds
@@ -107,7 +108,7 @@ class Evaluator:
             "mean_length": f"{np.mean(lengths):.1f}",
             "updates": updates,
             "actor_connections": connections.get("actor", 0),
-            "critic_connections": connections.get("critic", 0),
+            "critic_connections": sum(count for name, count in connections.items() if name != "actor"),
             "cpu_seconds": f"{seconds.cpu:.2f}",
             "wall_seconds": f"{seconds.wall:.2f}",
         }
@@ -197,7 +198,7 @@ class StudyCallback(BaseCallback):
 
 
 def count_connections(model: Any) -> dict[str, int]:
-    """Weights that are present in the actor and in all critics together.
+    """Weights that are present in each network that learns, all critics together.
 
     :param model: an off-policy algorithm
     """

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from sb3_rlx2.analysis.history import FILE_NAME
 from sb3_rlx2.analysis.topology_history import TopologyHistory
+from sb3_rlx2.engine.networks import LEARNING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NETWORKS = ("actor", "critic")
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
             "history", type=Path, metavar="HISTORY", help="file of a TopologyHistoryCallback, or the folder it is in"
         )
         if kind in ("topology", "history"):
-            command.add_argument("--network", choices=NETWORKS, help="connectivity of this one only")
+            command.add_argument("--network", choices=LEARNING, help="connectivity of this one only")
             command.add_argument("--steps", type=int, nargs="+", help="connectivity at these steps (default: four)")
     return parser
 

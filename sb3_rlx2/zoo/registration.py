@@ -11,7 +11,7 @@ from sb3_rlx2.zoo.algorithms import ALGORITHMS
 
 @functools.cache
 def register() -> None:
-    """Make ``rlx2_td3``, ``rlx2_sac``, ``rlx2_ddpg`` and ``rlx2_tqc`` known to RL Baselines3 Zoo in this process.
+    """Make every algorithm of ``ALGORITHMS``, such as ``rlx2_td3``, known to RL Baselines3 Zoo in this process.
 
     After it the zoo finds their hyperparameters by itself, samples theirs in a search, and checks every file of
     hyperparameters for misspelt keys. ``--conf-file`` takes the name of a baseline too (``rigl``, ``set``, ``ss``,

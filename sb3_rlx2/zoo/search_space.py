@@ -13,7 +13,8 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER, convert_offpolicy_param
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 from sb3_rlx2.zoo.algorithms import ALGORITHMS, PREFIX
 
-DENSITIES = ("actor_density", "critic_density")
+DENSITIES = ("actor_density", "critic_density", "density")
+"""What is drawn in place of sparsities, whose interesting values lie close to 1."""
 
 
 def sample_rlx2_params(
@@ -75,11 +76,12 @@ def _sample_own_params(
         learning_starts = params["learning_starts"] = _suggest(trial, "learning_starts", length / 100, length / 10)
     updates_per_step = zoo["gradient_steps"] / (zoo["train_freq"] * n_envs)
     if fixed.get("topology") != "dense":
-        params |= _sparsities({name: trial.suggest_float(name, 0.02, 0.5, log=True) for name in DENSITIES})
+        names = [name.replace("sparsity", "density") for name in algorithm.network_sparsities.values()]
+        params |= _sparsities({name: trial.suggest_float(name, 0.02, 0.5, log=True) for name in names})
     if fixed.get("topology") not in ("dense", "static"):
         end = length if fixed.get("topology_end", "None") == "None" else min(length, int(fixed["topology_end"]))
-        of_actor = (end - learning_starts) * updates_per_step / policy_delay
-        params["topology_interval"] = _suggest(trial, "topology_interval", of_actor / 1000, of_actor / 10)
+        of_network = (end - learning_starts) * updates_per_step / policy_delay
+        params["topology_interval"] = _suggest(trial, "topology_interval", of_network / 1000, of_network / 10)
         params["drop_fraction"] = trial.suggest_float("drop_fraction", 0.1, 0.9)
     if fixed.get("n_steps") != "1":
         params["n_steps"] = trial.suggest_int("n_steps", 1, 5)

@@ -61,6 +61,8 @@ REQUIRED = (
     "replay_buffer_kwargs",
     "actor_sparsity",
     "critic_sparsity",
+    "sparsity",
+    "max_grad_norm",
     "topology",
     "topology_interval",
     "topology_end",

@@ -74,6 +74,7 @@ def content_problem(buffer: ReplayBuffer, own: ReplayBuffer | None) -> str | Non
                 return f"has {name}={vars(buffer)[name]!r}: it must be a number"
     if not (isinstance(buffer, DynamicReplayBuffer) or type(buffer) in KNOWN):
         return None
+    space = buffer.action_space
     # Forgotten rows too: n-step returns multiply them by zero
     stored = buffer.buffer_size if buffer.full else buffer.pos
     for name, array in _stored_arrays(buffer):
@@ -81,6 +82,8 @@ def content_problem(buffer: ReplayBuffer, own: ReplayBuffer | None) -> str | Non
             rows = array[first : min(first + CHUNK, stored)]
             if array.dtype.kind == "f" and not np.isfinite(rows).all():
                 return f"has {name} that are NaN or infinite"
+            if name == "actions" and isinstance(space, spaces.Discrete) and not ((rows >= 0) & (rows < space.n)).all():
+                return f"has actions that are not in {space}"
             if name in ("dones", "timeouts") and not ((rows == 0.0) | (rows == 1.0)).all():
                 return f"has {name} that are neither 0 nor 1"
     return None

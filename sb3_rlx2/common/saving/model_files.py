@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 import stable_baselines3
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
@@ -287,6 +288,8 @@ def _check_sizes(attributes: Mapping[str, Any], parameters: Mapping[str, Any], l
     widths = [*_numbers(policy_kwargs), 1, 1]
     if len(widths) > len(policy) + FURTHER_NUMBERS:
         raise ModelFileError(f"its policy_kwargs have {len(widths)} numbers, and it has {len(policy)} tensors")
+    if isinstance(actions := attributes["action_space"], spaces.Discrete):
+        widths.append(int(actions.n) * max(1, *_numbers(policy_kwargs.get("n_quantiles", 1))))
     widths.append(get_flattened_obs_dim(attributes["observation_space"]) + get_action_dim(attributes["action_space"]))
     largest, second = sorted(widths, reverse=True)[:2]
     buffer_class, buffer_size = attributes.get("replay_buffer_class"), attributes.get("buffer_size")
