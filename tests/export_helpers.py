@@ -103,6 +103,18 @@ def normalized(algorithm, **kwargs):
     return model
 
 
+def simba(algorithm):
+    """A model with SimBa's networks that has learned a little."""
+    policy_kwargs = {"net_arch": [24], "features_extractor_kwargs": {"clip": 1.5, "epsilon": 1e-4}}
+    model = algorithm(
+        "SimBaPolicy", DummyVecEnv([Walk]), policy_kwargs=policy_kwargs, learning_starts=50, batch_size=16,
+        buffer_size=500, seed=0, device="cpu",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.learn(200)
+
+
 MODELS = {
     "RLx2TD3": lambda: quick(RLx2TD3),
     "RLx2SAC": lambda: quick(RLx2SAC),
@@ -112,6 +124,8 @@ MODELS = {
     "SAC": lambda: quick(SAC),
     "RLx2TD3 with VecNormalize": lambda: normalized(RLx2TD3),
     "SAC with VecNormalize": lambda: normalized(SAC),
+    "RLx2TD3 with SimBaPolicy": lambda: simba(RLx2TD3),
+    "RLx2SAC with SimBaPolicy": lambda: simba(RLx2SAC),
     **{name: lambda name=name: with_network(name, normalizes=name == "everything") for name in NETWORKS},
 }
 

@@ -6,8 +6,10 @@ import numba
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from torch import nn
 
+from sb3_rlx2.common.observation_norm import ObservationNorm
 from sb3_rlx2.engine import operations as o
 from sb3_rlx2.engine.plan import NetworkBlocks, aligned, fused
 from sb3_rlx2.engine.programs import NotCoveredError, Program
@@ -183,6 +185,24 @@ def test_an_activation_joins_the_linear_layer_before_it_only_where_nobody_else_r
     check(program, lambda x: th.cat([layer(x).relu(), layer(x)], dim=1), 8)
     silu = program_of(nn.Sequential(layer, nn.SiLU()), 8)
     assert [step.operation.kind for step in fused(silu)] == ["linear", "activation"]
+
+
+@pytest.mark.parametrize("start", [0, 9, 13, 15])
+@pytest.mark.parametrize("reads_twice", [False, True])
+def test_observations_are_normalized_within_bounds_and_what_stands_beside_them_is_copied(start, reads_twice):
+    norm, layer = ObservationNorm(spaces.Box(-1.0, 1.0, (13,)), epsilon=0.1, clip=1.3), sparse(19, 30)
+    norm.update(np.random.default_rng(0).normal(size=(50, 13)) * 0.7 + 0.3)
+    program = Program(19)
+    value = program.apply(norm, 0)
+    first = program.apply(nn.Tanh(), program.apply(layer, value))
+    other = program.apply(sparse(19, 30, 1), program.apply(norm, 0) if reads_twice else value)
+    program.outputs = (program.add("sum", [first, other], 30),)
+
+    def forward(x):
+        x = th.cat([norm(x[:, :13]), x[:, 13:]], dim=1)
+        return layer(x).tanh() + program.layers[1](x)
+
+    check(program, forward, 19, start=start)
 
 
 def test_a_module_may_bring_its_own_translation():

@@ -20,6 +20,7 @@ from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.observation_norm import ObservationNorm
 from sb3_rlx2.files.named_objects import register
 from sb3_rlx2.sparse.rules import RULES
 
@@ -37,6 +38,7 @@ NAMES_ONLY: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("stable_baselines3.sac", (sac.SACPolicy, sac.CnnPolicy, sac.MultiInputPolicy)),
     ("sb3_contrib.tqc", (tqc.TQCPolicy, tqc.CnnPolicy, tqc.MultiInputPolicy)),
     ("sb3_rlx2", (DynamicReplayBuffer,)),
+    ("sb3_rlx2.common", (ObservationNorm,)),
 )
 WITH_OBJECTS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("stable_baselines3.common.utils", (FloatSchedule, ConstantSchedule, LinearSchedule)),

@@ -36,7 +36,14 @@ from sb3_rlx2.common.saving.algorithm_names import PACKAGE, algorithm_name
 from sb3_rlx2.common.saving.buffer_checks import counter_problem, layout_problem
 from sb3_rlx2.common.saving.model_files import CHECKPOINT_FORMAT
 from sb3_rlx2.common.saving.parameters import CheckedParameters
-from sb3_rlx2.common.topology import TopologySettings, attached_evolvers, evolve_topology, has_sparse_layers
+from sb3_rlx2.common.simba import SimBaMixin
+from sb3_rlx2.common.topology import (
+    TopologySettings,
+    attached_evolvers,
+    evolve_topology,
+    has_sparse_layers,
+    uncompiled_policy,
+)
 from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
 from sb3_rlx2.engine.description import UpdateDescription
@@ -370,11 +377,14 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             replay_buffer.num_timesteps = self.num_timesteps
         else:
             storage = cast(ReplayBuffer, CheckedStorage(replay_buffer, self.num_timesteps))
+        acted_on = self._last_obs
         try:
             super()._store_transition(storage, buffer_action, new_obs, reward, dones, infos)
         except ValueError:
             self._forget_step()
             raise
+        if isinstance(policy := uncompiled_policy(self), SimBaMixin):
+            policy.observe(cast(Array, acted_on))
         if dones.any():
             self._check_reset()
 

@@ -18,7 +18,7 @@ EVOLVERS = "topology_evolvers"
 
 def networks(model: OffPolicyAlgorithm) -> dict[str, nn.Module]:
     """The online networks of a model's policy, by name."""
-    return learning_networks(_uncompiled_policy(model))
+    return learning_networks(uncompiled_policy(model))
 
 
 def has_sparse_layers(model: OffPolicyAlgorithm) -> bool:
@@ -71,7 +71,7 @@ def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> di
     :raises ValueError: if a setting is out of range, a sparse layer belongs to two networks, or a network and its
         target have different connections
     """
-    policy = _uncompiled_policy(model)
+    policy = uncompiled_policy(model)
     attached: _Attached | None = policy.__dict__.get(EVOLVERS)
     optimizers = {name: optimizer_of(policy, name) for name in networks(model)}
     if attached is None or attached.settings != settings or attached.optimizers != optimizers:
@@ -95,18 +95,22 @@ def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> di
 
 def detach_topology(model: OffPolicyAlgorithm) -> None:
     """Let the topology of a model stay as it is from now on."""
-    attached: _Attached | None = _uncompiled_policy(model).__dict__.pop(EVOLVERS, None)
+    attached: _Attached | None = uncompiled_policy(model).__dict__.pop(EVOLVERS, None)
     for evolver in () if attached is None else attached.evolvers.values():
         evolver.close()
 
 
 def attached_evolvers(model: OffPolicyAlgorithm) -> dict[str, TopologyEvolver]:
     """The evolvers that now listen to a model's optimizers, by network; empty if there are none."""
-    attached: _Attached | None = _uncompiled_policy(model).__dict__.get(EVOLVERS)
+    attached: _Attached | None = uncompiled_policy(model).__dict__.get(EVOLVERS)
     return {} if attached is None else attached.evolvers
 
 
-def _uncompiled_policy(model: OffPolicyAlgorithm) -> nn.Module:
+def uncompiled_policy(model: OffPolicyAlgorithm) -> nn.Module:
+    """A model's policy, not what ``torch.compile`` made of it.
+
+    :param model: an off-policy algorithm
+    """
     # Asking a module for an attribute that it lacks takes long
     return cast(nn.Module, model.policy._modules.get("_orig_mod", model.policy))
 
@@ -119,7 +123,7 @@ class _Attached(NamedTuple):
 
 def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -> TopologyEvolver:
     network = networks(model)[name]
-    optimizer = optimizer_of(_uncompiled_policy(model), name)
+    optimizer = optimizer_of(uncompiled_policy(model), name)
     layers = sparse_layers(network)
     target = getattr(model.policy, f"{name}_target", None)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -1,5 +1,5 @@
 """Sparse policies for DDPG: those of TD3, as in Stable-Baselines3."""
 
-from sb3_rlx2.td3.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_rlx2.td3.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SimBaPolicy
 
-__all__ = ["CnnPolicy", "MlpPolicy", "MultiInputPolicy"]
+__all__ = ["CnnPolicy", "MlpPolicy", "MultiInputPolicy", "SimBaPolicy"]

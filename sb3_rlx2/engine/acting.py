@@ -11,15 +11,25 @@ import torch as th
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
 from sb3_rlx2.engine.networks import acting_network
-from sb3_rlx2.engine.operations import ACTIVATION, DENSE, LAYER_NORM, LINEAR, SUM, network_at, operation_at
+from sb3_rlx2.engine.operations import (
+    ACTIVATION,
+    DENSE,
+    LAYER_NORM,
+    LINEAR,
+    OBSERVATION_NORM,
+    SUM,
+    network_at,
+    operation_at,
+)
 from sb3_rlx2.engine.plan import NetworkBlocks, address
 from sb3_rlx2.engine.programs import acting_program
 from sb3_rlx2.engine.records import OPERATION
+from sb3_rlx2.engine.replay import clip
 from sb3_rlx2.kernels.activations import ELU, GELU, GELU_TANH, LEAKY_RELU, NONE, RELU, SILU, TANH
 from sb3_rlx2.kernels.compiled import compiled
 from sb3_rlx2.kernels.dense import dense_product_of_one
 from sb3_rlx2.kernels.products import TILE, product_of_one
-from sb3_rlx2.kernels.vectors import FLOAT_BYTES, load_float, store_float
+from sb3_rlx2.kernels.vectors import FLOAT_BYTES, load_double, load_float, store_float
 from sb3_rlx2.sparse.layers import SparseLinear
 
 Block = Any
@@ -65,6 +75,13 @@ def _normalize(x: int, y: int, count: int, weights: int, bias: int, epsilon: flo
 
 
 @compiled
+def _normalize_observation(x: int, y: int, count: int, mean: int, variance: int, epsilon: float, limit: float) -> None:
+    for i in range(count):
+        value = (load_float(x, i) - load_double(mean, i)) / math.sqrt(load_double(variance, i) + epsilon)
+        store_float(y, i, clip(value, -limit, limit))
+
+
+@compiled
 def _outputs(network_address: int, x: int, count: int, memory: int, out: int) -> None:
     """Outputs of a network for some observations.
 
@@ -94,6 +111,8 @@ def _outputs(network_address: int, x: int, count: int, memory: int, out: int) ->
                 other = inputs if op.second_source < 0 else memory + op.second_source // TILE
                 for j in range(op.n_out):
                     store_float(y, j, load_float(h, j) + load_float(other, j))
+            elif op.kind == OBSERVATION_NORM:
+                _normalize_observation(h, y, op.n_normalized, op.weights, op.bias, op.epsilon, op.clip)
             if op.kind <= DENSE and op.activation != NONE:
                 _activate(op.activation, op.activation_parameter, y, y, op.n_out)
         for j in range(network.n_out):

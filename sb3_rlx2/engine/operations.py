@@ -13,12 +13,13 @@ from sb3_rlx2.kernels.activations import LAST_FROM_OUTPUT, NONE, RELU, activate,
 from sb3_rlx2.kernels.compiled import compiled
 from sb3_rlx2.kernels.dense import dense_input_gradient, dense_product, dense_weight_gradient
 from sb3_rlx2.kernels.layer_norm import layer_norm, layer_norm_input_gradient, layer_norm_weight_gradient
+from sb3_rlx2.kernels.observation_norm import observation_norm, observation_norm_input_gradient
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE, input_gradient, product, reorder, weight_gradient
 from sb3_rlx2.kernels.vectors import FLOAT_BYTES, add_floats, sum_floats
 
 Block = Any
 
-LINEAR, DENSE, ACTIVATION, LAYER_NORM, SUM = range(5)
+LINEAR, DENSE, ACTIVATION, LAYER_NORM, SUM, OBSERVATION_NORM = range(6)
 
 network_at, operation_at = NETWORK.at, OPERATION.at
 _BYTES = OPERATION.size
@@ -51,6 +52,8 @@ def forward(network: Block, x: int, memory: int) -> int:
             layer_norm(h, y, op.n_out, op.weights, op.bias, op.epsilon, memory + op.statistics)
         elif op.kind == SUM:
             sum_floats(h, x if op.second_source < 0 else memory + op.second_source, y, op.n_out * TILE)
+        elif op.kind == OBSERVATION_NORM:
+            observation_norm(h, y, op.n_normalized, op.n_out, op.weights, op.bias, op.epsilon, op.clip)
     return int(memory + network.output)
 
 
@@ -86,6 +89,10 @@ def _input_gradients(op: Block, h: int, g: int, memory: int, dx: int, start: int
         layer_norm_input_gradient(h, g, op.n_out, op.weights, memory + op.statistics, dx, start, stop, adds)
     elif op.kind == SUM:
         add_floats(g + start * ROW_BYTES, dx, (stop - start) * TILE, adds)
+    elif op.kind == OBSERVATION_NORM:
+        observation_norm_input_gradient(
+            h, g, dx, start, stop, op.n_normalized, op.weights, op.bias, op.epsilon, op.clip, adds
+        )
     if op.source_activation != NONE:
         times_slope(op.source_activation, op.source_parameter, h + start * ROW_BYTES, dx, (stop - start) * TILE)
 
@@ -113,7 +120,11 @@ def backward(
         h, g = x if op.source < 0 else memory + op.source, room + op.output_gradient
         if gradients != 0:
             _weight_gradients(op, h, g, memory, room, gradients)
-        if op.source >= 0:
+        if op.reads_normalized_input:
+            if dx != 0:
+                to = room + op.source_gradient + start * ROW_BYTES
+                _input_gradients(op, h, g, memory, to, start, stop, op.adds != 0)
+        elif op.source >= 0:
             _input_gradients(op, h, g, memory, room + op.source_gradient, 0, op.n_in, op.adds != 0)
         elif dx != 0:
             _input_gradients(op, h, g, memory, dx, start, stop, add or op.adds != 0)
@@ -138,6 +149,7 @@ def order_weights(network: Block, with_input: bool, thread: int, threads: int) -
     """
     for i in range(network.n_operations):
         op = operation_at(network.operations + i * _BYTES)
-        if op.kind == LINEAR and (with_input or op.source >= 0):
+        reads_input = op.source < 0 or op.reads_normalized_input
+        if op.kind == LINEAR and (with_input or not reads_input):
             start, stop = op.nnz * thread // threads, op.nnz * (thread + 1) // threads
             reorder(start, stop, op.sources, op.weights, op.ordered)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,13 @@ from sb3_rlx2.sparse.layers import SparseLinear
 Array = npt.NDArray[Any]
 
 ALIGNMENT = 64
-KINDS = {"linear": o.LINEAR, "activation": o.ACTIVATION, "layer_norm": o.LAYER_NORM, "sum": o.SUM}
+KINDS = {
+    "linear": o.LINEAR,
+    "activation": o.ACTIVATION,
+    "layer_norm": o.LAYER_NORM,
+    "sum": o.SUM,
+    "observation_norm": o.OBSERVATION_NORM,
+}
 MIN_DENSE_OUTPUTS = 8
 """A dense layer with fewer outputs is computed connection by connection: its input is not worth transposing."""
 
@@ -133,14 +139,17 @@ class NetworkBlocks:
             self._describe(block, step)
         # Looking up a module's attribute takes ten times as long
         self._held: list[tuple[dict[str, Any], str]] = [
-            (
-                step.operation.module._parameters,
-                "values" if isinstance(step.operation.module, SparseLinear) else "weight",
-            )
+            (module._parameters, "values" if isinstance(module, SparseLinear) else "weight")
             for step in self.steps
-            if step.operation.module is not None and step.operation.kind != "activation"
+            for module in [cast(Any, step.operation.module)]
+            if step.operation.kind in ("linear", "layer_norm")
         ]
         self._parametric = [i for i, s in enumerate(self.steps) if s.operation.kind in ("linear", "layer_norm")]
+        self._statistics: list[tuple[Any, dict[str, Any]]] = [
+            (block, cast(Any, step.operation.module)._buffers)
+            for block, step in zip(self.operations, self.steps, strict=True)
+            if step.operation.kind == "observation_norm"
+        ]
         network = self.network[0]
         network["operations"], network["n_operations"] = address(self.operations), len(self.steps)
         network["n_in"] = program.widths[0]
@@ -170,6 +179,9 @@ class NetworkBlocks:
         block["n_out"] = self.program.widths[operation.output]
         if isinstance(operation.module, nn.LayerNorm):
             block["epsilon"] = operation.module.eps
+        if operation.kind == "observation_norm":
+            norm: Any = operation.module
+            block["n_normalized"], block["epsilon"], block["clip"] = norm.features_dim, norm.epsilon, norm.clip
         if structure is None:
             return
         self.ordered.append(aligned(structure.nnz * 4))
@@ -182,6 +194,7 @@ class NetworkBlocks:
     def _lay_out_activations(self) -> None:
         program, at = self.program, 0
         offsets = {0: -1}
+        normalized = {step.output for step in self.steps if step.operation.kind == "observation_norm"}
         inner = [step.output for step in self.steps if step.output not in program.outputs]
         for value in (*inner, *program.outputs):  # outputs side by side
             offsets[value], at = at, at + program.widths[value] * ROW_BYTES
@@ -189,6 +202,7 @@ class NetworkBlocks:
             inputs = step.operation.inputs
             block["source"], block["second_source"] = offsets[inputs[0]], offsets[inputs[-1]]
             block["output"] = offsets[step.output]
+            block["reads_normalized_input"] = inputs[0] in normalized
             if step.operation.kind == "layer_norm":
                 block["statistics"], at = at, at + 2 * ROW_BYTES
         self.network[0]["output"], self.network[0]["activation_bytes"] = offsets[program.outputs[0]], at
@@ -259,6 +273,8 @@ class NetworkBlocks:
         """Read the addresses of weights and biases; PyTorch may have moved them since the last call."""
         self.operations["weights"][self._parametric] = [held[name].data_ptr() for held, name in self._held]
         self.operations["bias"][self._parametric] = [held["bias"].data_ptr() for held, _ in self._held]
+        for block, buffers in self._statistics:
+            block["weights"], block["bias"] = buffers["mean"].data_ptr(), buffers["variance"].data_ptr()
 
     def want_all_positions(self, wanted: bool) -> None:
         """Whether ``backward`` computes the gradient of weights at absent positions too.

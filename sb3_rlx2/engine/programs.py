@@ -39,10 +39,10 @@ class NotCoveredError(ValueError):
 class Operation(NamedTuple):
     """One step of a program.
 
-    :param kind: ``"linear"``, ``"activation"``, ``"layer_norm"`` or ``"sum"``
+    :param kind: ``"linear"``, ``"activation"``, ``"layer_norm"``, ``"sum"`` or ``"observation_norm"``
     :param inputs: numbers of the values that it reads
     :param output: number of the value that it makes
-    :param module: the linear layer, activation or layer normalization; None for a sum
+    :param module: the linear layer, activation or normalization; None for a sum
     """
 
     kind: str
@@ -237,10 +237,14 @@ def critic_program(critic: nn.Module, n_act: int) -> Program:
         raise NotCoveredError(f"a {type(critic).__name__}")
     known: Any = critic
     program = Program(known.features_extractor.features_dim + n_act)
-    if program.apply(known.features_extractor, 0) != 0:
-        raise NotCoveredError("a features extractor between observation and critic")
+    outputs: list[int] = []
     # Gradients go back in reverse: through the first critic first, which may be the only one (``NetworkBlocks.part``)
-    program.outputs = tuple(program.apply(q_network, 0) for q_network in reversed(known.q_networks))[::-1]
+    for q_network in reversed(known.q_networks):
+        value = program.apply(known.features_extractor, 0)  # by each for itself: they share no operation
+        if value != 0 and program.operations[-1].kind != "observation_norm":
+            raise NotCoveredError("a features extractor between observation and critic")
+        outputs.insert(0, program.apply(q_network, value))
+    program.outputs = tuple(outputs)
     return program
 
 

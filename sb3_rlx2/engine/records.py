@@ -19,10 +19,12 @@ OPERATION = Record(
     second_source=INTEGER,  # of a sum
     output=INTEGER,
     statistics=INTEGER,  # of a layer normalization: mean and reciprocal standard deviation, two rows
-    # Parameters: addresses
+    # Parameters: addresses; of an observation normalization mean and variance, float64
     weights=INTEGER,
     bias=INTEGER,  # 0: none
     epsilon=FLOAT,
+    n_normalized=INTEGER,  # of an observation normalization: so many features are normalized, the others copied
+    clip=FLOAT,  # of an observation normalization: results lie in [-clip, clip]
     # Connections of a linear operation: row by row, input by input, and where gradients are wanted (see Structure)
     nnz=INTEGER,
     rows=INTEGER,
@@ -40,6 +42,7 @@ OPERATION = Record(
     source_gradient=INTEGER,
     second_source_gradient=INTEGER,
     transposed=INTEGER,  # of a dense layer: room for its transposed input
+    reads_normalized_input=INTEGER,  # whether the source is the network's input, normalized: no parameter is before it
     # Whether an operation that comes later in the program has written to the source's gradient already
     adds=INTEGER,
     second_adds=INTEGER,

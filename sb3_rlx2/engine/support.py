@@ -233,6 +233,8 @@ def _network_problems(watch: Watch, name: str, network: nn.Module, program: Prog
     for operation in program.operations:
         if isinstance(operation.module, (*LINEAR, nn.LayerNorm)):
             yield from _layer_problems(watch, name, operation.module)
+        elif operation.kind == "observation_norm":
+            yield from _statistics_problems(watch, name, operation.module)
     used = {id(parameter) for operation in program.operations for parameter in parameters_of(operation)}
     if {id(parameter) for parameter in network.parameters()} != used:
         yield f"the {name} has parameters that none of its operations reads"
@@ -273,10 +275,20 @@ def _layer_problems(watch: Watch, name: str, layer: SparseLinear | nn.Linear | n
         yield from _tensor_problems(f"the {name} has parameters", watch.tensor(tensor), expected)
 
 
-def _tensor_problems(what: str, tensor: th.Tensor, shape: tuple[int, ...]) -> Iterator[str]:
+def _statistics_problems(watch: Watch, name: str, norm: Any) -> Iterator[str]:
+    for option in ("epsilon", "clip"):
+        watch.item(vars(norm), option)
+    for key in ("mean", "variance"):
+        tensor, what = watch.item(norm._buffers, key), f"the {name} has statistics of observations"
+        yield from _tensor_problems(what, watch.tensor(tensor), (norm.features_dim,), th.float64)
+
+
+def _tensor_problems(
+    what: str, tensor: th.Tensor, shape: tuple[int, ...], dtype: th.dtype = th.float32
+) -> Iterator[str]:
     if tensor.device.type != "cpu":
         yield f"the device is {tensor.device}"
-    elif tensor.dtype != th.float32:
+    elif tensor.dtype != dtype:
         yield f"{what} of type {tensor.dtype}"
     elif tuple(tensor.shape) != shape:
         yield f"{what} of shape {tuple(tensor.shape)}, not {shape}"

@@ -49,14 +49,15 @@ def read_policy(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None = 
     if reason is not None:
         raise ValueError(f"the policy cannot be exported: {reason}{_hint(policy.observation_space)}")
     program = programs.actor_program(policy.actor).first_output()
+    norm, operations = _observation_norm(program)
     space = policy.action_space
     observation_shape = tuple(map(int, policy.observation_space.shape))
     n_obs, n_act = math.prod(observation_shape), math.prod(space.shape)
     read = SparsePolicy(
         algorithm=_name(model),
         observation_shape=observation_shape,
-        normalization=None if vec_normalize is None else read_normalization(vec_normalize, n_obs),
-        operations=tuple(_OPERATIONS[operation.kind](operation) for operation in program.operations),
+        normalization=_only_one(norm, None if vec_normalize is None else read_normalization(vec_normalize, n_obs)),
+        operations=tuple(_OPERATIONS[operation.kind](operation) for operation in operations),
         output=program.outputs[0],
         action=SquashedAction(
             space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel(), tuple(map(int, space.shape))
@@ -83,6 +84,27 @@ def read_normalization(vec_normalize: VecNormalize, n_obs: int) -> Normalization
         raise ValueError(f"the VecNormalize has statistics for other observations than the policy's {n_obs} dimensions")
     std = np.sqrt(statistics.var + vec_normalize.epsilon)
     return Normalization(np.asarray(statistics.mean, np.float64).ravel(), std.ravel(), float(vec_normalize.clip_obs))
+
+
+def _observation_norm(program: programs.Program) -> tuple[Normalization | None, list[programs.Operation]]:
+    """How the program normalizes observations itself, and the operations that read what comes of it as value 0."""
+    first, *rest = program.operations
+    if first.kind != "observation_norm":
+        return None, program.operations
+    norm: Any = first.module
+    std = np.sqrt(_numbers(norm.variance) + norm.epsilon)
+    renamed = [tuple(0 if value == first.output else value for value in operation.inputs) for operation in rest]
+    operations = [operation._replace(inputs=inputs) for operation, inputs in zip(rest, renamed, strict=True)]
+    return Normalization(_numbers(norm.mean), std, norm.clip), operations
+
+
+def _only_one(of_policy: Normalization | None, of_environment: Normalization | None) -> Normalization | None:
+    if of_policy is not None and of_environment is not None:
+        raise ValueError(
+            "the policy cannot be exported: it normalizes observations by itself, and its VecNormalize does so before; "
+            "train SimBaPolicy with VecNormalize(norm_obs=False)"
+        )
+    return of_policy or of_environment
 
 
 def _name(model: OffPolicyAlgorithm) -> str:

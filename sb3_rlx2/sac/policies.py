@@ -5,6 +5,7 @@ from typing import ClassVar
 from stable_baselines3.sac import policies as sb3
 
 from sb3_rlx2.common.policies import SparsePolicyMixin
+from sb3_rlx2.common.simba import SimBaMixin
 
 
 class _SparseSACMixin(SparsePolicyMixin):
@@ -27,3 +28,11 @@ class CnnPolicy(_SparseSACMixin, sb3.CnnPolicy):
 
 class MultiInputPolicy(_SparseSACMixin, sb3.MultiInputPolicy):
     """Sparse SAC policy for Dict observations."""
+
+
+class DenseSimBaPolicy(SimBaMixin, sb3.SACPolicy):
+    """SAC policy with SimBa's networks. Arguments: those of ``SACPolicy`` and of ``SimBaMixin``."""
+
+
+class SimBaPolicy(_SparseSACMixin, DenseSimBaPolicy):
+    """Sparse SAC policy with SimBa's networks. Arguments: those of ``DenseSimBaPolicy`` and ``SparsePolicyMixin``."""

@@ -19,7 +19,7 @@ from sb3_rlx2.engine.sac import SACUpdates, sac_description
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.updates import Updates
-from sb3_rlx2.sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_rlx2.sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SimBaPolicy
 from sb3_rlx2.sparse import TopologyRule
 
 SelfRLx2SAC = TypeVar("SelfRLx2SAC", bound="RLx2SAC")
@@ -33,8 +33,8 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
     Stable-Baselines3's ``SAC``; with ``topology="dense", n_steps=1, dynamic_buffer=False`` it is just that algorithm.
     The n-step target has an entropy term at each of its n states.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class; stock classes are made
-        sparse
+    :param policy: ``"MlpPolicy"``, ``"SimBaPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class; stock
+        classes are made sparse
     :param env: the environment (an id, a Gymnasium environment or a VecEnv; None only for loading)
     :param learning_rate: learning rate of Adam, or a schedule of the progress remaining (1 to 0), default 3e-4
     :param buffer_size: the maximum number of transitions in the replay buffer, default 3,000,000
@@ -85,6 +85,7 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
+        "SimBaPolicy": SimBaPolicy,
     }
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = SAC
     updates_class: ClassVar[type[Updates]] = SACUpdates

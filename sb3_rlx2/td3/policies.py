@@ -6,6 +6,7 @@ from typing import ClassVar
 from stable_baselines3.td3 import policies as sb3
 
 from sb3_rlx2.common.policies import SparsePolicyMixin
+from sb3_rlx2.common.simba import SimBaMixin
 
 
 class _SparseTD3Mixin(SparsePolicyMixin):
@@ -28,3 +29,13 @@ class CnnPolicy(_SparseTD3Mixin, sb3.CnnPolicy):
 
 class MultiInputPolicy(_SparseTD3Mixin, sb3.MultiInputPolicy):
     """Sparse TD3 policy for Dict observations."""
+
+
+class DenseSimBaPolicy(SimBaMixin, sb3.TD3Policy):
+    """TD3 policy with SimBa's networks. Arguments: those of ``TD3Policy`` and of ``SimBaMixin``."""
+
+
+class SimBaPolicy(_SparseTD3Mixin, DenseSimBaPolicy):
+    """Sparse TD3 policy with SimBa's networks. Arguments: those of ``DenseSimBaPolicy`` and ``SparsePolicyMixin``."""
+
+    default_net_arch: ClassVar[Sequence[int] | None] = None

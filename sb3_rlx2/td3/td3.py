@@ -21,7 +21,7 @@ from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.td3 import TD3Updates, td3_description
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sparse import TopologyRule
-from sb3_rlx2.td3.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_rlx2.td3.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SimBaPolicy
 
 SelfRLx2TD3 = TypeVar("SelfRLx2TD3", bound="RLx2TD3")
 
@@ -33,8 +33,8 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
     ICLR 2023, https://arxiv.org/abs/2205.15043. Defaults are the paper's. Everything not listed here is as in
     Stable-Baselines3's ``TD3``; with ``topology="dense", n_steps=1, dynamic_buffer=False`` it is just that algorithm.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class; stock classes are made
-        sparse, and hidden layers are 256, 256 unless ``policy_kwargs["net_arch"]`` says otherwise
+    :param policy: ``"MlpPolicy"``, ``"SimBaPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class; stock
+        classes are made sparse, and hidden layers are 256, 256 unless ``policy_kwargs["net_arch"]`` says otherwise
     :param env: the environment (an id, a Gymnasium environment or a VecEnv; None only for loading)
     :param learning_rate: learning rate of Adam, or a schedule of the progress remaining (1 to 0), default 3e-4
     :param buffer_size: the maximum number of transitions in the replay buffer, default 1,000,000
@@ -83,6 +83,7 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
+        "SimBaPolicy": SimBaPolicy,
     }
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = TD3
     updates_class: ClassVar[type[Updates]] = TD3Updates

@@ -5,6 +5,7 @@ from typing import ClassVar
 from sb3_contrib.tqc import policies as contrib
 
 from sb3_rlx2.common.policies import SparsePolicyMixin
+from sb3_rlx2.common.simba import SimBaMixin
 
 
 class _SparseTQCMixin(SparsePolicyMixin):
@@ -27,3 +28,11 @@ class CnnPolicy(_SparseTQCMixin, contrib.CnnPolicy):
 
 class MultiInputPolicy(_SparseTQCMixin, contrib.MultiInputPolicy):
     """Sparse TQC policy for Dict observations."""
+
+
+class DenseSimBaPolicy(SimBaMixin, contrib.TQCPolicy):
+    """TQC policy with SimBa's networks. Arguments: those of ``TQCPolicy`` and of ``SimBaMixin``."""
+
+
+class SimBaPolicy(_SparseTQCMixin, DenseSimBaPolicy):
+    """Sparse TQC policy with SimBa's networks. Arguments: those of ``DenseSimBaPolicy`` and ``SparsePolicyMixin``."""

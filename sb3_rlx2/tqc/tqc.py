@@ -20,7 +20,7 @@ from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.tqc import TQCUpdates, tqc_description
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sparse import TopologyRule
-from sb3_rlx2.tqc.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_rlx2.tqc.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SimBaPolicy
 
 N_QUANTILES = 25
 """sb3-contrib's default for each critic."""
@@ -37,8 +37,8 @@ class RLx2TQC(RLx2EntropyAlgorithm, TQC):
     listed here is as in sb3-contrib's ``TQC``; with ``topology="dense", n_steps=1, dynamic_buffer=False`` it is just
     that algorithm. The n-step target has an entropy term at each of its n states.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class; stock classes are made
-        sparse
+    :param policy: ``"MlpPolicy"``, ``"SimBaPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class; stock
+        classes are made sparse
     :param env: the environment (an id, a Gymnasium environment or a VecEnv; None only for loading)
     :param learning_rate: learning rate of Adam, or a schedule of the progress remaining (1 to 0), default 3e-4
     :param buffer_size: the maximum number of transitions in the replay buffer, default 3,000,000
@@ -91,6 +91,7 @@ class RLx2TQC(RLx2EntropyAlgorithm, TQC):
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
+        "SimBaPolicy": SimBaPolicy,
     }
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = TQC
     updates_class: ClassVar[type[Updates]] = TQCUpdates
