@@ -49,6 +49,11 @@ def anything(x: Any) -> bool:
     return True
 
 
+def topology(x: Any) -> bool:
+    rules = x.values() if isinstance(x, dict) and set(x) == {"actor", "critic"} else [x]
+    return all(rule in ("rigl", "set", "static", "dense") for rule in rules)
+
+
 def counters(x: Any) -> bool:
     return (
         isinstance(x, dict)
@@ -102,7 +107,7 @@ SETTINGS: dict[str, Predicate] = {
     "seed": optional(lambda x: whole(0)(x) and x < 2**32),
     "verbose": lambda x: isinstance(x, int) and x >= 0,
     "tensorboard_log": text_or_none,
-    "topology": lambda x: x in ("rigl", "set", "static", "dense"),
+    "topology": topology,
     "topology_end": optional(whole(1)),
     "topology_counters": counters,
     "drop_fraction": lambda x: number(0.0, 1.0)(x) and x > 0,

@@ -151,6 +151,8 @@ def test_no_noise_is_no_noise():
             {"buffer_min_size", "buffer_check_interval", "buffer_distance_threshold"},
         ),
         ({"topology": "static"}, {"topology_interval", "drop_fraction"}),
+        ({"topology": {"actor": "static", "critic": "rigl"}}, set()),
+        ({"topology": {"actor": "static", "critic": "dense"}}, {"topology_interval", "drop_fraction"}),
         ({"topology": "dense"}, {"topology_interval", "drop_fraction", "density"}),
     ],
 )

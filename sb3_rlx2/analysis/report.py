@@ -20,12 +20,13 @@ from sb3_rlx2.analysis.network_parts import ParametricLayer, Part, convolution_p
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 from sb3_rlx2.common.topology import TopologySettings, networks
+from sb3_rlx2.common.topology_rules import resolve_rules
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.dqn import dqn_description
 from sb3_rlx2.engine.networks import LEARNING, acting_network, optimizer_of
 from sb3_rlx2.engine.sac import sac_description
 from sb3_rlx2.engine.td3 import td3_description
-from sb3_rlx2.sparse import SparseLinear, resolve_rule, unreachable_outputs
+from sb3_rlx2.sparse import SparseLinear, unreachable_outputs
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, dormant_units, mean_activity
 
@@ -222,9 +223,8 @@ def update_recipe(model: OffPolicyAlgorithm) -> UpdateRecipe:
     settings: TopologySettings | None = getattr(model, "_topology_settings", None)
     intervals: dict[str, int] = {}
     if settings is not None:
-        rule = resolve_rule(settings.topology)
-        if rule.evolves and rule.needs_dense_grad:
-            intervals = dict.fromkeys(networks(model), settings.interval)
+        rules = resolve_rules(settings.topology, networks(model))
+        intervals = {name: settings.interval for name, rule in rules.items() if rule.evolves and rule.needs_dense_grad}
     # RLx2SAC's n-step target has an entropy term at each of its states
     has_bonus = getattr(model, "_state_bonus", lambda: None)() is not None
     target_actions = getattr(model, "n_steps", 1) if has_bonus else 1

@@ -23,8 +23,9 @@ from sb3_rlx2.common.topology import (
     network_density,
     networks,
 )
+from sb3_rlx2.common.topology_rules import Topology, is_sparse
 from sb3_rlx2.engine.networks import optimizer_of
-from sb3_rlx2.sparse import TopologyEvolver, TopologyRule, resolve_rule
+from sb3_rlx2.sparse import TopologyEvolver
 from sb3_rlx2.sparse.checks import check_count
 
 
@@ -36,7 +37,8 @@ class TopologyEvolutionCallback(BaseCallback):
     each network under ``rlx2/``. With stock SB3 ``TD3`` or ``SAC`` use a policy of ``sb3_rlx2.td3`` or
     ``sb3_rlx2.sac``. ``RLx2TD3`` and ``RLx2SAC`` bring it along; attaching it twice changes nothing.
 
-    :param topology: ``"rigl"`` (default), ``"set"``, ``"static"`` or a ``TopologyRule`` object
+    :param topology: ``"rigl"`` (default), ``"set"``, ``"static"`` or a ``TopologyRule`` object; or a dict with one of
+        these for each network, as in ``{"actor": "static", "critic": "rigl"}``
     :param topology_interval: ΔT, in gradient updates of each network, default 10,000
     :param topology_end: environment steps at which evolution has annealed to nothing; None (default): the end of the
         current ``learn``
@@ -47,7 +49,7 @@ class TopologyEvolutionCallback(BaseCallback):
 
     def __init__(
         self,
-        topology: str | TopologyRule = "rigl",
+        topology: Topology = "rigl",
         topology_interval: int = 10_000,
         topology_end: int | None = None,
         drop_fraction: float = 0.5,
@@ -61,7 +63,7 @@ class TopologyEvolutionCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         model = _off_policy(self.model, self)
-        if resolve_rule(self.settings.topology).sparse and not has_sparse_layers(model):
+        if is_sparse(self.settings.topology) and not has_sparse_layers(model):
             raise ValueError(
                 f"{type(self).__name__}: the policy has no sparse layer. Use a policy of sb3_rlx2.td3 or sb3_rlx2.sac "
                 "with a sparsity above 0"

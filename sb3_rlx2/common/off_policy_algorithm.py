@@ -44,6 +44,7 @@ from sb3_rlx2.common.topology import (
     has_sparse_layers,
     uncompiled_policy,
 )
+from sb3_rlx2.common.topology_rules import Topology, is_sparse, resolve_rules
 from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
 from sb3_rlx2.engine.description import UpdateDescription
@@ -51,7 +52,7 @@ from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.support import ENGINES, Engine, EngineChoice
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.files import register
-from sb3_rlx2.sparse import EvolutionCounters, TopologyRule, dense_state_dict, resolve_rule
+from sb3_rlx2.sparse import EvolutionCounters, dense_state_dict
 from sb3_rlx2.sparse.checks import check_sparsity
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     are made by that algorithm's own ``train``.
 
     :param args: as for the algorithm
-    :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
+    :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``; or a dict with one of these
+        for each network
     :param topology_interval: ΔT, in gradient updates of each network
     :param topology_end: environment steps at which evolution has annealed to nothing; None: the end of ``learn``
     :param drop_fraction: ζ0
@@ -95,7 +97,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     def __init__(
         self,
         *args: Any,
-        topology: str | TopologyRule,
+        topology: Topology,
         topology_interval: int,
         topology_end: int | None,
         drop_fraction: float,
@@ -144,7 +146,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
 
     @property
     def _topology_settings(self) -> TopologySettings:
-        return TopologySettings(self.topology, self.topology_interval, self.topology_end, self.drop_fraction)
+        # Of its own, so that a change of a dict is noticed
+        topology = dict(self.topology) if isinstance(self.topology, dict) else self.topology
+        return TopologySettings(topology, self.topology_interval, self.topology_end, self.drop_fraction)
 
     @property
     def _needs_dynamic_buffer_class(self) -> bool:
@@ -162,10 +166,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         for name in self.network_sparsities.values():
             check_sparsity(getattr(self, name), name)
         self._topology_settings.check()
-        evolves = resolve_rule(self.topology).sparse
-        check_topology_counters(
-            self.topology_counters, tuple(self.network_sparsities), self._n_updates if evolves else 0
-        )
+        resolve_rules(self.topology, self.network_sparsities)
+        networks = tuple(self.network_sparsities)
+        check_topology_counters(self.topology_counters, networks, self._n_updates if is_sparse(self.topology) else 0)
         check_threshold(self.buffer_distance_threshold)
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine!r} is not available: allowed are {list(ENGINES)}")
@@ -225,13 +228,16 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     @contextmanager
     def _as_the_base_algorithm_sees_it(self) -> Iterator[None]:
         """Show SB3's set-up a sparse policy and our buffer, while the attributes keep what the user gave."""
-        sparse = resolve_rule(self.topology).sparse
+        rules = resolve_rules(self.topology, self.network_sparsities)
         given = self.__dict__.copy()
         known = cast(list[type[BasePolicy]], list(self.policy_aliases.values()))
         self.policy_class = sparse_policy_class(self.policy_class, known)
         self.policy_kwargs = {
             **self.policy_kwargs,
-            **{name: getattr(self, name) if sparse else 0.0 for name in self.network_sparsities.values()},
+            **{
+                argument: getattr(self, argument) if rules[name].sparse else 0.0
+                for name, argument in self.network_sparsities.items()
+            },
         }
         if self._needs_dynamic_buffer_class:
             self.replay_buffer_class = self.replay_buffer_class or DynamicReplayBuffer
@@ -279,7 +285,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         own: list[BaseCallback] = []
-        if resolve_rule(self.topology).sparse and has_sparse_layers(self):
+        if is_sparse(self.topology) and has_sparse_layers(self):
             own.append(TopologyEvolutionCallback(*self._topology_settings, verbose=self.verbose))
         if self._needs_dynamic_buffer_class:
             threshold = self.buffer_distance_threshold if self.dynamic_buffer else None
@@ -464,7 +470,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         return None
 
     def _evolve_topology(self) -> None:
-        if resolve_rule(self.topology).sparse:
+        if is_sparse(self.topology):
             evolve_topology(self, self._topology_settings)
 
     # --- looking at it, and leaving it ---

@@ -9,8 +9,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
 from sb3_rlx2.common.stages import network_stages
+from sb3_rlx2.common.topology_rules import Topology, check_topology, resolve_rules
 from sb3_rlx2.engine.networks import learning_networks, optimizer_of
-from sb3_rlx2.sparse import Evolution, TopologyEvolver, TopologyRule, density, resolve_rule, sparse_layers
+from sb3_rlx2.sparse import Evolution, TopologyEvolver, density, sparse_layers
 from sb3_rlx2.sparse.checks import check_count, check_drop_fraction
 
 EVOLVERS = "topology_evolvers"
@@ -38,20 +39,21 @@ def network_density(network: nn.Module) -> float:
 class TopologySettings(NamedTuple):
     """How topology evolves.
 
-    :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
+    :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``; or a dict with one of these
+        for each network
     :param interval: ΔT, in gradient updates of each network
     :param end: environment steps at which evolution has annealed to nothing; None: the end of the current ``learn``
     :param drop_fraction: ζ0
     """
 
-    topology: str | TopologyRule
+    topology: Topology
     interval: int
     end: int | None
     drop_fraction: float
 
     def check(self) -> None:
         """Raise a ValueError that names the first setting that is out of range."""
-        resolve_rule(self.topology)
+        check_topology(self.topology)
         check_count(self.interval, "topology_interval", 1)
         check_drop_fraction(self.drop_fraction)
         if self.end is not None:
@@ -162,7 +164,7 @@ def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -
     return TopologyEvolver(
         layers,
         optimizer,
-        resolve_rule(settings.topology),
+        resolve_rules(settings.topology, networks(model))[name],
         interval=settings.interval,
         drop_fraction=settings.drop_fraction,
         progress=progress,

@@ -140,8 +140,10 @@ def _problems(
     watch: Watch, model: Any, trains: tuple[type, type], buffer_classes: tuple[type, ...], is_asked_for: bool
 ) -> Iterator[str]:
     """Why a model's updates are not ones that compiled code makes, if ``is_asked_for`` with dense networks too."""
-    if not resolve_rule(watch.item(vars(model), "topology")).sparse and not is_asked_for:
-        yield "topology='dense'"
+    topology = watch.item(vars(model), "topology")
+    rules = watch.items(topology).values() if isinstance(topology, dict) else [topology]
+    if not any(resolve_rule(rule).sparse for rule in rules) and not is_asked_for:
+        yield f"topology={topology!r}"
     classes = [cls for cls in watch.type_of(model).__mro__ if "train" in vars(cls)]
     stands_for = next(cls for cls in trains[1].__mro__ if "train" in vars(cls))
     if classes[:2] != [trains[0], stands_for]:

@@ -14,12 +14,12 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_rlx2.common.entropy_algorithm import RLx2EntropyAlgorithm
+from sb3_rlx2.common.topology_rules import Topology
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.tqc import TQCUpdates, tqc_description
 from sb3_rlx2.engine.updates import Updates
-from sb3_rlx2.sparse import TopologyRule
 from sb3_rlx2.tqc.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SimBaPolicy
 
 N_QUANTILES = 25
@@ -71,7 +71,8 @@ class RLx2TQC(RLx2EntropyAlgorithm, TQC):
         there, or else a GPU if there is one), ``"cpu"`` or ``"cuda"``, which is obeyed
     :param actor_sparsity: fraction of the actor's weights that are missing, in [0, 1), default 0.90
     :param critic_sparsity: fraction of each critic's weights that are missing, in [0, 1), default 0.80
-    :param topology: ``"rigl"`` (default), ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule`` object
+    :param topology: ``"rigl"`` (default), ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule`` object; or a dict
+        with one of these for each network, as in ``{"actor": "static", "critic": "rigl"}``
     :param topology_interval: ΔT, in gradient updates of each network, default 10,000
     :param topology_end: environment steps at which evolution has annealed to nothing; None (default): the end of the
         current ``learn``
@@ -128,7 +129,7 @@ class RLx2TQC(RLx2EntropyAlgorithm, TQC):
         device: th.device | str = "auto",
         actor_sparsity: float = 0.90,
         critic_sparsity: float = 0.80,
-        topology: str | TopologyRule = "rigl",
+        topology: Topology = "rigl",
         topology_interval: int = 10_000,
         topology_end: int | None = None,
         drop_fraction: float = 0.5,

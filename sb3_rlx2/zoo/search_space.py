@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 from collections.abc import Callable
@@ -75,10 +76,11 @@ def _sample_own_params(
     if learning_starts > length // 2:
         learning_starts = params["learning_starts"] = _suggest(trial, "learning_starts", length / 100, length / 10)
     updates_per_step = zoo["gradient_steps"] / (zoo["train_freq"] * n_envs)
-    if fixed.get("topology") != "dense":
+    rules = _rules(fixed.get("topology", "rigl"))
+    if rules != {"dense"}:
         names = [name.replace("sparsity", "density") for name in algorithm.network_sparsities.values()]
         params |= _sparsities({name: trial.suggest_float(name, 0.02, 0.5, log=True) for name in names})
-    if fixed.get("topology") not in ("dense", "static"):
+    if not rules <= {"dense", "static"}:
         end = length if fixed.get("topology_end", "None") == "None" else min(length, int(fixed["topology_end"]))
         of_network = (end - learning_starts) * updates_per_step / policy_delay
         params["topology_interval"] = _suggest(trial, "topology_interval", of_network / 1000, of_network / 10)
@@ -95,6 +97,15 @@ def _sample_own_params(
     for name, value in params.items():
         trial.set_user_attr(name, value)
     return params
+
+
+def _rules(topology: str) -> set[str]:
+    """The rules that the file of hyperparameters gives to networks, as text."""
+    try:
+        value = ast.literal_eval(topology)
+    except (ValueError, SyntaxError):
+        value = topology
+    return {str(rule) for rule in (value.values() if isinstance(value, dict) else [value])}
 
 
 def _suggest(trial: optuna.Trial, name: str, low: float, high: float) -> int:
