@@ -19,10 +19,11 @@ from torch import nn
 from sb3_rlx2 import RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.common.observation_norm import ObservationNorm
 from sb3_rlx2.common.simba import ResidualBlock
-from sb3_rlx2.errors import CheckpointMismatchError
+from sb3_rlx2.errors import CheckpointMismatchError, DivergenceError
 from sb3_rlx2.sac import SimBaPolicy
 from sb3_rlx2.sac.policies import DenseSimBaPolicy
 from sb3_rlx2.sparse import SparseLinear, linear_layers, sparse_layers
+from sb3_rlx2.sparse.unit_norm import unit_norms
 
 SMALL = {"net_arch": {"pi": [24], "qf": [32, 32]}}
 PLAIN = {"topology": "dense", "n_steps": 1, "dynamic_buffer": False}
@@ -77,6 +78,7 @@ def test_width_depth_and_inner_width_are_arguments():
         ({"net_arch": {"pi": [32]}}, "width of each residual block"),
         ({"net_arch": 64}, "width of each residual block"),
         ({"expansion": 0}, "expansion=0 is not allowed"),
+        ({"unit_norm": "yes"}, "unit_norm='yes' is not allowed"),
         ({"features_extractor_class": nn.Flatten}, "features_extractor_class=Flatten is not allowed"),
         ({"features_extractor_kwargs": {"clip": 0.0}}, "clip=0.0 is not allowed"),
     ],
@@ -223,6 +225,75 @@ def test_a_step_that_is_not_stored_is_not_counted():
     assert norm_of(model).mean.isfinite().all()
 
 
+# --- units of norm 1 ---
+
+
+def hidden_layers(model):
+    """Embedding and blocks of actor and critics."""
+    bodies = [getattr(model.actor, "latent_pi", model.actor.mu), *model.critic.q_networks]
+    inner = [module for body in bodies for module in body if isinstance(module, ResidualBlock)]
+    return [body[0] for body in bodies] + [layer for block in inner for layer in linear_layers(block).values()]
+
+
+def assert_unit_norms(model):
+    for layer in hidden_layers(model):
+        weight = layer.weight.detach()
+        norms = weight.norm(dim=1)[(weight != 0).any(dim=1)]
+        assert len(norms) > 0
+        th.testing.assert_close(norms, th.ones_like(norms), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_units_keep_norm_1_after_every_step_and_evolution_in_both_engines(algorithm):
+    runs = []
+    for engine in ("compiled", "torch"):
+        model = model_of(algorithm, engine=engine, policy_kwargs={"unit_norm": True}, topology_interval=7)
+        assert_unit_norms(model)
+        assert largest_difference(model, model) == 0.0
+        for steps in (60, 61, 62, 63, 64, 120):
+            model.learn(steps - model.num_timesteps, reset_num_timesteps=False)
+            assert_unit_norms(model)
+        assert model._engine_choice.reason == (None if engine == "compiled" else "engine='torch'")
+        heads = model.critic.qf0[-1]
+        assert not th.allclose(heads.weight.detach().norm(dim=1), th.ones(heads.out_features), atol=1e-3)
+        runs.append(model)
+    assert runs[0].topology_counters == runs[1].topology_counters
+    assert runs[0].topology_counters["critic"]["evolutions"] > 1
+    assert largest_difference(*runs) < 2e-4
+
+
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_copies_and_replaced_optimizers_keep_norm_1_too(engine):
+    model = trained(RLx2SAC, engine=engine, policy_kwargs={"unit_norm": True})
+    twin = copy.deepcopy(model.policy)
+    assert [len(unit_norms(network.optimizer)) for network in (twin.actor, twin.critic)] == [1, 1]
+    assert unit_norms(twin.actor.optimizer)[0].optimizer is twin.actor.optimizer
+    model.critic.optimizer = th.optim.Adam(model.critic.parameters(), lr=1e-2)
+    model.train(3, 32)
+    assert_unit_norms(model)
+
+
+def test_units_of_norm_1_are_the_same_with_any_number_of_threads():
+    runs, kwargs = [], {"batch_size": 300, "learning_starts": 100, "policy_kwargs": {"unit_norm": True}}
+    for threads in (1, 2):
+        with engine_threads(threads):
+            runs.append(trained(RLx2TD3, engine="compiled", **kwargs))
+    assert largest_difference(*runs) == 0.0
+
+
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_an_update_that_diverges_leaves_units_of_norm_1_as_they_were(engine):
+    model = trained(RLx2SAC, engine=engine, policy_kwargs={"unit_norm": True}, topology="static")
+    before = everything(model)
+    with th.no_grad():
+        model.policy.actor.mu.bias.fill_(1e38)
+        model.policy.actor.mu.bias.mul_(1e2)
+    with pytest.raises(DivergenceError):
+        model.train(1, 32)
+    after = everything(model)
+    assert differing(before, after) == ["policy.actor.mu.bias"]
+
+
 # --- files, copies, exports ---
 
 
@@ -241,7 +312,8 @@ def test_a_saved_model_comes_back_with_its_statistics(algorithm, name, tmp_path)
 
 @pytest.mark.parametrize("engine", ["compiled", "torch"])
 def test_a_resumed_training_ends_as_one_that_was_never_stopped(engine, tmp_path):
-    assert_resumes(lambda: model_of(RLx2SAC, engine=engine), tmp_path, callback=[])
+    policy_kwargs = {"unit_norm": engine == "compiled"}
+    assert_resumes(lambda: model_of(RLx2SAC, engine=engine, policy_kwargs=policy_kwargs), tmp_path, callback=[])
 
 
 def test_policies_and_copies_stand_on_their_own(tmp_path):

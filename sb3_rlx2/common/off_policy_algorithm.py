@@ -418,6 +418,8 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         """
         self._prepare_replay_buffer()
         self._evolve_topology()
+        if isinstance(self.policy, SimBaMixin):
+            self.policy.keep_unit_norm()
         before, choice = self.__dict__.get("_engine_choice"), self._choose_engine()
         if self.verbose >= 1 and before is not None and before.reason != choice.reason:
             print(choice)

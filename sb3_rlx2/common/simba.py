@@ -15,7 +15,10 @@ from torch import nn
 
 from sb3_rlx2.common.observation_norm import ObservationNorm
 from sb3_rlx2.engine.programs import Program
+from sb3_rlx2.sparse import linear_layers
 from sb3_rlx2.sparse.checks import check_count
+from sb3_rlx2.sparse.unit_norm import UnitNorm, unit_norms
+from sb3_rlx2.sparse.units import LinearLayer
 
 NetArch = Sequence[int] | Mapping[str, Sequence[int]]
 
@@ -78,6 +81,8 @@ class SimBaMixin(BasePolicy):
     :param activation_fn: activation in the blocks, default ReLU
     :param args: as for the policy class
     :param expansion: how many times as wide the inside of a block is, default 4
+    :param unit_norm: whether the weights that lead to each unit of embedding and blocks keep norm 1, default False, see
+        ``UnitNorm``; heads are free, as no normalization follows them
     :param features_extractor_class: ``ObservationNorm`` (default), whose arguments ``features_extractor_kwargs`` may
         hold, or ``FlattenExtractor``: observations as they are
     :param kwargs: as for the policy class
@@ -96,6 +101,7 @@ class SimBaMixin(BasePolicy):
         activation_fn: type[nn.Module] = nn.ReLU,
         *args: Any,
         expansion: int = 4,
+        unit_norm: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] = ObservationNorm,
         **kwargs: Any,
     ) -> None:
@@ -107,6 +113,9 @@ class SimBaMixin(BasePolicy):
         widths = _widths(DEFAULT_NET_ARCH if net_arch is None else net_arch)
         # The networks are built, by make_actor and make_critic, inside of the policy's own __init__
         self.expansion = check_count(expansion, "expansion", 1)
+        if not isinstance(unit_norm, bool):
+            raise ValueError(f"unit_norm={unit_norm!r} is not allowed: it must be True or False")
+        self.unit_norm = unit_norm
         self._n_blocks = {name: len(blocks) for name, blocks in widths.items()}
         if "optimizer_class" not in kwargs:
             given = kwargs.get("optimizer_kwargs") or {}
@@ -162,6 +171,27 @@ class SimBaMixin(BasePolicy):
                 nn.init.zeros_(layer.bias)
         return nn.Sequential(embedding, *blocks, nn.LayerNorm(width), *head)
 
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)  # type: ignore[misc]
+        self.keep_unit_norm()
+        for name in ("actor", "critic") if self.unit_norm else ():
+            if (target := self._modules.get(f"{name}_target")) is not None:
+                target.load_state_dict(cast(nn.Module, self._modules[name]).state_dict())
+
+    def keep_unit_norm(self) -> None:
+        """Let units keep norm 1 from now on, if ``unit_norm`` says so and the optimizers do not see to it yet.
+
+        The algorithms of this package call it before updates: an optimizer may have been replaced.
+        """
+        for network in (self.actor, self.critic) if self.unit_norm else ():
+            known = cast(Any, network)
+            if not unit_norms(known.optimizer):
+                UnitNorm(_hidden_layers(known), known.optimizer)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.keep_unit_norm()  # copies of optimizers have no hooks
+
     def observe(self, observations: npt.NDArray[Any]) -> None:
         """Count observations into the running statistics, with which all networks normalize from then on.
 
@@ -175,7 +205,17 @@ class SimBaMixin(BasePolicy):
             extractor.update(observations)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "expansion": self.expansion}
+        own = {"expansion": self.expansion, "unit_norm": self.unit_norm}
+        return {**super()._get_constructor_parameters(), **own}
+
+
+def _hidden_layers(network: Any) -> list[LinearLayer]:
+    """Embedding and blocks of an actor or critic."""
+    bodies = network.q_networks if hasattr(network, "q_networks") else [getattr(network, "latent_pi", network.mu)]
+    hidden = [module for body in bodies for module in body if isinstance(module, ResidualBlock)]
+    return [cast(LinearLayer, body[0]) for body in bodies] + [
+        layer for block in hidden for layer in linear_layers(block).values()
+    ]
 
 
 def _orthogonal(layer: nn.Linear) -> None:

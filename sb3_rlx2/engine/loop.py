@@ -14,7 +14,7 @@ import numpy as np
 
 from sb3_rlx2.engine.functions import call_step, call_tile
 from sb3_rlx2.engine.operations import network_at, order_weights
-from sb3_rlx2.engine.optimizer import adam, count_steps, polyak, take_back
+from sb3_rlx2.engine.optimizer import adam, count_steps, normalize_units, polyak, take_back
 from sb3_rlx2.engine.records import GRADIENT, OPTIMIZER, PHASE, SHARED, STEP, TARGETS, TASK
 from sb3_rlx2.engine.threads import on_threads, wait_for_all
 from sb3_rlx2.kernels.compiled import compiled
@@ -147,6 +147,8 @@ def _step(task: Block, phase: Block, passed: int, thread: int, threads: int) -> 
     passed = wait_for_all(task.shared, passed, threads)
     if thread == 0:  # all have read the counters
         count_steps(task.parameters, first, end)
+    if normalize_units(task.parameters, first, end, thread, threads):
+        passed = wait_for_all(task.shared, passed, threads)
     return int(passed)
 
 

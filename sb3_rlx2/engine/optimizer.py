@@ -27,6 +27,7 @@ from sb3_rlx2.kernels.vectors import (
     copy_floats,
     int64,
     intrinsic,
+    load,
     load_float,
     pointer,
     splat,
@@ -148,6 +149,32 @@ def _polyak_span(
     _for_each(b, start, stop, average)
 
 
+@intrinsic(None, INT64, INT64, INT64, INT64)
+def _normalize_units(b: Builder, first: Value, end: Value, units: Value, parameter: Value) -> None:
+    """Divide the weights of the units first .. end by their norm, if it is above 0 and finite."""
+    sums = {lanes: cgutils.alloca_once(b, ir.VectorType(FLOAT, lanes)) for lanes in (LANES, 1)}
+    with cgutils.for_range_slice(b, first, end, int64(1)) as (unit, _):
+        span = load(b, units, INT64, unit), load(b, units, INT64, b.add(unit, int64(1)))
+        for lanes, total in sums.items():
+            b.store(ir.Constant(ir.VectorType(FLOAT, lanes), [0.0] * lanes), total)
+
+        def add(j: Value, lanes: int) -> None:
+            value = _read(b, parameter, j, lanes)
+            b.store(b.fadd(b.load(sums[lanes]), b.fmul(value, value)), sums[lanes])
+
+        _for_each(b, *span, add)
+        vector = b.fadd(sum_lanes(b, [b.load(sums[LANES])]), b.load(sums[1]))
+        square = b.extract_element(vector, ir.Constant(INT32, 0))
+        one, infinity = ir.Constant(FLOAT, 1.0), ir.Constant(FLOAT, math.inf)
+        has_norm = b.and_(b.fcmp_ordered(">", square, ir.Constant(FLOAT, 0.0)), b.fcmp_ordered("<", square, infinity))
+        factor = b.select(has_norm, b.fdiv(one, call(b, "llvm.sqrt.f32", FLOAT, square)), one)
+
+        def multiply(j: Value, lanes: int) -> None:
+            _write(b, b.fmul(_read(b, parameter, j, lanes), splat(b, factor, lanes)), parameter, j, lanes)
+
+        _for_each(b, *span, multiply)
+
+
 @compiled
 def _gradient_scale(
     parameters: int, first: int, end: int, limit: float, gradients: int, shards: int, shard_bytes: int
@@ -217,6 +244,26 @@ def adam(
             scale,
         )
     return bool(is_finite == 1)
+
+
+@compiled
+def normalize_units(parameters: int, first: int, end: int, thread: int, threads: int) -> bool:
+    """Bring units to norm 1 after a step of Adam (``sparse.unit_norm``); all threads must have done their share of it.
+
+    :param parameters: address of the blocks of parameters
+    :param first: first parameter
+    :param end: end of parameters
+    :param thread: number of this thread
+    :param threads: number of threads
+    :return: whether there are such units, so that threads must wait for one another
+    """
+    found = False
+    for i in range(first, end):
+        p = parameter_at(parameters + i * _BYTES)
+        if p.units != 0:
+            found = True
+            _normalize_units(p.n_units * thread // threads, p.n_units * (thread + 1) // threads, p.units, p.value)
+    return found
 
 
 @compiled

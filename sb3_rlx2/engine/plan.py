@@ -18,7 +18,8 @@ from sb3_rlx2.kernels import activations as act
 from sb3_rlx2.kernels.products import PADDING, ROW_BYTES
 from sb3_rlx2.kernels.structure import Structure
 from sb3_rlx2.kernels.vectors import LANES
-from sb3_rlx2.sparse.layers import SparseLinear
+from sb3_rlx2.sparse.layers import SparseLinear, values_of
+from sb3_rlx2.sparse.units import LinearLayer
 
 Array = npt.NDArray[Any]
 
@@ -329,9 +330,14 @@ class ParameterBlocks:
     """The blocks of the parameters that an optimizer and Polyak averaging work on.
 
     :param groups: each optimizer with its parameters and, for each of these, what is to follow it (None: nothing)
+    :param layers: layers whose weights are among the parameters and are kept at unit norm
     """
 
-    def __init__(self, groups: Sequence[tuple[th.optim.Optimizer, Sequence[th.Tensor], Sequence[th.Tensor | None]]]):
+    def __init__(
+        self,
+        groups: Sequence[tuple[th.optim.Optimizer, Sequence[th.Tensor], Sequence[th.Tensor | None]]],
+        layers: Sequence[LinearLayer] = (),
+    ) -> None:
         self.groups = groups
         self.ends: list[int] = np.cumsum([len(parameters) for _, parameters, _ in groups]).tolist()
         self.parameters = [parameter for _, parameters, _ in groups for parameter in parameters]
@@ -340,6 +346,10 @@ class ParameterBlocks:
         self._followed = [i for i, target in enumerate(targets) if target is not None]
         self._targets = [target for target in targets if target is not None]
         self.blocks["size"] = [parameter.numel() for parameter in self.parameters]
+        self._units: dict[th.Tensor, Array] = {values_of(layer): _unit_starts(layer) for layer in layers}
+        for block, parameter in zip(self.blocks, self.parameters, strict=True):
+            if (starts := self._units.get(parameter)) is not None:
+                block["units"], block["n_units"] = address(starts), len(starts) - 1
         self.state_holders = [optimizer.state for optimizer, _, _ in groups]
         self.states = [_state(optimizer, parameter) for optimizer, parameters, _ in groups for parameter in parameters]
         self._holders_of = [optimizer.state for optimizer, parameters, _ in groups for _ in parameters]
@@ -377,6 +387,13 @@ class ParameterBlocks:
         """Read the addresses of parameters and targets; PyTorch may have moved them since the last call."""
         self.blocks["value"] = [parameter.data_ptr() for parameter in self.parameters]
         self.blocks["target"][self._followed] = [target.data_ptr() for target in self._targets]
+
+
+def _unit_starts(layer: LinearLayer) -> Array:
+    """Where each unit's weights begin in the parameter that holds them, and where the last one's end."""
+    if isinstance(layer, SparseLinear):
+        return layer.structure.rows
+    return np.arange(layer.out_features + 1, dtype=np.int64) * layer.in_features
 
 
 def _state(optimizer: th.optim.Optimizer, parameter: th.Tensor) -> dict[str, th.Tensor]:

@@ -76,6 +76,8 @@ PARAMETER = Record(
     gradient=INTEGER,  # offset in a shard's gradients, in floats
     size=INTEGER,
     target=INTEGER,  # the target network's copy; 0: there is none
+    units=INTEGER,  # of weights kept at unit norm: where each unit's begin, int64 [n_units + 1]; 0: of all others
+    n_units=INTEGER,
     before=INTEGER,  # value, mean, square (``size`` floats each) and step, as they were before the last step
 )
 

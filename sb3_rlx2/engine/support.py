@@ -33,7 +33,8 @@ from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.sparse import TopologyEvolver, resolve_rule
 from sb3_rlx2.sparse.dense_gradient import DenseGradient
-from sb3_rlx2.sparse.layers import SparseLinear
+from sb3_rlx2.sparse.layers import SparseLinear, values_of
+from sb3_rlx2.sparse.unit_norm import UnitNorm, unit_norms
 
 Engine = Literal["auto", "compiled", "torch"]
 ENGINES = ("auto", "compiled", "torch")
@@ -371,6 +372,8 @@ def _optimizer_problems(
     for kind in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
         if _has_foreign(watch, watch.item(attributes, kind)):
             yield f"the {name}'s optimizer has step hooks"
+    if not {id(values_of(layer)) for norm in unit_norms(optimizer) for layer in norm.layers} <= {*map(id, held)}:
+        yield f"the {name}'s optimizer keeps units of other layers at norm 1"
     state = watch.entries(watch.item(attributes, "state"))
     for parameter in held:
         entries = state.get(parameter)
@@ -381,9 +384,9 @@ def _optimizer_problems(
 
 
 def _has_foreign(watch: Watch, hooks: dict[int, Any]) -> bool:
-    """Whether there are hooks other than those of evolution, which compiled updates serve."""
+    """Whether there are hooks other than those of evolution and of unit norms, which compiled updates serve."""
     owners = (getattr(hooks[key], "__self__", None) for key in watch.keys(hooks))
-    return not all(isinstance(owner, (TopologyEvolver, DenseGradient)) for owner in owners)
+    return not all(isinstance(owner, (TopologyEvolver, DenseGradient, UnitNorm)) for owner in owners)
 
 
 def _state_problems(watch: Watch, name: str, entries: dict[str, Any], shape: tuple[int, ...]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from sb3_rlx2.kernels.compiled import is_on_disk
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE
 from sb3_rlx2.kernels.records import Record
 from sb3_rlx2.sparse.layers import SparseLinear, values_of
+from sb3_rlx2.sparse.unit_norm import unit_norms
 
 Array = npt.NDArray[Any]
 
@@ -147,7 +148,8 @@ class Updates:
             else:
                 parameters = list(optimizer.param_groups[0]["params"])
             groups.append((optimizer, parameters, [followers.get(parameter) for parameter in parameters]))
-        self.parameters = ParameterBlocks(groups)
+        norms = [norm for optimizer in self.optimizers.values() for norm in unit_norms(optimizer)]
+        self.parameters = ParameterBlocks(groups, [layer for norm in norms for layer in norm.layers])
         ends = [0, *self.parameters.ends]
         self._ranges = {name: (ends[i], ends[i + 1]) for i, name in enumerate(self.optimizers)}
         task = self.task

@@ -8,6 +8,7 @@ from sb3_rlx2.sparse.layers import SparseLinear
 from sb3_rlx2.sparse.reachability import stages_of, unreachable_outputs
 from sb3_rlx2.sparse.rules import SET, DenseTopology, RigL, StaticTopology, TopologyRule, resolve_rule
 from sb3_rlx2.sparse.summary import LayerSummary, density, summarize
+from sb3_rlx2.sparse.unit_norm import UnitNorm
 
 __all__ = [
     "SET",
@@ -21,6 +22,7 @@ __all__ = [
     "StaticTopology",
     "TopologyEvolver",
     "TopologyRule",
+    "UnitNorm",
     "allocate",
     "dense_state_dict",
     "densify",

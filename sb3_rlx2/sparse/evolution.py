@@ -21,6 +21,7 @@ from sb3_rlx2.sparse.rules import (
     next_connections,
     resolve_rule,
 )
+from sb3_rlx2.sparse.unit_norm import unit_norms
 from sb3_rlx2.sparse.units import Stages
 
 
@@ -168,6 +169,8 @@ class TopologyEvolver:
         for layer in self.layers.values():
             layer.set_dense_grad(gradients[layer])
         self._before_step(self.optimizer, (), {})
+        for norm in unit_norms(self.optimizer):
+            norm.normalize()
 
     def go_back(self, counters: EvolutionCounters, last_evolution: Evolution | None) -> None:
         """Count from where it was before, for code that takes an update back and puts back all tensors itself.
