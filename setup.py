@@ -7,6 +7,7 @@ setup(
     package_dir={"sb3_rlx2.hyperparams": "hyperparams"},
     package_data={
         "sb3_rlx2": ["py.typed"],
+        "sb3_rlx2.trained": ["*.npz"],
         "sb3_rlx2.hyperparams": ["*.yml"],
         "sb3_rlx2.hyperparams.baselines": ["*.yml"],
     },

@@ -1,6 +1,6 @@
-"""Writes the hyperparameters of the paper's baselines, hyperparams/baselines/*.yml.
+"""Writes hyperparameters that follow from RLx2's: the paper's baselines and ``fast``, hyperparams/baselines/*.yml.
 
-They follow from those of RLx2: change hyperparams/rlx2_*.yml and run ``python benchmarks/baselines.py``.
+Change hyperparams/rlx2_*.yml and run ``python benchmarks/baselines.py``.
 """
 
 import argparse
@@ -17,6 +17,10 @@ from sb3_rlx2.files import replacing
 HYPERPARAMS = Path(__file__).parents[1] / "hyperparams"
 FIXED_BUFFER = {"n_steps": 1, "dynamic_buffer": False}
 BASELINES = {
+    "fast": (
+        "fast: RLx2 for a million steps, with 3-step targets from the start and normalized observations and rewards",
+        {"n_steps_delay": 0, "normalize": True},
+    ),
     "rigl": ("RigL: topology evolution alone", {"topology": "rigl", **FIXED_BUFFER}),
     "set": ("SET: drop by magnitude, grow at random", {"topology": "set", **FIXED_BUFFER}),
     "ss": ("SS: static sparse networks", {"topology": "static", **FIXED_BUFFER}),
@@ -26,7 +30,13 @@ BASELINES = {
 BUFFER = {"n_steps_delay", "buffer_min_size", "buffer_check_interval", "buffer_distance_threshold"}
 EVOLUTION = {"topology_interval", "drop_fraction"}
 SPARSITY = {"actor_sparsity", "critic_sparsity"}
-WITHOUT_EFFECT = {"rigl": BUFFER, "set": BUFFER, "ss": BUFFER | EVOLUTION, "tiny": BUFFER | EVOLUTION | SPARSITY}
+WITHOUT_EFFECT = {
+    "fast": set(),
+    "rigl": BUFFER,
+    "set": BUFFER,
+    "ss": BUFFER | EVOLUTION,
+    "tiny": BUFFER | EVOLUTION | SPARSITY,
+}
 WIDTH = 256
 DEFAULT_SPARSITY = {"td3": (0.90, 0.85), "sac": (0.90, 0.80)}
 
@@ -65,6 +75,8 @@ def baseline_file(name, algorithm):
     lines = [f"# {title}.", f"# Made from rlx2_{algorithm}.yml by benchmarks/baselines.py."]
     for env_id, entry in entries.items():
         kept = {key: value for key, value in entry.items() if key not in WITHOUT_EFFECT[name]}
+        if name == "fast":
+            kept["n_timesteps"] = min(kept["n_timesteps"], 1e6)
         extra = {"policy_kwargs": {"net_arch": tiny_net_arch(env_id, algorithm, entry)}} if name == "tiny" else {}
         # One mapping in braces for each environment: there are many, and all are much alike
         body = yaml.safe_dump({**kept, **changes, **extra}, default_flow_style=True, sort_keys=False, width=110)

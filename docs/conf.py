@@ -22,6 +22,8 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_static_path = ["style"]
+html_css_files = ["tables.css"]
 html_title = f"sb3-rlx2 {version}"
 
 myst_enable_extensions = ["dollarmath", "fieldlist"]

@@ -20,7 +20,7 @@ yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parents[1]
 NOISE = {"noise_type": "normal", "noise_std": 0.1}
-BASELINES = {"rlx2_td3": ["rigl", "set", "ss", "tiny"], "rlx2_sac": ["rigl", "set", "ss", "tiny"]}
+BASELINES = {algo: ["fast", "rigl", "set", "ss", "tiny"] for algo in ("rlx2_td3", "rlx2_sac")}
 FILES = [(algo, baseline) for algo in ZOO_ALGORITHMS for baseline in (None, *BASELINES.get(algo, ()))]
 PAPER = {
     ("rlx2_td3", "HalfCheetah-v5"): (0.90, 0.85),
@@ -158,7 +158,7 @@ def test_file_that_is_meant():
     assert hyperparameter_file("rlx2_td3", "mine.yml") == "mine.yml"
     assert hyperparameter_file("rlx2_td3", "json") == "json", "a Python module"
     with pytest.raises(
-        ValueError, match=r"--conf-file rigel: .*no baseline of rlx2_td3 \(rigl, set, ss, tiny\)\. Did you mean 'rigl'"
+        ValueError, match=r"--conf-file rigel: .* of rlx2_td3 \(fast, rigl, set, ss, tiny\)\. Did you mean 'rigl'"
     ):
         hyperparameter_file("rlx2_td3", "rigel")
     with pytest.raises(ValueError, match=r"--conf-file rigl: .*no baseline of rlx2_ddpg \(it has none\)$"):

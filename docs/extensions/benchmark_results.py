@@ -70,10 +70,13 @@ def _paragraph(text: str) -> nodes.paragraph:
 
 
 def _table(rows: list[list[str]]) -> nodes.table:
+    # What was not measured, such as a package that was not installed, is no column
+    shown = [place for place, _ in enumerate(rows[0]) if any(row[place] for row in rows[1:])]
+    rows = [[row[place] for place in shown] for row in rows]
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in rows[0]), cols=len(rows[0]))
     group += nodes.thead("", _row(rows[0]))
     group += nodes.tbody("", *map(_row, rows[1:]))
-    return nodes.table("", group)
+    return nodes.table("", group, classes=["benchmark"])
 
 
 def _row(cells: list[str]) -> nodes.row:

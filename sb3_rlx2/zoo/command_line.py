@@ -36,7 +36,7 @@ class Command:
 
 COMMANDS = {
     "train": Command("train an agent, or search for hyperparameters", "rl_zoo3.train"),
-    "enjoy": Command("watch a trained agent", "rl_zoo3.enjoy"),
+    "enjoy": Command("watch a trained agent, or one that comes along", "sb3_rlx2.zoo.enjoy:main"),
     "plot-train": Command("plot rewards while training", "rl_zoo3.plots.plot_train"),
     "all-plots": Command("plot evaluations, make a table of results", "rl_zoo3.plots.all_plots"),
     "plot-from-file": Command("plot what all-plots has saved", "rl_zoo3.plots.plot_from_file"),
