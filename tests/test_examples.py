@@ -16,6 +16,6 @@ def test_notebooks_are_kept_without_outputs(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_every_example_is_in_the_readme_and_has_a_short_form(path):
-    assert f"examples/{path.name}" in (ROOT / "README.md").read_text("utf-8")
+def test_every_example_is_in_the_docs_and_has_a_short_form(path):
+    assert f"examples/{path.name}" in (ROOT / "docs/examples.md").read_text("utf-8")
     assert '"--short"' in path.read_text("utf-8")
