@@ -49,6 +49,14 @@ def anything(x: Any) -> bool:
     return True
 
 
+def clock(least: int) -> Predicate:
+    def is_clock(x: Any) -> bool:
+        count, unit = x if isinstance(x, (tuple, list)) and len(x) == 2 else (x, "updates")
+        return whole(least)(count) and unit in ("updates", "timesteps")
+
+    return is_clock
+
+
 def topology(x: Any) -> bool:
     rules = x.values() if isinstance(x, dict) and set(x) == {"actor", "critic"} else [x]
     return all(rule in ("rigl", "set", "static", "dense") for rule in rules)
@@ -91,8 +99,9 @@ def noise(x: Any) -> bool:
 
 SETTINGS: dict[str, Predicate] = {
     **dict.fromkeys(("buffer_size", "batch_size", "policy_delay", "target_update_interval", "n_steps"), whole(1)),
-    **dict.fromkeys(("topology_interval", "buffer_check_interval"), whole(1)),
-    **dict.fromkeys(("learning_starts", "n_steps_delay", "buffer_min_size", "_n_updates", "_episode_num"), whole(0)),
+    **dict.fromkeys(("topology_interval", "buffer_check_interval"), clock(1)),
+    "n_steps_delay": clock(0),
+    **dict.fromkeys(("learning_starts", "buffer_min_size", "_n_updates", "_episode_num"), whole(0)),
     **dict.fromkeys(("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_stats_window_size"), whole(0)),
     **dict.fromkeys(("gradient_steps", "sde_sample_freq"), whole(-1)),
     **dict.fromkeys(("tau", "gamma"), number(0.0, 1.0)),
@@ -108,7 +117,7 @@ SETTINGS: dict[str, Predicate] = {
     "verbose": lambda x: isinstance(x, int) and x >= 0,
     "tensorboard_log": text_or_none,
     "topology": topology,
-    "topology_end": optional(whole(1)),
+    "topology_end": optional(clock(1)),
     "topology_counters": counters,
     "drop_fraction": lambda x: number(0.0, 1.0)(x) and x > 0,
     "actor_sparsity": lambda x: number(0.0, 1.0)(x) and x < 1,

@@ -23,7 +23,7 @@ class UpdateRecipe(NamedTuple):
     description: UpdateDescription
     batch_size: int
     target_actions: int
-    evolution_intervals: Mapping[str, int]
+    evolution_intervals: Mapping[str, float]
 
 
 class UpdateFlops(NamedTuple):

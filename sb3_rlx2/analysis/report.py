@@ -221,10 +221,11 @@ def update_recipe(model: OffPolicyAlgorithm) -> UpdateRecipe:
     :param model: one of ``ALGORITHMS`` or a subclass
     """
     settings: TopologySettings | None = getattr(model, "_topology_settings", None)
-    intervals: dict[str, int] = {}
+    intervals: dict[str, float] = {}
     if settings is not None:
         rules = resolve_rules(settings.topology, networks(model))
-        intervals = {name: settings.interval for name, rule in rules.items() if rule.evolves and rule.needs_dense_grad}
+        scored = [name for name, rule in rules.items() if rule.evolves and rule.needs_dense_grad]
+        intervals = {name: cast(RLx2OffPolicyAlgorithm, model)._interval_in_updates(name) for name in scored}
     # RLx2SAC's n-step target has an entropy term at each of its states
     has_bonus = getattr(model, "_state_bonus", lambda: None)() is not None
     target_actions = getattr(model, "n_steps", 1) if has_bonus else 1

@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_rlx2.common.clocks import UNITS, read_clock
 from sb3_rlx2.sparse.checks import check_count, check_number
 
 COUNTS = {
@@ -30,9 +31,7 @@ COUNTS = {
     "verbose": 0,
     "n_envs": 1,
     "n_steps": 1,
-    "n_steps_delay": 0,
     "buffer_min_size": 0,
-    "buffer_check_interval": 1,
     "num_timesteps": 0,
     "_total_timesteps": 0,
     "_num_timesteps_at_start": 0,
@@ -83,6 +82,9 @@ def check_learning_arguments(attributes: Mapping[str, Any]) -> None:
         # True and False have always been levels of verbosity
         if name in given and not (name == "verbose" and isinstance(given[name], bool)):
             check_count(given[name], name, least)
+    for name in UNITS:
+        if name in given and not (name == "topology_end" and given[name] is None):
+            read_clock(given[name], name)
     for name, bounds in NUMBERS.items():
         if name in given:
             check_number(given[name], name, *bounds)
@@ -183,7 +185,7 @@ def check_topology_counters(counters: Any, networks: tuple[str, ...], n_updates:
     if missing and (counters or n_updates > 0):
         raise ValueError(f"topology_counters={counters!r} is not allowed: {missing[0]!r} is missing")
     for name, counts in counters.items():
-        if not isinstance(counts, dict) or set(counts) != {"updates", "evolutions"}:
+        if not isinstance(counts, dict) or set(counts) - {"clock"} != {"updates", "evolutions"}:
             raise ValueError(
                 f"topology_counters[{name!r}]={counts!r} is not allowed: it must have updates and evolutions"
             )

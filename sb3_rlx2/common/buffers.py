@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_rlx2.common.clocks import UPDATES, Interval, read_clock
 from sb3_rlx2.common.finite import FLOAT32_MAX, check_transition
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.errors import ModelFileError
@@ -45,8 +46,9 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         True
     :param n_steps: number of rewards in the TD target, default 3 (the paper's)
     :param gamma: discount factor
-    :param n_steps_delay: number of gradient updates for which targets are 1-step, default 0. ``n_updates`` counts them,
-        which RLx2's algorithms do, and ``DynamicBufferCallback`` for others
+    :param n_steps_delay: number of gradient updates for which targets are 1-step, default 0; or ``(number,
+        "timesteps")``, in environment steps. ``n_updates`` and ``num_timesteps`` count them, which RLx2's algorithms
+        set, and ``DynamicBufferCallback`` for others
     :param min_size: ``shrink`` never leaves fewer transitions than this, default 0
     :param observation_dtype: type in which floating-point observations are stored, default float32; None: the space's
     :raises ValueError: for n_steps < 1, a negative n_steps_delay or min_size, a Dict observation space, or
@@ -64,12 +66,12 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         handle_timeout_termination: bool = True,
         n_steps: int = 3,
         gamma: float = 0.99,
-        n_steps_delay: int = 0,
+        n_steps_delay: Interval = 0,
         min_size: int = 0,
         observation_dtype: npt.DTypeLike | None = np.float32,
     ) -> None:
         check_count(n_steps, "n_steps", 1)
-        check_count(n_steps_delay, "n_steps_delay", 0)
+        read_clock(n_steps_delay, "n_steps_delay")
         check_count(min_size, "min_size", 0)
         if isinstance(observation_space, spaces.Dict):
             raise ValueError(f"{type(self).__name__} does not support Dict observation spaces: {observation_space}")
@@ -86,7 +88,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
             gamma=gamma,
         )
         self.observation_space = observation_space
-        self.n_steps_delay = n_steps_delay
+        self.n_steps_delay: Interval = n_steps_delay
         self.min_size = min_size
         self.n_updates = 0
         self.noise_free_actions = np.zeros_like(self.actions)
@@ -95,7 +97,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         self._observation_max = FLOAT32_MAX
         if np.issubdtype(self.observations.dtype, np.floating):
             self._observation_max = min(FLOAT32_MAX, float(np.finfo(self.observations.dtype).max))
-        self.num_timesteps: int | None = None  # of the model that stores here, for messages
+        self.num_timesteps: int | None = None  # of the model that stores here
         self.last_check = -1
         self.last_distance = math.nan
         self.state_bonus: Callable[[th.Tensor], th.Tensor] | None = None
@@ -195,8 +197,16 @@ class DynamicReplayBuffer(NStepReplayBuffer):
 
     @property
     def n_steps_in_use(self) -> int:
-        """Number of steps in the targets of the next update: 1 until ``n_steps_delay`` updates were made."""
-        return self.n_steps if self.n_updates >= self.n_steps_delay else 1
+        """Number of steps in the targets of the next update: 1 until ``n_steps_delay`` is over."""
+        delay, unit = read_clock(self.n_steps_delay, "n_steps_delay")
+        now = self.n_updates if unit == UPDATES else self.num_timesteps or 0
+        return self.n_steps if now >= delay else 1
+
+    @property
+    def updates_until_delay_ends(self) -> int:
+        """Updates after which targets have ``n_steps`` steps; 0 where updates change nothing."""
+        delay, unit = read_clock(self.n_steps_delay, "n_steps_delay")
+        return max(delay - self.n_updates, 0) if unit == UPDATES else 0
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """Sample uniformly among the transitions held. Nothing changes but NumPy's random state.

@@ -14,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.utils.hooks import RemovableHandle
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.clocks import UPDATES, Interval, read_clock
 from sb3_rlx2.common.topology import (
     TopologySettings,
     attached_evolvers,
@@ -26,7 +27,6 @@ from sb3_rlx2.common.topology import (
 from sb3_rlx2.common.topology_rules import Topology, is_sparse
 from sb3_rlx2.engine.networks import optimizer_of
 from sb3_rlx2.sparse import TopologyEvolver
-from sb3_rlx2.sparse.checks import check_count
 
 
 class TopologyEvolutionCallback(BaseCallback):
@@ -39,9 +39,10 @@ class TopologyEvolutionCallback(BaseCallback):
 
     :param topology: ``"rigl"`` (default), ``"set"``, ``"static"`` or a ``TopologyRule`` object; or a dict with one of
         these for each network, as in ``{"actor": "static", "critic": "rigl"}``
-    :param topology_interval: ΔT, in gradient updates of each network, default 10,000
-    :param topology_end: environment steps at which evolution has annealed to nothing; None (default): the end of the
-        current ``learn``
+    :param topology_interval: ΔT, in gradient updates of each network, default 10,000; or ``(number, "timesteps")``, in
+        environment steps
+    :param topology_end: environment steps at which evolution has annealed to nothing, or ``(number, "updates")``; None
+        (default): the end of the current ``learn``
     :param drop_fraction: ζ0, the fraction of connections that is up for exchange at first, default 0.5
     :param verbose: 1 prints a line per evolution
     :raises ValueError: if an argument is out of range
@@ -50,8 +51,8 @@ class TopologyEvolutionCallback(BaseCallback):
     def __init__(
         self,
         topology: Topology = "rigl",
-        topology_interval: int = 10_000,
-        topology_end: int | None = None,
+        topology_interval: Interval = 10_000,
+        topology_end: Interval | None = None,
         drop_fraction: float = 0.5,
         verbose: int = 0,
     ) -> None:
@@ -89,6 +90,7 @@ class TopologyEvolutionCallback(BaseCallback):
         for name, value in self._densities.items():
             self.logger.record(f"rlx2/{name}_density", value)
         for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
+            evolver.prepare()  # environment steps were made
             if evolver.chains:
                 self.logger.record(f"rlx2/{name}_unreachable_outputs", evolver.unreachable_outputs)
         if self.verbose >= 1:
@@ -118,7 +120,8 @@ class DynamicBufferCallback(BaseCallback):
     below the buffer's ``min_size`` (RLx2, section 4.3). Logs the policy distance, the buffer's size and capacity
     and the n-step in use under ``rlx2/``. ``RLx2TD3`` and ``RLx2SAC`` bring it along.
 
-    :param buffer_check_interval: environment steps between two checks, default 10,000
+    :param buffer_check_interval: environment steps between two checks, default 10,000; or ``(number, "updates")``, in
+        gradient updates
     :param buffer_distance_threshold: forget if D is above it, default 0.2 (actions are scaled to [-1, 1]), which is for
         continuous actions; None: never compare and never forget
     :param verbose: 1 prints a line when transitions are forgotten
@@ -130,12 +133,13 @@ class DynamicBufferCallback(BaseCallback):
 
     def __init__(
         self,
-        buffer_check_interval: int = 10_000,
+        buffer_check_interval: Interval = 10_000,
         buffer_distance_threshold: float | None = 0.2,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        self.check_interval = check_count(buffer_check_interval, "buffer_check_interval", 1)
+        self.check_interval = read_clock(buffer_check_interval, "buffer_check_interval")
+        self._updates_before = 0
         self.distance_threshold = check_threshold(buffer_distance_threshold)
         self._counting: RemovableHandle | None = None
 
@@ -159,6 +163,7 @@ class DynamicBufferCallback(BaseCallback):
                 f"the replay buffer's gamma={self.buffer.gamma} differs from the algorithm's gamma={model.gamma}: "
                 f"pass replay_buffer_kwargs={{'gamma': {model.gamma}}}"
             )
+        self._updates_before = self.buffer.n_updates
         # Left over from another learn() or another model
         self.buffer.last_check = -1
         self.buffer.set_noise_free_action(None)
@@ -185,14 +190,21 @@ class DynamicBufferCallback(BaseCallback):
                 observation, _ = model.policy.obs_to_tensor(cast(Any, model._last_obs))
                 action = self._noise_free(observation).cpu().numpy()
             self.buffer.set_noise_free_action(action)
-        is_due = before // self.check_interval < self.num_timesteps // self.check_interval
-        if is_due and self.buffer.size() > 0 and self.buffer.last_check != self.num_timesteps:
+        if self._is_check_due(before) and self.buffer.size() > 0 and self.buffer.last_check != self.num_timesteps:
             self.buffer.last_check = self.num_timesteps  # a second callback of this kind finds it done
             self._check(self.distance_threshold)
         return True
 
     def _on_training_end(self) -> None:
         self._stop_counting()
+
+    def _is_check_due(self, timesteps_before: int) -> bool:
+        interval, unit = self.check_interval
+        before, now = timesteps_before, self.num_timesteps
+        if unit == UPDATES:
+            before, now = self._updates_before, self.buffer.n_updates
+            self._updates_before = now
+        return before // interval < now // interval
 
     def _count_update(self, *_: Any) -> None:
         self.buffer.n_updates += 1

@@ -130,8 +130,8 @@ def _updates_until_break(
     count = min(remaining, MAX_CHUNK)
     if count == 1:
         return 1
-    if isinstance(buffer, DynamicReplayBuffer) and buffer.n_updates < buffer.n_steps_delay:
-        count = min(count, buffer.n_steps_delay - buffer.n_updates)
+    if isinstance(buffer, DynamicReplayBuffer) and (left := buffer.updates_until_delay_ends):
+        count = min(count, left)
     for name, evolver in evolvers.items():
         due = evolver.steps_until_due
         if due is None:

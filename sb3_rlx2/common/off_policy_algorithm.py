@@ -28,6 +28,7 @@ from sb3_rlx2.common.argument_ranges import check_action_space, check_learning_a
 from sb3_rlx2.common.arguments import check_device
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
+from sb3_rlx2.common.clocks import TIMESTEPS, UPDATES, Interval, read_clock
 from sb3_rlx2.common.compiled_training import train_compiled
 from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistics, check_reset
 from sb3_rlx2.common.policies import SparsePolicyMixin, dense_policy_class, policy_arguments, sparse_policy_class
@@ -52,7 +53,7 @@ from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.support import ENGINES, Engine, EngineChoice
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.files import register
-from sb3_rlx2.sparse import EvolutionCounters, dense_state_dict
+from sb3_rlx2.sparse import EvolutionCounters, TopologyEvolver, dense_state_dict
 from sb3_rlx2.sparse.checks import check_sparsity
 
 if TYPE_CHECKING:
@@ -74,14 +75,15 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     :param args: as for the algorithm
     :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``; or a dict with one of these
         for each network
-    :param topology_interval: ΔT, in gradient updates of each network
-    :param topology_end: environment steps at which evolution has annealed to nothing; None: the end of ``learn``
+    :param topology_interval: ΔT, in gradient updates of each network, or ``(number, "timesteps")``
+    :param topology_end: environment steps at which evolution has annealed to nothing, or ``(number, "updates")``; None:
+        the end of ``learn``
     :param drop_fraction: ζ0
     :param n_steps: number of rewards in the TD target
-    :param n_steps_delay: number of gradient updates for which targets are 1-step
+    :param n_steps_delay: number of gradient updates for which targets are 1-step, or ``(number, "timesteps")``
     :param dynamic_buffer: whether the replay buffer forgets what the policy has left behind
     :param buffer_min_size: number of transitions below which nothing is forgotten
-    :param buffer_check_interval: environment steps between two comparisons of policies
+    :param buffer_check_interval: environment steps between two comparisons of policies, or ``(number, "updates")``
     :param buffer_distance_threshold: policy distance above which the oldest transitions are forgotten
     :param engine: which code computes the updates
     :param device: where the networks live; ``"auto"``: on the CPU if the compiled engine computes their updates there,
@@ -98,14 +100,14 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         self,
         *args: Any,
         topology: Topology,
-        topology_interval: int,
-        topology_end: int | None,
+        topology_interval: Interval,
+        topology_end: Interval | None,
         drop_fraction: float,
         n_steps: int,
-        n_steps_delay: int,
+        n_steps_delay: Interval,
         dynamic_buffer: bool,
         buffer_min_size: int,
-        buffer_check_interval: int,
+        buffer_check_interval: Interval,
         buffer_distance_threshold: float,
         engine: Engine,
         device: th.device | str,
@@ -308,15 +310,17 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             settings = f"learning_starts={self.learning_starts}, gradient_steps={self.gradient_steps}"
             missing.append(f"no gradient update is made ({settings})")
         elif (rate := self._updates_per_step()) is not None:
-            end = total if self.topology_end is None else min(total, self.topology_end)
             for name, evolver in attached_evolvers(self).items():
+                if not (evolver.layers and evolver.rule.evolves):
+                    continue
                 # Evolution ends before the step at which it has annealed to nothing
-                left = self.topology_interval - evolver.counters["updates"] % self.topology_interval
-                next_step = first + left * self._describe_update().periods[name] / rate
-                if evolver.layers and evolver.rule.evolves and next_step >= end:
+                end = self._end_of_evolution(name, evolver, first, rate)
+                if self._next_evolution(name, evolver, first, rate) >= end:
                     settings = f"topology_interval={self.topology_interval}, topology_end={self.topology_end}"
                     missing.append(f"the {name}'s topology does not evolve ({settings})")
-            if self.n_steps > 1 and self._n_updates + (total - first) * rate <= self.n_steps_delay:
+            delay, unit = read_clock(self.n_steps_delay, "n_steps_delay")
+            last = total if unit == TIMESTEPS else self._n_updates + (total - first) * rate - 1
+            if self.n_steps > 1 and last < delay:
                 missing.append(f"targets stay 1-step (n_steps_delay={self.n_steps_delay})")
         if self.dynamic_buffer and self.buffer_min_size >= self.buffer_size:
             sizes = f"buffer_min_size={self.buffer_min_size}, buffer_size={self.buffer_size}"
@@ -325,6 +329,31 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             self._has_warned = True
             message = f"{type(self).__name__}.learn() ends at {total} environment steps: {'; '.join(missing)}"
             warnings.warn(message, stacklevel=6)
+
+    def _next_evolution(self, name: str, evolver: TopologyEvolver, first: int, rate: float) -> float:
+        """Environment step at which a network's topology evolves next, if updates begin at the step ``first``."""
+        interval, unit = read_clock(self.topology_interval, "topology_interval")
+        if unit == TIMESTEPS:
+            return max(first, (evolver.counters.get("clock", first) // interval + 1) * interval)
+        left = interval - evolver.counters["updates"] % interval
+        return first + left * self._describe_update().periods[name] / rate
+
+    def _interval_in_updates(self, name: str) -> float:
+        """ΔT in gradient updates of a network, one a step where their number depends on the length of episodes."""
+        interval, unit = read_clock(self.topology_interval, "topology_interval")
+        if unit == UPDATES:
+            return interval
+        return max(1.0, interval * (self._updates_per_step() or 1.0) / self._describe_update().periods[name])
+
+    def _end_of_evolution(self, name: str, evolver: TopologyEvolver, first: int, rate: float) -> float:
+        """Environment step at which the evolution of a network's topology ends."""
+        if self.topology_end is None:
+            return self._total_timesteps
+        end, unit = read_clock(self.topology_end, "topology_end")
+        step: float = end
+        if unit == UPDATES:
+            step = first + (end - evolver.counters["updates"]) * self._describe_update().periods[name] / rate
+        return min(self._total_timesteps, step)
 
     def _updates_per_step(self) -> float | None:
         """Gradient updates per environment step; None if that depends on the length of episodes."""
@@ -459,7 +488,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         if isinstance(buffer, DynamicReplayBuffer):
             for name, value in self._buffer_settings().items():
                 setattr(buffer, name, value)
-            buffer.n_updates = self._n_updates
+            buffer.n_updates, buffer.num_timesteps = self._n_updates, self.num_timesteps
             buffer.state_bonus = self._state_bonus()
         elif self._needs_dynamic_buffer_class:
             raise ValueError(

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, cast
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
+from sb3_rlx2.common.clocks import TIMESTEPS, UPDATES, Interval, read_clock
 from sb3_rlx2.common.stages import network_stages
 from sb3_rlx2.common.topology_rules import Topology, check_topology, resolve_rules
 from sb3_rlx2.engine.networks import learning_networks, optimizer_of
 from sb3_rlx2.sparse import Evolution, TopologyEvolver, density, sparse_layers
-from sb3_rlx2.sparse.checks import check_count, check_drop_fraction
+from sb3_rlx2.sparse.checks import check_drop_fraction
 
 EVOLVERS = "topology_evolvers"
 
@@ -41,23 +42,24 @@ class TopologySettings(NamedTuple):
 
     :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``; or a dict with one of these
         for each network
-    :param interval: ΔT, in gradient updates of each network
-    :param end: environment steps at which evolution has annealed to nothing; None: the end of the current ``learn``
+    :param interval: ΔT, in gradient updates of each network, or ``(number, "timesteps")``
+    :param end: environment steps at which evolution has annealed to nothing, or ``(number, "updates")``, in gradient
+        updates of each network; None: the end of the current ``learn``
     :param drop_fraction: ζ0
     """
 
     topology: Topology
-    interval: int
-    end: int | None
+    interval: Interval
+    end: Interval | None
     drop_fraction: float
 
     def check(self) -> None:
         """Raise a ValueError that names the first setting that is out of range."""
         check_topology(self.topology)
-        check_count(self.interval, "topology_interval", 1)
+        read_clock(self.interval, "topology_interval")
         check_drop_fraction(self.drop_fraction)
         if self.end is not None:
-            check_count(self.end, "topology_end", 1)
+            read_clock(self.end, "topology_end")
 
 
 def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> dict[str, TopologyEvolver]:
@@ -92,6 +94,7 @@ def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> di
         policy.__dict__[EVOLVERS] = attached
     for evolver in attached.evolvers.values():
         evolver.check_mirrors()
+        evolver.prepare()
     return attached.evolvers
 
 
@@ -142,6 +145,8 @@ def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -
                 "(share_features_extractor=True): it cannot evolve; keep shared layers dense"
             )
 
+    interval = read_clock(settings.interval, "topology_interval")
+    end_clock = None if settings.end is None else read_clock(settings.end, "topology_end")
     owner = weakref.ref(model)  # no cycle: the model owns the policy, which owns its evolvers
 
     def progress(updates: int) -> float:
@@ -149,11 +154,17 @@ def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -
         if model is None:  # the policy outlived its model: its topology stays
             return 1.0
         # In environment steps after the random first ones: for the updates of either network the same fraction
-        end = model._total_timesteps if settings.end is None else settings.end
+        if end_clock is not None and end_clock.unit == UPDATES:
+            return updates / end_clock.number
+        end = model._total_timesteps if end_clock is None else end_clock.number
         if end == 0:  # train() before any learn(): the end is not known yet
             return 0.0
         start = model.learning_starts
         return (model.num_timesteps - start) / (end - start) if end > start else 1.0
+
+    def timesteps() -> int:
+        model = owner()
+        return 0 if model is None else model.num_timesteps
 
     def log(evolution: Evolution) -> None:
         model = owner()
@@ -165,7 +176,8 @@ def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -
         layers,
         optimizer,
         resolve_rules(settings.topology, networks(model))[name],
-        interval=settings.interval,
+        interval=interval.number,
+        clock=timesteps if interval.unit == TIMESTEPS else None,
         drop_fraction=settings.drop_fraction,
         progress=progress,
         mirrors={} if target is None else {key: [layer] for key, layer in sparse_layers(target).items()},

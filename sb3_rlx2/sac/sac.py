@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
+from sb3_rlx2.common.clocks import Interval
 from sb3_rlx2.common.entropy_algorithm import RLx2EntropyAlgorithm
 from sb3_rlx2.common.topology_rules import Topology
 from sb3_rlx2.engine.description import UpdateDescription
@@ -67,14 +68,17 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
     :param critic_sparsity: fraction of each critic's weights that are missing, in [0, 1), default 0.80
     :param topology: ``"rigl"`` (default), ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule`` object; or a dict
         with one of these for each network, as in ``{"actor": "static", "critic": "rigl"}``
-    :param topology_interval: ΔT, in gradient updates of each network, default 10,000
-    :param topology_end: environment steps at which evolution has annealed to nothing; None (default): the end of the
-        current ``learn``
+    :param topology_interval: ΔT, in gradient updates of each network, default 10,000; or ``(number, "timesteps")``, in
+        environment steps
+    :param topology_end: environment steps at which evolution has annealed to nothing, or ``(number, "updates")``; None
+        (default): the end of the current ``learn``
     :param drop_fraction: ζ0, the fraction of connections that is up for exchange at first, default 0.5
-    :param n_steps_delay: number of gradient updates for which targets are 1-step, default 300,000
+    :param n_steps_delay: number of gradient updates for which targets are 1-step, default 300,000; or
+        ``(number, "timesteps")``, in environment steps
     :param dynamic_buffer: whether the replay buffer forgets what the policy has left behind, default True
     :param buffer_min_size: number of transitions below which nothing is forgotten, default 200,000
-    :param buffer_check_interval: environment steps between two comparisons of policies, default 10,000
+    :param buffer_check_interval: environment steps between two comparisons of policies, default 10,000; or
+        ``(number, "updates")``, in gradient updates
     :param buffer_distance_threshold: policy distance above which the oldest 10% are forgotten, default 0.2
     :param engine: which code computes the updates: ``"auto"`` (default: the compiled engine where it covers the model),
         ``"compiled"`` (an error where it does not) or ``"torch"`` (SB3's own ``train``)
@@ -123,13 +127,13 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
         actor_sparsity: float = 0.90,
         critic_sparsity: float = 0.80,
         topology: Topology = "rigl",
-        topology_interval: int = 10_000,
-        topology_end: int | None = None,
+        topology_interval: Interval = 10_000,
+        topology_end: Interval | None = None,
         drop_fraction: float = 0.5,
-        n_steps_delay: int = 300_000,
+        n_steps_delay: Interval = 300_000,
         dynamic_buffer: bool = True,
         buffer_min_size: int = 200_000,
-        buffer_check_interval: int = 10_000,
+        buffer_check_interval: Interval = 10_000,
         buffer_distance_threshold: float = 0.2,
         engine: Engine = "auto",
         _init_setup_model: bool = True,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
 import torch as th
+from typing_extensions import NotRequired
 
 from sb3_rlx2.sparse.checks import check_callable, check_count, check_drop_fraction
 from sb3_rlx2.sparse.connections import Relocation, relocate
@@ -30,10 +31,12 @@ class EvolutionCounters(TypedDict):
 
     :param updates: optimizer steps of the network so far, those skipped at an evolution included
     :param evolutions: how many times its topology has evolved
+    :param clock: what the evolver's clock said at the last of these steps, if it has one
     """
 
     updates: int
     evolutions: int
+    clock: NotRequired[int]
 
 
 class Evolution(NamedTuple):
@@ -70,10 +73,14 @@ class TopologyEvolver:
     :param optimizer: the optimizer of the network, which holds each layer's ``values`` unless they are frozen
         (``requires_grad`` False); its moments follow the connections
     :param rule: which connections go and come: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
-    :param interval: ΔT, in optimizer steps of this network
+    :param interval: ΔT, in optimizer steps of this network, or in what ``clock`` counts
     :param drop_fraction: ζ0, the fraction of each layer's connections up for exchange at first; annealed to nothing by
         a cosine
     :param progress: maps the number of updates so far to the progress of training; evolution ends when it reaches 1
+    :param clock: counts what else ``interval`` is in, such as environment steps: the topology then evolves at the first
+        optimizer step after each multiple of it, but never at the very first. Call ``prepare`` when it has moved on,
+        before the forward pass.
+        Default: none
     :param mirrors: by layer name, further layers that keep the same connections (target networks,
         ``torch.optim.swa_utils.AveragedModel``)
     :param chains: networks whose outputs are never to lose their last path, each as its layers in the order in which
@@ -93,6 +100,7 @@ class TopologyEvolver:
         interval: int = 10_000,
         drop_fraction: float = 0.5,
         progress: Callable[[int], float],
+        clock: Callable[[], int] | None = None,
         mirrors: Mapping[str, Sequence[SparseLinear]] | None = None,
         chains: Sequence[Stages] = (),
         counters: EvolutionCounters | None = None,
@@ -104,6 +112,7 @@ class TopologyEvolver:
         self.interval = check_count(interval, "interval", 1)
         self.drop_fraction = check_drop_fraction(drop_fraction)
         self.progress = check_callable(progress, "progress")
+        self.clock = None if clock is None else check_callable(clock, "clock")
         self.mirrors = _checked_mirrors({} if mirrors is None else mirrors, self.layers)
         self.chains = _checked_chains(chains)
         self.counters = _checked_counters({"updates": 0, "evolutions": 0} if counters is None else counters)
@@ -114,7 +123,9 @@ class TopologyEvolver:
         self._has_warned = False
         self._holders = [*self.layers.values(), *(mirror for mirrors in self.mirrors.values() for mirror in mirrors)]
         self.check_mirrors()
-        self._prepare_for(self.counters["updates"] + 1)
+        if self.clock is None:
+            self.counters.pop("clock", None)
+        self.prepare()
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
     def close(self) -> None:
@@ -128,6 +139,8 @@ class TopologyEvolver:
         """Optimizer steps up to and including the next one at which the topology may evolve; None: it never does."""
         if not (self.layers and self.rule.evolves):
             return None
+        if self.clock is not None:  # until it moves on
+            return 1 if self._is_due(self.counters["updates"] + 1) else None
         return self.interval - self.counters["updates"] % self.interval
 
     @property
@@ -153,11 +166,12 @@ class TopologyEvolver:
         """
         if not self._has_warned:
             self.warn_of_layers_that_stay()
-        before = self.counters["updates"]
-        after = before + updates
-        if before // self.interval < after // self.interval:  # a due step after evolution's end
+        due, after = self.steps_until_due, self.counters["updates"] + updates
+        if due is not None and due <= updates:  # a due step after evolution's end
             for layer in self.layers.values():
                 layer.release_dense_grad()
+        if self.clock is not None:
+            self.counters["clock"] = self.clock()
         self._prepare_for(after + 1)
         self.counters["updates"] = after  # last: after Ctrl-C on the way here it can be called again
 
@@ -181,12 +195,26 @@ class TopologyEvolver:
         for layer in self.layers.values():
             layer.release_dense_grad()
             layer.values.grad = None
+        self.counters.pop("clock", None)
         self.counters.update(counters)
         self.last_evolution = last_evolution
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Collect dense gradients from the next forward pass on if the topology evolves at the next step by them.
+
+        The evolver does this by itself after each step; a clock may have moved on since then.
+        """
         self._prepare_for(self.counters["updates"] + 1)
 
     def _is_due(self, update: int) -> bool:
-        return bool(self.layers) and self.rule.evolves and update % self.interval == 0
+        if not (self.layers and self.rule.evolves):
+            return False
+        if self.clock is None:
+            return update % self.interval == 0
+        now, last = self.clock(), self.counters.get("clock")
+        # Never at the first step of all; and the clock may have begun anew
+        return last is not None and last <= now and last // self.interval < now // self.interval
 
     def _prepare_for(self, update: int) -> None:
         if self.rule.needs_dense_grad and self._is_due(update):
@@ -198,13 +226,16 @@ class TopologyEvolver:
             self.warn_of_layers_that_stay()
         self.counters["updates"] += 1
         update = self.counters["updates"]
-        if self._is_due(update):
+        is_due = self._is_due(update)
+        if self.clock is not None:
+            self.counters["clock"] = self.clock()
+        if is_due:
             if self.progress(update) < 1.0:
                 self._evolve(update)
                 _clear_gradients(optimizer)
             for layer in self.layers.values():
                 layer.release_dense_grad()
-        self._prepare_for(self.counters["updates"] + 1)
+        self.prepare()
 
     def _evolve(self, update: int) -> None:
         fraction = cosine_drop_fraction(self.drop_fraction, self.progress(update))
@@ -325,7 +356,7 @@ def _checked_chains(chains: Any) -> list[Stages]:
 
 
 def _checked_counters(counters: Any) -> EvolutionCounters:
-    if not isinstance(counters, dict) or counters.keys() != EvolutionCounters.__annotations__.keys():
+    if not isinstance(counters, dict) or counters.keys() - {"clock"} != {"updates", "evolutions"}:
         raise ValueError(f"counters={counters!r} is not allowed: it must be a dict of 'updates' and 'evolutions'")
     for name, count in counters.items():
         check_count(count, f"counters[{name!r}]", 0)

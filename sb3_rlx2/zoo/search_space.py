@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER, convert_offpolicy_params
 
+from sb3_rlx2.common.clocks import TIMESTEPS, read_clock
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 from sb3_rlx2.zoo.algorithms import ALGORITHMS, PREFIX
 
@@ -81,8 +82,9 @@ def _sample_own_params(
         names = [name.replace("sparsity", "density") for name in algorithm.network_sparsities.values()]
         params |= _sparsities({name: trial.suggest_float(name, 0.02, 0.5, log=True) for name in names})
     if not rules <= {"dense", "static"}:
-        end = length if fixed.get("topology_end", "None") == "None" else min(length, int(fixed["topology_end"]))
-        of_network = (end - learning_starts) * updates_per_step / policy_delay
+        rate = updates_per_step / policy_delay
+        end = min(length, _end_of_evolution(fixed.get("topology_end", "None"), length, learning_starts, rate))
+        of_network = (end - learning_starts) * rate
         params["topology_interval"] = _suggest(trial, "topology_interval", of_network / 1000, of_network / 10)
         params["drop_fraction"] = trial.suggest_float("drop_fraction", 0.1, 0.9)
     if fixed.get("n_steps") != "1":
@@ -106,6 +108,15 @@ def _rules(topology: str) -> set[str]:
     except (ValueError, SyntaxError):
         value = topology
     return {str(rule) for rule in (value.values() if isinstance(value, dict) else [value])}
+
+
+def _end_of_evolution(topology_end: str, length: int, learning_starts: int, rate: float) -> float:
+    """Environment step at which evolution ends, as the file of hyperparameters says it, as text."""
+    value = ast.literal_eval(topology_end)
+    if value is None:
+        return length
+    end, unit = read_clock(value, "topology_end")
+    return end if unit == TIMESTEPS else learning_starts + end / rate
 
 
 def _suggest(trial: optuna.Trial, name: str, low: float, high: float) -> int:

@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_rlx2.common.argument_ranges import COUNTS, NUMBERS, SWITCHES
 from sb3_rlx2.common.arguments import check_attributes, check_device
+from sb3_rlx2.common.clocks import UNITS
 from sb3_rlx2.common.saving.algorithm_names import algorithm_name
 from sb3_rlx2.common.saving.buffer_checks import content_problem, counter_problem, layout_problem
 from sb3_rlx2.common.saving.model_files import (
@@ -64,8 +65,7 @@ REQUIRED = (
     "sparsity",
     "max_grad_norm",
     "topology",
-    "topology_interval",
-    "topology_end",
+    *UNITS,
     "topology_counters",
     "drop_fraction",
     "buffer_distance_threshold",
