@@ -67,6 +67,21 @@ def test_a_file_of_ones_own(tmp_path):
     assert (model.num_timesteps, model.actor_sparsity) == (50, 0.5)
 
 
+@pytest.mark.parametrize("algo", ["rlx2_sac", "rlx2_td3"])
+def test_robust_networks_are_a_line_of_a_file(algo, tmp_path):
+    path = tmp_path / "simba.yml"
+    path.write_text(
+        "Pendulum-v1:\n  n_timesteps: 60\n  policy: SimBaPolicy\n"
+        "  normalize: \"{'norm_obs': False, 'norm_reward': True}\"\n"
+        '  policy_kwargs: "dict(net_arch=dict(pi=[16], qf=[24, 24]), unit_norm=True)"\n'
+    )
+    assert train(tmp_path, "--conf-file", str(path), "-n", "-1", algo=algo) == 0
+    model = ALGORITHMS[algo].load(run_folder(tmp_path, algo) / "Pendulum-v1.zip")
+    assert len(model.critic.qf0) == 5
+    assert model.actor.features_extractor.count == 60
+    assert main(["enjoy", "--algo", algo, "--env", "Pendulum-v1", "-f", str(tmp_path), "-n", "10", "--no-render"]) == 0
+
+
 def test_vectorized_environments_and_logs(tmp_path):
     flags = ["--vec-env", "subproc", "--tensorboard-log", str(tmp_path / "tb"), "--progress", "--uuid"]
     assert train(tmp_path, *flags, params=["n_envs:2", "normalize:True"], algo="rlx2_sac") == 0
