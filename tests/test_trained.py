@@ -47,7 +47,8 @@ def test_enjoy_plays_a_trained_agent_and_says_what_it_earns(capsys):
 
 def test_enjoy_says_which_agents_there_are(capsys, monkeypatch):
     assert main(["enjoy", "--trained", "Hoper-v5", "--no-render"]) == 2
-    assert all(name in capsys.readouterr().err for name in trained_agents())
+    message = capsys.readouterr().err
+    assert all(name in message for name in trained_agents())
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sys.platform", "linux")
