@@ -14,8 +14,14 @@ from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 class RLx2EntropyAlgorithm(RLx2OffPolicyAlgorithm):
     """Sparse training on top of an algorithm with an entropy coefficient, which may be learned.
 
-    The n-step target has an entropy term at each of its n states. Arguments are those of ``RLx2OffPolicyAlgorithm``.
+    The n-step target has an entropy term at each of its n states.
+
+    :param args: as for ``RLx2OffPolicyAlgorithm``
+    :param policy_delay: actor and entropy coefficient are updated every so many critic updates
+    :param kwargs: as for ``RLx2OffPolicyAlgorithm``
     """
+
+    later_arguments: ClassVar[frozenset[str]] = frozenset({"policy_delay"})
 
     variable_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {"log_ent_coef": (1,), "ent_coef_tensor": ()}
     actor: Any
@@ -25,6 +31,12 @@ class RLx2EntropyAlgorithm(RLx2OffPolicyAlgorithm):
     ent_coef_optimizer: th.optim.Adam | None
     ent_coef_tensor: th.Tensor
 
+    def __init__(self, *args: Any, policy_delay: int, _init_setup_model: bool, **kwargs: Any) -> None:
+        super().__init__(*args, _init_setup_model=False, **kwargs)
+        self.policy_delay = policy_delay
+        if _init_setup_model:
+            self._setup_model()
+
     def _check_arguments(self) -> None:
         super()._check_arguments()
         check_ent_coef(self.ent_coef)
@@ -33,6 +45,9 @@ class RLx2EntropyAlgorithm(RLx2OffPolicyAlgorithm):
     def _optimizers_of_losses(self) -> dict[str, th.optim.Optimizer]:
         coefficient = {} if self.ent_coef_optimizer is None else {"ent_coef_loss": self.ent_coef_optimizer}
         return {**coefficient, **super()._optimizers_of_losses()}
+
+    def _periods_of_losses(self) -> dict[str, int]:
+        return dict.fromkeys(("ent_coef_loss", "actor_loss"), self.policy_delay) if self.policy_delay > 1 else {}
 
     @property
     def _learns_ent_coef(self) -> bool:

@@ -373,6 +373,10 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         known: Any = self
         return {"critic_loss": known.critic.optimizer, "actor_loss": known.actor.optimizer}
 
+    def _periods_of_losses(self) -> dict[str, int]:
+        """Every how many updates an optimizer is stepped that the base algorithm's ``train`` steps in each of them."""
+        return {}
+
     @abstractmethod
     def _prepare_updates(self, updates: Any, samples: Samples) -> None:
         """Bind what the next compiled updates learn from, and draw their noise as SB3's ``train`` would."""
@@ -454,8 +458,11 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             print(choice)
         if choice.reason is not None or gradient_steps < 1:
             state = self.__dict__.setdefault("_update_state", UpdateState())
-            with WholeUpdates(self, self._optimizers_of_losses(), state, self.dense_class.train.__code__):
+            logged = dict(self.logger.name_to_value) if (periods := self._periods_of_losses()) else {}
+            optimizers, code = self._optimizers_of_losses(), self.dense_class.train.__code__
+            with WholeUpdates(self, optimizers, state, code, periods) as whole:
                 super().train(gradient_steps, batch_size)
+            whole.log_losses(self.logger, logged)
             return
         updates = choice.updates
         updates.description = self._describe_update()

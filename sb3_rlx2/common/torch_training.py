@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import CodeType, FrameType, TracebackType
 from typing import Any, cast
 
 import torch as th
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.utils.hooks import RemovableHandle
 
@@ -29,6 +31,8 @@ class WholeUpdates:
     :param optimizers: its optimizers in the order in which an update steps them, by the name of the loss
     :param state: where to keep a copy of the model
     :param code: of the ``train`` whose local variables of these names are the losses
+    :param periods: every how many updates an optimizer is stepped, by the name of the loss; one that is not named: in
+        each step that ``train`` asks for
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class WholeUpdates:
         optimizers: dict[str, th.optim.Optimizer],
         state: UpdateState,
         code: CodeType,
+        periods: Mapping[str, int],
     ) -> None:
         self._optimizers = optimizers
         self._first_loss = next(iter(optimizers))
@@ -44,14 +49,22 @@ class WholeUpdates:
         self._evolvers = {evolver.optimizer: evolver for evolver in attached_evolvers(model).values()}
         self._before, self._begun = model._n_updates, 0
         self._handles: list[RemovableHandle] = []
+        self._periods = {loss: period for loss, period in periods.items() if loss in optimizers}
+        self._own_steps: dict[str, Any] = {}
+        self._losses: dict[str, list[float]] = {loss: [] for loss in self._periods}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> WholeUpdates:
         for loss, optimizer in self._optimizers.items():
             before = optimizer.register_step_pre_hook(partial(self._before_step, loss))
             # Evolution's own comes after it
             cast(Any, optimizer)._optimizer_step_pre_hooks.move_to_end(before.id, last=False)
             after = optimizer.register_step_post_hook(partial(self._after_step, loss))
             self._handles += [before, after]
+        for loss in self._periods:
+            attributes = vars(self._optimizers[loss])
+            self._own_steps[loss] = attributes.get("step")  # a scheduler may have set one
+            attributes["step"] = partial(self._step_if_due, loss, self._optimizers[loss].step)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -65,6 +78,10 @@ class WholeUpdates:
     def _end(self, failed: bool) -> None:
         for handle in self._handles:
             handle.remove()
+        for loss, step in self._own_steps.items():
+            attributes = vars(self._optimizers[loss])
+            attributes.pop("step", None)
+            attributes |= {} if step is None else {"step": step}
         if failed:
             if self._begun:
                 self._state.restore()
@@ -75,14 +92,39 @@ class WholeUpdates:
 
     def _before_step(self, loss: str, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if loss == self._first_loss:
-            self._state.save(self._model, self._optimizers.values())
-            self._begun += 1
-            buffer = self._model.replay_buffer
-            if isinstance(buffer, DynamicReplayBuffer):  # this update's batch has been drawn
-                buffer.n_updates = self._before + self._begun
+            self._begin_update()
         value = self._value(loss)
         if not (math.isfinite(value) and _all_finite(self._grown_by(optimizer))):
             raise DivergenceError(loss, value, self._before + self._begun)
+
+    def _begin_update(self) -> None:
+        self._state.save(self._model, self._optimizers.values())
+        self._begun += 1
+        buffer = self._model.replay_buffer
+        if isinstance(buffer, DynamicReplayBuffer):  # this update's batch has been drawn
+            buffer.n_updates = self._before + self._begun
+
+    def _step_if_due(self, loss: str, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        is_first = loss == self._first_loss
+        if (self._before + self._begun + is_first) % self._periods[loss] == 0:
+            self._losses[loss].append(self._value(loss))
+            return step(*args, **kwargs)
+        if is_first:
+            self._begin_update()
+        return None
+
+    def log_losses(self, logger: Logger, before: Mapping[str, Any]) -> None:
+        """Log the means of those losses by which an optimizer was stepped, as compiled updates do.
+
+        :param logger: the model's, after ``train`` has logged all of them
+        :param before: what it had before
+        """
+        for loss, values in self._losses.items():
+            value = sum(values) / len(values) if values else before.get(f"train/{loss}")
+            if value is None:
+                logger.name_to_value.pop(f"train/{loss}", None)
+            else:
+                logger.record(f"train/{loss}", value)
 
     def _grown_by(self, optimizer: th.optim.Optimizer) -> list[th.Tensor]:
         """Gradients by which connections grow, if the topology evolves in place of an optimizer's step."""

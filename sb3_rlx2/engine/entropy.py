@@ -17,7 +17,7 @@ from sb3_rlx2.engine.functions import step_function
 from sb3_rlx2.engine.gaussian import ACTION, actor_gradient, sample_actions
 from sb3_rlx2.engine.loop import LARGEST, optimizer_at, set_result, task_at, total
 from sb3_rlx2.engine.operations import backward, network_at
-from sb3_rlx2.engine.optimizer import adam, count_steps, parameter_at
+from sb3_rlx2.engine.optimizer import adam, count_steps, keep, parameter_at
 from sb3_rlx2.engine.plan import address
 from sb3_rlx2.engine.records import OPTIMIZER, PARAMETER
 from sb3_rlx2.engine.replay import read_observation, read_tile, return_length
@@ -43,6 +43,7 @@ ENTROPY_FIELDS = {
     "target_entropy": FLOAT,
     "log_std_min": FLOAT,
     "log_std_max": FLOAT,
+    "policy_delay": INTEGER,  # updates of the critics for one of actor and coefficient
     "learned": INTEGER,  # number of the parameter that is the logarithm of the entropy coefficient; -1: it is fixed
     "optimizer": INTEGER,  # of that parameter
     "gradient": INTEGER,  # address of its gradient, one float
@@ -61,6 +62,12 @@ _PARAMETER_BYTES = PARAMETER.size
 REWARDS, FACTORS, TARGETS, NEXT_LOG_PROB, BONUS, LOG_PROB = range(6)
 
 
+@compiled
+def _updates_actor(task: Block, entropy: Block, update: int) -> bool:
+    """Whether an update takes a step of the actor and of the entropy coefficient."""
+    return bool((task.updates_before + update + 1) % entropy.policy_delay == 0)
+
+
 @step_function
 def begin_critic(task_address: int, update: int, thread: int) -> int:
     """Take the entropy coefficient for this update."""
@@ -76,10 +83,14 @@ def begin_critic(task_address: int, update: int, thread: int) -> int:
 
 @step_function
 def finish_critic(task_address: int, update: int, thread: int) -> int:
-    """A step of the entropy coefficient's optimizer."""
+    """A step of the entropy coefficient's optimizer, if the actor is updated too."""
     task = task_at(task_address)
     entropy = entropy_at(task.algorithm)
     if entropy.learned < 0:
+        return -1
+    if not _updates_actor(task, entropy, update):
+        if thread == 0:
+            keep(task.parameters, entropy.learned, entropy.learned + 1)
         return -1
     surplus = total(task, 1) / task.batch + entropy.target_entropy
     is_finite = abs(surplus) < LARGEST_ROOT  # its square goes into the moments
@@ -126,7 +137,7 @@ def read_and_sample(task_address: int, update: int, tile: int, memory: int) -> f
     :param update: number of the update in this call
     :param tile: number of the tile
     :param memory: memory of this thread
-    :return: sum of the log-probabilities at the tile's states
+    :return: sum of the log-probabilities at the tile's states; 0 where the actor is not updated
     """
     task = task_at(task_address)
     entropy = entropy_at(task.algorithm)
@@ -143,10 +154,11 @@ def read_and_sample(task_address: int, update: int, tile: int, memory: int) -> f
     kept = task.kept + tile * task.kept_bytes
     log_prob = kept + task.kept_bytes - ROW_BYTES
     heads = kept + network_at(task.actor).activation_bytes
-    sample_actions(task, entropy, x, kept, heads, entropy.noise + noise_at, count, log_prob)
     surprise = 0.0
-    for lane in range(count):
-        surprise += load_float(log_prob, lane)
+    if _updates_actor(task, entropy, update):
+        sample_actions(task, entropy, x, kept, heads, entropy.noise + noise_at, count, log_prob)
+        for lane in range(count):
+            surprise += load_float(log_prob, lane)
 
     heads = memory + task.heads
     sample_actions(
@@ -240,7 +252,7 @@ def find_intermediate_states(
 
 
 def entropy_description(
-    critic_tile: CFunc, actor_tile: CFunc, target_update_interval: int, learns_coefficient: bool
+    critic_tile: CFunc, actor_tile: CFunc, target_update_interval: int, learns_coefficient: bool, policy_delay: int
 ) -> UpdateDescription:
     """An update of a maximum-entropy algorithm.
 
@@ -248,6 +260,7 @@ def entropy_description(
     :param actor_tile: the actor's
     :param target_update_interval: updates for one of the target networks
     :param learns_coefficient: whether the entropy coefficient is learned
+    :param policy_delay: updates of the critics for one of actor and coefficient
     """
     return UpdateDescription(
         phases=(
@@ -262,7 +275,13 @@ def entropy_description(
                 further_optimizers=("coefficient",) if learns_coefficient else (),
                 target_passes={"actor": 1, "critic_target": 1},
             ),
-            Phase(network="actor", tile_function=actor_tile, losses=("actor_loss",), backward=("critic", "actor")),
+            Phase(
+                network="actor",
+                tile_function=actor_tile,
+                losses=("actor_loss",),
+                period=policy_delay,
+                backward=("critic", "actor"),
+            ),
         ),
         targets=TargetUpdates(("critic",), target_update_interval, "call"),
     )
@@ -274,7 +293,7 @@ class EntropyUpdates(Updates):
     def _describe(self) -> None:
         super()._describe()
         settings = self.settings
-        settings["learned"] = -1
+        settings["learned"], settings["policy_delay"] = -1, self.description.periods["actor"]
         settings["log_std_min"], settings["log_std_max"] = LOG_STD_MIN, LOG_STD_MAX
         settings["coefficient_result"] = self.columns["ent_coef"]
         if "coefficient" in self.optimizers:

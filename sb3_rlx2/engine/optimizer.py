@@ -277,6 +277,22 @@ def count_steps(parameters: int, first: int, end: int) -> None:
 
 
 @compiled
+def keep(parameters: int, first: int, end: int) -> None:
+    """Make ``take_back`` change nothing about some parameters, which have no step; to be done by one thread.
+
+    :param parameters: address of the blocks of parameters
+    :param first: first parameter
+    :param end: end of parameters
+    """
+    for i in range(first, end):
+        p = parameter_at(parameters + i * _BYTES)
+        copy_floats(p.value, p.before, p.size)
+        copy_floats(p.mean, p.before + p.size * FLOAT_BYTES, p.size)
+        copy_floats(p.square, p.before + 2 * p.size * FLOAT_BYTES, p.size)
+        store_float(p.before, 3 * p.size, load_float(p.step, 0))
+
+
+@compiled
 def take_back(parameters: int, first: int, end: int) -> None:
     """Put back what the last step of Adam overwrote; to be done by one thread.
 

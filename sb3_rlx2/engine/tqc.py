@@ -90,13 +90,14 @@ def actor_tile(task_address: int, update: int, tile: int, memory: int, gradients
 
 
 @cache
-def tqc_description(target_update_interval: int, learns_coefficient: bool) -> UpdateDescription:
+def tqc_description(target_update_interval: int, learns_coefficient: bool, policy_delay: int = 1) -> UpdateDescription:
     """An update of TQC.
 
     :param target_update_interval: updates for one of the target networks
     :param learns_coefficient: whether the entropy coefficient is learned
+    :param policy_delay: updates of the critics for one of actor and coefficient, default 1
     """
-    return entropy_description(critic_tile, actor_tile, target_update_interval, learns_coefficient)
+    return entropy_description(critic_tile, actor_tile, target_update_interval, learns_coefficient, policy_delay)
 
 
 class TQCUpdates(EntropyUpdates):

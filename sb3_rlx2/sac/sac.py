@@ -80,6 +80,7 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
     :param buffer_check_interval: environment steps between two comparisons of policies, default 10,000; or
         ``(number, "updates")``, in gradient updates
     :param buffer_distance_threshold: policy distance above which the oldest 10% are forgotten, default 0.2
+    :param policy_delay: actor and entropy coefficient are updated every so many critic updates, default 1
     :param engine: which code computes the updates: ``"auto"`` (default: the compiled engine where it covers the model),
         ``"compiled"`` (an error where it does not) or ``"torch"`` (SB3's own ``train``)
     :param _init_setup_model: whether to build the networks at once
@@ -135,6 +136,7 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
         buffer_min_size: int = 200_000,
         buffer_check_interval: Interval = 10_000,
         buffer_distance_threshold: float = 0.2,
+        policy_delay: int = 1,
         engine: Engine = "auto",
         _init_setup_model: bool = True,
     ) -> None:
@@ -177,12 +179,13 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
             buffer_min_size=buffer_min_size,
             buffer_check_interval=buffer_check_interval,
             buffer_distance_threshold=buffer_distance_threshold,
+            policy_delay=policy_delay,
             engine=engine,
             _init_setup_model=_init_setup_model,
         )
 
     def _describe_update(self) -> UpdateDescription:
-        return sac_description(self.target_update_interval, self._learns_ent_coef)
+        return sac_description(self.target_update_interval, self._learns_ent_coef, self.policy_delay)
 
     def _prepare_updates(self, updates: SACUpdates, samples: Samples) -> None:
         updates.prepare(samples, self.tau, *self._entropy_settings)

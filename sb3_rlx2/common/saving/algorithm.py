@@ -84,6 +84,8 @@ class SavedAlgorithm(OffPolicyAlgorithm):
     """
 
     checkpoint_format: int
+    later_arguments: ClassVar[frozenset[str]] = frozenset()
+    """Arguments that the first files of this algorithm lack; their defaults change nothing."""
     variable_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     """Shapes of the tensors that are saved beside networks and optimizers."""
 
@@ -174,7 +176,8 @@ class SavedAlgorithm(OffPolicyAlgorithm):
     def _check_saved_names(self, saved: SavedNames, given: Collection[str]) -> None:
         """Where something is missing in a file, SB3 goes on with the default."""
         has = {*saved.attributes, *given}
-        missing = [name for name in REQUIRED if name in vars(self) and name not in has]
+        required = [name for name in REQUIRED if name not in self.later_arguments]
+        missing = [name for name in required if name in vars(self) and name not in has]
         if missing:
             raise ModelFileError(f"it has no {missing[0]}")
         variables = self._get_torch_save_params()[1]
