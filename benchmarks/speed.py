@@ -298,26 +298,42 @@ def vectorised(arguments: argparse.Namespace) -> None:
     write("vectorised", rows)
 
 
+SIMBA = [
+    *(("td3", 512, 0.95), ("sac", 512, 0.95), ("tqc", 512, 0.95), ("sac", 512, 0.98), ("sac", 512, 0.99)),
+    *(("sac", 256, 0.95), ("sac", 256, 0.98), ("sac", 256, 0.99)),
+]
+"""Algorithm, width of the two blocks of each critic, sparsity of the critics."""
+
+
 def residual(arguments: argparse.Namespace) -> None:
-    """Milliseconds of processor time of an update with SimBaPolicy, critics 95% sparse, and of its dense twin."""
+    """Milliseconds of processor time of an update with SimBaPolicy, of its dense twin, and with a dense MlpPolicy."""
     th.set_num_threads(1)
-    rows = []
-    for algo in ("td3", "sac", "tqc"):
+    rows, env = [], "HalfCheetah-v5"
+    for algo, width, sparsity in SIMBA:
         dense_policy = importlib.import_module(f"sb3_rlx2.{algo}.policies").DenseSimBaPolicy
-        # The policy's own widths: one block of 128 for the actor, two of 512 for each critic
-        plain, unit_norm = ({"policy_kwargs": kwargs, "policy": "SimBaPolicy"} for kwargs in ({}, {"unit_norm": True}))
+        policy_kwargs = {"net_arch": {"pi": [128], "qf": [width, width]}}
+        unit_norm = policy_kwargs | {"unit_norm": True}
+        sparsities = (0.90, sparsity)
         models = {
-            "dense PyTorch": dense_model(algo, "HalfCheetah-v5", policy=dense_policy, policy_kwargs={}),
-            "compiled": sparse_model(algo, "HalfCheetah-v5", (0.90, 0.95), **plain),
-            "compiled, units of norm 1": sparse_model(algo, "HalfCheetah-v5", (0.90, 0.95), **unit_norm),
+            "dense MlpPolicy": dense_model(algo, env),
+            "dense twin": dense_model(algo, env, policy=dense_policy, policy_kwargs=dict(policy_kwargs)),
+            "compiled": sparse_model(algo, env, sparsities, policy="SimBaPolicy", policy_kwargs=dict(policy_kwargs)),
+            "units of norm 1": sparse_model(algo, env, sparsities, policy="SimBaPolicy", policy_kwargs=unit_norm),
         }
         # Two updates: TD3's actor takes part in every other
         calls = {name: (lambda m=model: m.train(2, 256)) for name, model in models.items()}
         seconds = best_times(calls, arguments.rounds, clock=time.process_time)
-        row = {"algorithm": algo, "environment": "HalfCheetah-v5", "sparsity": "90%/95%"}
+        row = {
+            "algorithm": algo,
+            "environment": env,
+            "critic blocks": f"2 x {width}",
+            "sparsity": f"90%/{sparsity:.0%}",
+        }
         row |= {f"{name} ms": f"{500 * seconds[name]:.2f}" for name in models}
-        rows.append(row | {"speed-up": f"{seconds['dense PyTorch'] / seconds['compiled']:.1f}"})
-        print(rows[-1], flush=True)
+        row["speed-up"] = f"{seconds['dense twin'] / seconds['compiled']:.1f}"
+        row["updates per dense MlpPolicy update"] = f"{seconds['dense MlpPolicy'] / seconds['compiled']:.1f}"
+        rows.append(row)
+        print(row, flush=True)
     write("residual", rows)
 
 

@@ -191,6 +191,42 @@ def test_actions_for_observations_far_outside_are_those_at_the_bound(algorithm):
     np.testing.assert_allclose(fast, model.policy.unscale_action(slow), atol=1e-5)
 
 
+def test_every_change_of_the_statistics_is_seen_by_compiled_code():
+    model = trained(RLx2SAC, engine="compiled")
+    norm, observation = norm_of(model), np.array([[0.3, -0.5, 2.0]], np.float32)
+
+    def grow():
+        norm.mean.add_(0.5)
+
+    def replace():
+        norm.variance = norm.variance * 9.0
+
+    def narrow():
+        norm.clip = 0.2
+
+    def observe():
+        model.policy.observe(np.full((500, 3), 3.0))
+
+    for change in (grow, replace, narrow, observe):
+        before = model.predict(observation, deterministic=True)[0]
+        change()
+        with th.no_grad():
+            expected = model.policy.unscale_action(model.policy(th.as_tensor(observation), deterministic=True).numpy())
+        assert model.policy._fast_actor() is not None
+        found = model.predict(observation, deterministic=True)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert not np.array_equal(found, before), change
+        twin = trained(RLx2SAC, engine="torch", steps=60)
+        twin.set_parameters(model.get_parameters())
+        norm_of(twin).clip = norm.clip
+        for one in (model, twin):
+            one.replay_buffer = model.replay_buffer
+            one._n_updates = model._n_updates
+            one.set_random_seed(3)
+            one.train(1, 64)
+        assert largest_difference(model, twin) < 1e-5
+
+
 def test_observations_far_from_zero_are_told_apart():
     norm = ObservationNorm(spaces.Box(-np.inf, np.inf, (2,)))
     x = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32) + np.array([1e4, -3.0], np.float32)
