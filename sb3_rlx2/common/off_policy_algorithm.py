@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch as th
@@ -19,18 +19,19 @@ from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
-from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_rlx2.common.known_objects  # noqa: F401  what files may name
 from sb3_rlx2.common.argument_ranges import check_action_space, check_learning_arguments, check_topology_counters
-from sb3_rlx2.common.arguments import check_device
+from sb3_rlx2.common.arguments import check_device, constructor_arguments, did_you_mean
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.clocks import TIMESTEPS, UPDATES, Interval, read_clock
 from sb3_rlx2.common.compiled_training import train_compiled
 from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistics, check_reset
+from sb3_rlx2.common.from_dense import arguments_of, go_on_from
 from sb3_rlx2.common.policies import SparsePolicyMixin, dense_policy_class, policy_arguments, sparse_policy_class
 from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
 from sb3_rlx2.common.saving.algorithm_names import PACKAGE, algorithm_name
@@ -64,6 +65,9 @@ OF_THIS_OBJECT = ("_engine_choice", "_noise_free_action", "_statistics_before", 
 """Attributes that a copy makes anew."""
 COMPILED_BUFFERS = (ReplayBuffer, DynamicReplayBuffer)
 """Replay buffers that the compiled engine reads: these very classes."""
+
+
+SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="RLx2OffPolicyAlgorithm")
 
 
 class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorithm):
@@ -576,6 +580,47 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             observations=observations,
             seed=seed,
         )
+
+    @classmethod
+    def from_dense(
+        cls: type[SelfOffPolicyAlgorithm],
+        model: OffPolicyAlgorithm | str | Path,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        **kwargs: Any,
+    ) -> SelfOffPolicyAlgorithm:
+        """A dense model of the base algorithm made sparse, to be trained on.
+
+        Of each layer the weights of largest magnitude stay, as many as the algorithm would have given it (and those
+        that every output needs for a path). Target networks, moments of the optimizers, the entropy coefficient, counts
+        of steps and updates, learning rate and schedules, and the replay buffer go on from where they are.
+        Normalization of observations is the environment's business, as in Stable-Baselines3.
+
+        :param model: a model of Stable-Baselines3 or sb3-contrib, which is not changed, or the path of a saved one. Its
+            replay buffer is used on, not copied, where the buffer's class allows it; actions without noise, which it
+            lacks, are taken to be the stored ones
+        :param env: the environment; None (default): the model's
+        :param device: as for the constructor
+        :param kwargs: arguments of the constructor: RLx2's own, with its defaults, and such as replace the model's.
+            ``n_steps`` is an argument of the dense algorithm too, so it is the model's unless it is given
+        :raises ValueError: if the model is of another algorithm, sparse already, or without an environment, an argument
+            is unknown or out of range, or the replay buffer has another size
+        """
+        if isinstance(model, (str, Path)):
+            model = cls.dense_class.load(model, env=env)
+        if not isinstance(model, cls.dense_class) or isinstance(model, RLx2OffPolicyAlgorithm):
+            raise ValueError(
+                f"model={type(model).__name__} is not allowed: {cls.__name__}.from_dense makes a dense "
+                f"{cls.dense_class.__name__} sparse"
+            )
+        if unknown := sorted(kwargs.keys() - constructor_arguments(cls)):
+            hint = did_you_mean(unknown[0], constructor_arguments(cls))
+            raise ValueError(f"{cls.__name__}.from_dense() got the unknown argument {unknown[0]!r}{hint}")
+        with th.random.fork_rng():
+            sparse = cast(Any, cls)(device=device, **arguments_of(cls, model, env, kwargs))
+        sparse.seed = kwargs.get("seed", model.seed)
+        go_on_from(sparse, model)
+        return cast(SelfOffPolicyAlgorithm, sparse)
 
     def to_dense(self) -> OffPolicyAlgorithm:
         """The stock Stable-Baselines3 algorithm with dense networks that predict the same.

@@ -1,0 +1,155 @@
+"""Dense models made sparse and trained on."""
+
+import copy
+
+import gymnasium as gym
+import pytest
+import torch as th
+from helpers import ALL, environment, quick
+from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2.common.topology import networks
+from sb3_rlx2.engine.networks import optimizer_of
+from sb3_rlx2.sparse import sparse_layers
+
+OWN = {"topology_interval": 20, "n_steps": 3, "n_steps_delay": 20, "buffer_min_size": 40, "buffer_check_interval": 50}
+
+
+def trained(algorithm, env=None, **kwargs):
+    """A dense model after a short run."""
+    kwargs = {"policy_kwargs": {"net_arch": [32, 24]}, "train_freq": 1, **kwargs}
+    model = algorithm.dense_class(
+        "MlpPolicy", env or gym.make(environment(algorithm)), learning_starts=50, buffer_size=2000, batch_size=32,
+        seed=0, device="cpu", **kwargs,
+    )  # fmt: skip
+    return model.learn(120)
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_the_largest_weights_stay_as_many_as_the_algorithm_gives_each_layer(algorithm):
+    dense = trained(algorithm)
+    model = algorithm.from_dense(dense)
+    kwargs = quick(policy_kwargs={**dense.policy_kwargs, "net_arch": [32, 24]})
+    fresh = algorithm("MlpPolicy", environment(algorithm), **kwargs)
+    for name, network in networks(model).items():
+        layers = sparse_layers(network)
+        for key, layer in layers.items():
+            weight = dict(getattr(dense.policy, name).named_modules())[key].weight.detach().reshape(-1)
+            assert th.equal(layer.values, weight[layer.indices.long()])
+            largest = weight.abs().argsort(descending=True)[: layer.nnz]
+            assert th.isin(layer.indices, largest).float().mean() > 0.9
+            target = getattr(dense.policy, f"{name}_target", None)
+            if target is not None:
+                weight = dict(target.named_modules())[key].weight.detach().reshape(-1)
+                follower = dict(getattr(model.policy, f"{name}_target").named_modules())[key]
+                assert th.equal(follower.indices, layer.indices)
+                assert th.equal(follower.values, weight[layer.indices.long()])
+        expected = sparse_layers(networks(fresh)[name])
+        assert {key: layer.nnz for key, layer in layers.items()} == {key: each.nnz for key, each in expected.items()}
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_moments_of_the_weights_that_stay_are_carried_over(algorithm):
+    dense = trained(algorithm)
+    model = algorithm.from_dense(dense)
+    for name, network in networks(model).items():
+        states, dense_states = optimizer_of(model.policy, name).state, optimizer_of(dense.policy, name).state
+        weights = dict(getattr(dense.policy, name).named_parameters())
+        for key, layer in sparse_layers(network).items():
+            state, dense_state = states[layer.values], dense_states[weights[f"{key}.weight"]]
+            assert state["step"] == dense_state["step"] > 0
+            for moment in ("exp_avg", "exp_avg_sq"):
+                assert th.equal(state[moment], dense_state[moment].reshape(-1)[layer.indices.long()])
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_with_all_weights_kept_it_goes_on_as_the_dense_model_does(algorithm):
+    dense = trained(algorithm)
+    twin = trained(algorithm)
+    model = algorithm.from_dense(twin, topology="dense", n_steps=1, dynamic_buffer=False, engine="torch")
+    assert model.num_timesteps == 120
+    for each in (dense, model):
+        set_random_seed(1)
+        each.learn(60, reset_num_timesteps=False)
+    assert model._n_updates == dense._n_updates
+    for ours, theirs in zip(model.policy.parameters(), dense.policy.parameters(), strict=True):
+        assert th.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_it_is_trained_on_with_all_of_the_method(algorithm, engine):
+    dense = trained(algorithm, learning_rate=lambda remaining: 1e-3 * remaining)
+    before = copy.deepcopy(dense.policy.state_dict())
+    model = algorithm.from_dense(dense, engine=engine, **OWN)
+    updates = dense._n_updates
+    assert (model.num_timesteps, model._n_updates, model.replay_buffer.size()) == (120, updates, 120)
+    if engine == "auto":
+        assert model._choose_engine().reason is None
+    model.learn(100, reset_num_timesteps=False)
+    assert (model.num_timesteps, model.replay_buffer.n_steps_in_use) == (220, 3)
+    assert model._n_updates > updates
+    assert all(counters["evolutions"] > 0 for counters in model.topology_counters.values())
+    assert all(th.equal(dense.policy.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_a_saved_model_is_made_sparse_too(tmp_path):
+    dense = trained(RLx2SAC)
+    dense.save(tmp_path / "sac")
+    model = RLx2SAC.from_dense(tmp_path / "sac", env=gym.make("Pendulum-v1"), **OWN)
+    assert model.num_timesteps == 120
+    assert model.replay_buffer.size() == 0
+    assert model.log_ent_coef.item() == pytest.approx(dense.log_ent_coef.item())
+    model.learn(60, reset_num_timesteps=False)
+    model.save(tmp_path / "sparse")
+    assert RLx2SAC.load(tmp_path / "sparse").topology_counters == model.topology_counters
+
+
+def test_statistics_of_vec_normalize_stay_the_environments():
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    dense = trained(RLx2TD3, env)
+    model = RLx2TD3.from_dense(dense, **OWN)
+    assert model.get_vec_normalize_env() is env
+    model.learn(60, reset_num_timesteps=False)
+
+
+def test_a_buffer_of_the_base_algorithms_class_is_used_on():
+    dense = trained(RLx2SAC)
+    model = RLx2SAC.from_dense(dense, n_steps=1, dynamic_buffer=False)
+    assert type(model.replay_buffer) is ReplayBuffer
+    assert model.replay_buffer is dense.replay_buffer
+
+
+def test_random_numbers_are_not_drawn():
+    dense = trained(RLx2SAC)
+    before = th.get_rng_state()
+    RLx2SAC.from_dense(dense)
+    assert th.equal(th.get_rng_state(), before)
+
+
+def test_what_cannot_be_made_sparse_is_said_in_one_line():
+    dense = trained(RLx2SAC)
+    with pytest.raises(ValueError, match=r"model=SAC is not allowed: RLx2TD3.from_dense makes a dense TD3 sparse"):
+        RLx2TD3.from_dense(dense)
+    with pytest.raises(ValueError, match="model=RLx2SAC is not allowed"):
+        RLx2SAC.from_dense(RLx2SAC.from_dense(dense))
+    with pytest.raises(ValueError, match=r"unknown argument 'actor_sparsty'. Did you mean 'actor_sparsity'"):
+        RLx2SAC.from_dense(dense, actor_sparsty=0.5)
+    with pytest.raises(ValueError, match="replay buffer has 2000 rows of 1 environments, and the sparse model's 500"):
+        RLx2SAC.from_dense(dense, buffer_size=500)
+    dense.env = None
+    with pytest.raises(ValueError, match="env=None is not allowed: the dense model has no environment either"):
+        RLx2SAC.from_dense(dense)
+
+
+def test_layers_are_those_of_the_dense_network():
+    dense = TD3("MlpPolicy", "Pendulum-v1", buffer_size=100, device="cpu")
+    model = RLx2TD3.from_dense(dense)
+    assert model.policy.net_arch == [400, 300]
+    assert model.actor.mu[2].in_features == 400
+    assert isinstance(dense, TD3)
+    assert not isinstance(dense, SAC)
