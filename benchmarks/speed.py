@@ -1,6 +1,7 @@
 """How fast sparse training is, beside what else there is. Everything alternates (A B A B …) and the best time counts.
 
     python benchmarks/speed.py updates     gradient updates of TD3 and SAC: ours, our torch path, SB3's dense, SBX's
+    python benchmarks/speed.py values      gradient updates of DQN and QR-DQN beside the dense ones, in processor time
     python benchmarks/speed.py steps       whole environment steps, and what collecting one costs beside env.step
     python benchmarks/speed.py vectorised  environment steps with one and with eight environments
     python benchmarks/speed.py residual    the update with SimBaPolicy's residual blocks, and with the same densely
@@ -17,6 +18,7 @@ Each writes benchmarks/results/speed_NAME.csv; SBX and SparseProp are measured i
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import importlib
 import importlib.util
@@ -35,13 +37,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from sb3_contrib import TQC
-from stable_baselines3 import SAC, TD3
+from sb3_contrib import QRDQN, TQC
+from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.files import replacing
 from sb3_rlx2.kernels import autograd
 from sb3_rlx2.kernels import products as k
@@ -60,6 +62,7 @@ TASKS = {
 }  # fmt: skip
 OURS = {"td3": RLx2TD3, "sac": RLx2SAC, "tqc": RLx2TQC}
 DENSE = {"td3": TD3, "sac": SAC, "tqc": TQC}
+VALUE_BASED: dict[str, tuple[Any, Any]] = {"dqn": (DQN, RLx2DQN), "qrdqn": (QRDQN, RLx2QRDQN)}
 N_DATA = 5000
 _STARTED = time.clock_gettime(time.CLOCK_MONOTONIC)
 
@@ -188,6 +191,34 @@ def updates(arguments: argparse.Namespace) -> None:
                 rows.append(row)
                 print(row, flush=True)
     write("updates", rows)
+
+
+def values(arguments: argparse.Namespace) -> None:
+    """Milliseconds of processor time of a gradient update of value networks of 256, 256, 90% sparse, on one thread.
+
+    Batches are those of the algorithms' defaults (32) and of most of the zoo's hyperparameters (128).
+    """
+    th.set_num_threads(1)
+    rows = []
+    for (algo, (stock, ours)), batch_size in itertools.product(VALUE_BASED.items(), (32, 128)):
+        common: dict[str, Any] = {
+            "buffer_size": 20_000, "learning_starts": 10**9, "policy_kwargs": {"net_arch": [256, 256]}, "seed": 0,
+            "device": "cpu", "batch_size": batch_size,
+        }  # fmt: skip
+        models = {"dense": filled(stock("MlpPolicy", "LunarLander-v3", **copy.deepcopy(common)))}
+        for name, own in {
+            "compiled": {"n_steps": 1},
+            "compiled, n=3": {"n_steps_delay": 0},
+            "torch path": {"n_steps": 1, "engine": "torch"},
+        }.items():
+            models[name] = filled(ours("MlpPolicy", "LunarLander-v3", sparsity=0.90, **copy.deepcopy(common), **own))
+        calls = {name: (lambda m=model, n=batch_size: m.train(1, n)) for name, model in models.items()}
+        seconds = best_times(calls, arguments.rounds, clock=time.process_time)
+        row: dict[str, Any] = {"algorithm": algo, "environment": "LunarLander-v3", "batch": batch_size}
+        row |= {f"{name} ms": f"{1e3 * seconds[name]:.3f}" for name in models}
+        rows.append(row | {"speed-up over dense": f"{seconds['dense'] / seconds['compiled']:.1f}"})
+        print(rows[-1], flush=True)
+    write("values", rows)
 
 
 class TimedEnv(gym.Wrapper):
@@ -574,7 +605,7 @@ def plot(arguments: argparse.Namespace) -> None:
 
 
 FUNCTIONS = (
-    updates, steps, vectorised, residual, scaling, kernels, layers, memory, peak, threads, train_for, plot,
+    updates, values, steps, vectorised, residual, scaling, kernels, layers, memory, peak, threads, train_for, plot,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback
 from sb3_rlx2.ddpg import RLx2DDPG
 from sb3_rlx2.dqn import RLx2DQN
+from sb3_rlx2.qrdqn import RLx2QRDQN
 from sb3_rlx2.resume import TrainingCheckpointCallback
 from sb3_rlx2.sac import RLx2SAC
 from sb3_rlx2.td3 import RLx2TD3
@@ -17,6 +18,7 @@ __all__ = [
     "DynamicReplayBuffer",
     "RLx2DDPG",
     "RLx2DQN",
+    "RLx2QRDQN",
     "RLx2SAC",
     "RLx2TD3",
     "RLx2TQC",

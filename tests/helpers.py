@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch as th
 from stable_baselines3.common.logger import Logger
 
-from sb3_rlx2 import RLx2DDPG, RLx2DQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.common.topology import networks
 from sb3_rlx2.engine import updates
 from sb3_rlx2.engine.networks import optimizer_of
@@ -16,7 +16,7 @@ from sb3_rlx2.sparse import sparse_layers
 
 ALGORITHMS = [RLx2TD3, RLx2SAC, RLx2DDPG, RLx2TQC]
 """Those with actor and critics, for continuous actions."""
-VALUE_BASED = [RLx2DQN]
+VALUE_BASED = [RLx2DQN, RLx2QRDQN]
 """Those with one network and its target, for discrete actions."""
 ALL = [*ALGORITHMS, *VALUE_BASED]
 GAUSSIAN = (RLx2SAC, RLx2TQC)
@@ -50,6 +50,11 @@ def quick(**kwargs):
         "device": "cpu",
         **kwargs,
     }
+
+
+def few_quantiles(algorithm):
+    """Arguments with which PyTorch computes QR-DQN fast, and on one thread: it cannot use its others after a fork."""
+    return {"policy_kwargs": {"net_arch": [32, 32], "n_quantiles": 5}} if algorithm is RLx2QRDQN else {}
 
 
 def one_output(algorithm):
@@ -94,7 +99,7 @@ def with_transitions(algorithm, count=400, **kwargs):
         "MlpPolicy",
         environment(algorithm),
         engine="compiled",
-        **quick(learning_starts=count, topology_end=100_000, **kwargs),
+        **quick(**{"learning_starts": count, "topology_end": 100_000, **few_quantiles(algorithm), **kwargs}),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, ALL, GAUSSIAN, environment, quick
+from helpers import ALGORITHMS, ALL, GAUSSIAN, VALUE_BASED, environment, quick
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -113,7 +113,8 @@ def test_wrong_observations_get_sb3s_errors():
 
 @pytest.mark.parametrize("algorithm", ALL)
 def test_the_buffer_gets_the_noise_free_action_of_acting_itself(algorithm):
-    model = model_for(algorithm, make_vec_env(environment(algorithm), n_envs=2), learning_starts=20)
+    exploring = {"exploration_final_eps": 0.5} if algorithm in VALUE_BASED else {}
+    model = model_for(algorithm, make_vec_env(environment(algorithm), n_envs=2), learning_starts=20, **exploring)
     model.learn(20)
     model.gradient_steps = 0
     model.learn(80, reset_num_timesteps=False)

@@ -6,7 +6,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, ALL, VALUE_BASED, engine_threads, environment, learner, quick, threads_of_last_run
+from helpers import (
+    ALGORITHMS,
+    ALL,
+    VALUE_BASED,
+    engine_threads,
+    environment,
+    few_quantiles,
+    learner,
+    quick,
+    threads_of_last_run,
+)
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
@@ -193,7 +203,7 @@ def with_data(algorithm, engine, **kwargs):
 
 @pytest.mark.parametrize("algorithm", ALL)
 def test_a_thousand_updates_drift_no_further_apart_than_torch_from_itself(algorithm):
-    kwargs = {"n_steps_delay": 300, "topology": "static"}
+    kwargs = {"n_steps_delay": 300, "topology": "static", **few_quantiles(algorithm)}
     reference = with_data(algorithm, "torch", **kwargs)
     reference.train(1000, 64)
     drifts = []

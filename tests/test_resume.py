@@ -32,6 +32,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from sb3_rlx2 import (
     RLx2DDPG,
     RLx2DQN,
+    RLx2QRDQN,
     RLx2SAC,
     RLx2TD3,
     TopologyHistory,
@@ -133,6 +134,7 @@ def assert_resumes(make, folder, steps=220, cut=170, **kwargs):
         (RLx2DDPG, "auto"),
         (RLx2DQN, "compiled"),
         (RLx2DQN, "torch"),
+        (RLx2QRDQN, "auto"),
     ],
 )
 def test_a_resumed_training_ends_as_one_that_was_never_stopped(algorithm, engine, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch as th
-from sb3_contrib import TQC
+from sb3_contrib import QRDQN, TQC
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -24,13 +24,14 @@ from sb3_rlx2.common.topology_rules import resolve_rules
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.dqn import dqn_description
 from sb3_rlx2.engine.networks import LEARNING, acting_network, optimizer_of
+from sb3_rlx2.engine.qrdqn import qrdqn_description
 from sb3_rlx2.engine.sac import sac_description
 from sb3_rlx2.engine.td3 import td3_description
 from sb3_rlx2.sparse import SparseLinear, unreachable_outputs
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, dormant_units, mean_activity
 
-ALGORITHMS: tuple[type[OffPolicyAlgorithm], ...] = (TD3, SAC, TQC, DQN)
+ALGORITHMS: tuple[type[OffPolicyAlgorithm], ...] = (TD3, SAC, TQC, DQN, QRDQN)
 """Algorithms whose models a report describes, and those that extend them."""
 
 
@@ -240,6 +241,8 @@ def _description(model: OffPolicyAlgorithm) -> UpdateDescription:
         return sac_description(model.target_update_interval, model.ent_coef_optimizer is not None)
     if isinstance(model, DQN):
         return dqn_description()
+    if isinstance(model, QRDQN):
+        return qrdqn_description()
     return td3_description(cast(TD3, model).policy_delay)
 
 

@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from sb3_contrib import TQC
-from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.analysis.report import report
 from sb3_rlx2.common.saving.model_files import check_model_file, read_algorithm
 from sb3_rlx2.errors import ModelFileError
-from sb3_rlx2.zoo.algorithms import ALGORITHMS
+from sb3_rlx2.zoo.algorithms import ALGORITHMS, PREFIX
 
-KNOWN: Mapping[str, type[OffPolicyAlgorithm]] = {**ALGORITHMS, "td3": TD3, "sac": SAC, "tqc": TQC, "dqn": DQN}
+KNOWN: Mapping[str, type[OffPolicyAlgorithm]] = {
+    **ALGORITHMS,
+    **{name.removeprefix(PREFIX): algorithm.dense_class for name, algorithm in ALGORITHMS.items()},
+}
 
 
 def algorithm_of(path: Path) -> str:

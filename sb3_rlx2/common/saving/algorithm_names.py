@@ -9,6 +9,7 @@ PACKAGE = __name__.partition(".")[0]
 
 # Files of Stable-Baselines3 do not name their algorithm: what only this one keeps. DDPG is a TD3 with other settings
 MARKS: Mapping[str, frozenset[str]] = {
+    "QRDQN": frozenset({"exploration_rate", "max_grad_norm", "n_quantiles"}),
     "DQN": frozenset({"exploration_rate", "max_grad_norm"}),
     "TD3": frozenset({"policy_delay", "target_policy_noise", "target_noise_clip"}),
     "TQC": frozenset({"top_quantiles_to_drop_per_net"}),  # and all of SAC's
