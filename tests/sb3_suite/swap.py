@@ -1,13 +1,15 @@
-"""Pytest plugin: RLx2TD3 and RLx2SAC in the place of Stable-Baselines3's TD3 and SAC before tests are imported."""
+"""Pytest plugin: our algorithms in the place of Stable-Baselines3's and sb3-contrib's before tests are imported."""
 
 import inspect
 import sys
 
-import stable_baselines3
-import stable_baselines3.sac.sac
-import stable_baselines3.td3.td3
+from sb3_contrib import QRDQN, TQC
+from stable_baselines3 import DQN, SAC, TD3
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
+
+PACKAGES = ("stable_baselines3", "sb3_contrib")
+SWAPPED = {TD3: RLx2TD3, SAC: RLx2SAC, DQN: RLx2DQN, TQC: RLx2TQC, QRDQN: RLx2QRDQN}
 
 
 def _with_defaults_of(theirs, ours):
@@ -18,7 +20,7 @@ def _with_defaults_of(theirs, ours):
         if parameter.default is not inspect.Parameter.empty and not name.startswith("_")
     }
     # Half of the weights: some of those tests have networks of a handful of weights
-    defaults |= {"n_steps": 1, "dynamic_buffer": False, "actor_sparsity": 0.5, "critic_sparsity": 0.5}
+    defaults |= {"n_steps": 1, "dynamic_buffer": False, **dict.fromkeys(ours.network_sparsities.values(), 0.5)}
     names = list(inspect.signature(theirs.__init__).parameters)[1:]
 
     def init(self, *args, **kwargs):
@@ -30,8 +32,8 @@ def _with_defaults_of(theirs, ours):
     return type(theirs.__name__, (ours,), {"__init__": init, "learn": learn, "__module__": theirs.__module__})
 
 
-for theirs, ours in ((stable_baselines3.TD3, RLx2TD3), (stable_baselines3.SAC, RLx2SAC)):
+for theirs, ours in SWAPPED.items():
     swapped = _with_defaults_of(theirs, ours)
     for module in list(sys.modules.values()):
-        if module.__name__.startswith("stable_baselines3") and getattr(module, theirs.__name__, None) is theirs:
+        if module.__name__.partition(".")[0] in PACKAGES and getattr(module, theirs.__name__, None) is theirs:
             setattr(module, theirs.__name__, swapped)
