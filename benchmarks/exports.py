@@ -1,9 +1,8 @@
 """What exported policies take and give: bytes, time, instructions on microcontrollers, return.
 
-    python benchmarks/exports_agents.py FOLDER             briefly trained agents
-    python benchmarks/exports.py sizes                     the paper's agents, untrained: as large as trained ones
-    python benchmarks/exports.py returns --agents FOLDER   the briefly trained agents: return with C beside predict
-    python benchmarks/exports.py plot                      size against return, time against return
+    python benchmarks/exports.py sizes                       the paper's agents, untrained: as large as trained ones
+    python benchmarks/exports.py returns --results FOLDER …  the best runs of studies: return with C beside predict
+    python benchmarks/exports.py plot                        size against return, time against return
 
 ``sizes`` and ``returns`` write benchmarks/results/exports_NAME.csv. The microcontrollers' columns need
 arm-none-eabi-gcc and qemu-system-arm.
@@ -25,8 +24,8 @@ import gymnasium as gym
 import microcontroller
 import numpy as np
 import torch as th
-from exports_agents import AGENTS
 from speed import TASKS, processor
+from trained_agents import best_run, load_run
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.export.c_compiler import find_compiler
@@ -188,26 +187,35 @@ def of_library(folder: Path, n_act: int) -> Callable[[np.ndarray], np.ndarray]:
     return act
 
 
-def returns(folder_of_agents: Path) -> None:
-    """Briefly trained agents: return, size and time."""
+def returns(results: list[Path]) -> None:
+    """The best run of each method of some studies on each environment: return, size and time."""
     rows = []
-    for agent in AGENTS:
-        path = folder_of_agents / f"{agent.name}.zip"
-        if not path.exists():
+    for of_method in (path for folder in results for path in sorted(folder.glob("*/*")) if path.is_dir()):
+        run = best_run([of_method])
+        if run is None:
             continue
-        model = RLx2TD3.load(path, device="cpu")
-        observations = from_environment(read_policy(model), agent.env, N_OBSERVATIONS, 0)
-        predicted = mean_return(agent.env, lambda o, m=model: m.predict(o, deterministic=True)[0])
-        for precision in ("float32", "int8"):
+        settings = run.settings
+        model, statistics = load_run(run)
+        layers = read_policy(model, statistics).layers
+        present = sum(len(layer.values) for layer in layers) / sum(layer.n_in * layer.n_out for layer in layers)
+        observations = from_environment(read_policy(model, statistics), settings.environment, N_OBSERVATIONS, 0)
+
+        def predict(observation: np.ndarray, model: Any = model, statistics: Any = statistics) -> np.ndarray:
+            known = observation if statistics is None else statistics.normalize_obs(observation)
+            return model.predict(known, deterministic=True)[0]
+
+        predicted = mean_return(settings.environment, predict)
+        for precision in ("float32", "int16", "int8"):
             with TemporaryDirectory() as name:
                 folder = Path(name)
-                report = export(model, folder, precision=precision, observations=observations)
-                found = mean_return(agent.env, of_library(folder, model.action_space.shape[0]))
+                report = export(model, folder, precision=precision, vec_normalize=statistics, observations=observations)
+                found = mean_return(settings.environment, of_library(folder, model.action_space.shape[0]))
                 rows.append(
                     {
-                        "task": agent.env,
-                        "sparsity": f"{agent.actor_sparsity:.0%}",
-                        "steps": agent.steps,
+                        "task": settings.environment,
+                        "method": settings.method,
+                        "weights": f"{present:.0%}",
+                        "steps": settings.steps,
                         "precision": precision,
                         "tables": report.table_bytes,
                         "C µs": f"{microseconds_of_c(folder, observations):.2f}",
@@ -219,8 +227,11 @@ def returns(folder_of_agents: Path) -> None:
                     }
                 )
             print(rows[-1], flush=True)
-    note = f"Mean of {EPISODES} episodes; agents that were trained for the steps shown, not the paper's three million"
-    write("returns", rows, "python benchmarks/exports.py returns --agents FOLDER", note)
+    note = f"Mean of {EPISODES} episodes; of each method the run with the highest score"
+    write("returns", rows, "python benchmarks/exports.py returns --results FOLDER ...", note)
+
+
+PRECISIONS = (("float32", "o", "#0072B2"), ("int16", "^", "#009E73"), ("int8", "s", "#D55E00"))
 
 
 def plot() -> None:
@@ -237,14 +248,15 @@ def plot() -> None:
     for column, label, name in (("tables", "bytes of tables in flash", "size"), ("C µs", "µs of an action", "time")):
         figure, axes = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.6), layout="constrained", squeeze=False)
         for axis, task in zip(axes[0], tasks, strict=True):
-            for precision, marker, color in (("float32", "o", "#0072B2"), ("int8", "s", "#D55E00")):
+            for precision, marker, color in PRECISIONS:
                 of_task = [row for row in rows if row["task"] == task and row["precision"] == precision]
                 xs = [float(row[column]) for row in of_task]
                 ys = [float(row["return in C"]) for row in of_task]
-                axis.plot(xs, ys, marker, color=color, label=precision)
+                axis.plot(xs, ys, marker, color=color, label=precision, linestyle="none")
                 for x, y, row in zip(xs, ys, of_task, strict=True):
-                    offset = (0, 7 if precision == "float32" else -13)
-                    axis.annotate(row["sparsity"], (x, y), offset, textcoords="offset points", ha="center", fontsize=8)
+                    offset = (0, {"float32": 7, "int16": -13, "int8": -22}[precision])
+                    what = f"{row['method']}, {row['weights']}"
+                    axis.annotate(what, (x, y), offset, textcoords="offset points", ha="center", fontsize=8)
             axis.set(xscale="log", xlabel=label, title=task)
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.margins(0.15, 0.3)
@@ -257,12 +269,12 @@ def plot() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("sizes", "returns", "plot"))
-    parser.add_argument("--agents", type=Path, help="folder of the briefly trained agents")
+    parser.add_argument("--results", type=Path, nargs="+", help="folders of studies' results, with their models")
     arguments = parser.parse_args()
     th.set_num_threads(1)
-    if arguments.what == "returns" and arguments.agents is None:
-        parser.error("returns needs --agents")
-    {"sizes": sizes, "returns": lambda: returns(arguments.agents), "plot": plot}[arguments.what]()
+    if arguments.what == "returns" and arguments.results is None:
+        parser.error("returns needs --results")
+    {"sizes": sizes, "returns": lambda: returns(arguments.results), "plot": plot}[arguments.what]()
 
 
 if __name__ == "__main__":

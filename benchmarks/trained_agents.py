@@ -19,6 +19,8 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rlx2.common.saving.vec_normalize import read_vec_normalize
 from sb3_rlx2.export.export import export
@@ -54,15 +56,9 @@ def main() -> None:
 def export_best(results: Path, methods: list[str]) -> None:
     rows = []
     for folder in sorted(results.iterdir()):
-        runs = [RunFolder(path) for method in methods for path in sorted((folder / method).glob("seed_*"))]
-        scores = {
-            run.path: np.mean([row["mean_return"] for row in run.rows()[-N_LAST:]])
-            for run in runs
-            if run.is_finished and run.model.is_file()
-        }
-        if not scores:
+        best = best_run([folder / method for method in methods])
+        if best is None:
             continue
-        best = RunFolder(max(scores, key=scores.__getitem__))
         environment = best.settings.environment
         export_run(best, FOLDER / f"{environment}.npz")
         returns, lengths = play(load_trained(environment), environment)
@@ -70,8 +66,7 @@ def export_best(results: Path, methods: list[str]) -> None:
             "environment": environment,
             "method": best.settings.method,
             "seed": best.settings.seed,
-            "runs": len(scores),
-            "score": round(float(scores[best.path]), 1),
+            "score": round(score(best), 1),
             "connections": sum(len(layer.values) for layer in load_trained(environment).layers),
             "bytes": (FOLDER / f"{environment}.npz").stat().st_size,
             "return": round(float(np.mean(returns)), 1),
@@ -89,11 +84,27 @@ def export_best(results: Path, methods: list[str]) -> None:
         writer.writerows(rows)
 
 
+def best_run(folders: list[Path]) -> RunFolder | None:
+    """The finished run of some methods' folders with the highest score; None if none is finished."""
+    runs = [RunFolder(path) for folder in folders for path in sorted(folder.glob("seed_*"))]
+    return max((run for run in runs if run.is_finished and run.model.is_file()), key=score, default=None)
+
+
+def score(run: RunFolder) -> float:
+    """The mean of a run's last evaluations."""
+    return float(np.mean([row["mean_return"] for row in run.rows()[-N_LAST:]]))
+
+
+def load_run(run: RunFolder) -> tuple[OffPolicyAlgorithm, VecNormalize | None]:
+    """The model of a finished run, and what normalizes its observations."""
+    statistics = run.path / "vecnormalize.pkl"
+    model = ALGORITHMS[run.settings.algorithm].load(run.model, device="cpu")
+    return model, read_vec_normalize(statistics) if statistics.is_file() else None
+
+
 def export_run(run: RunFolder, path: Path) -> None:
     """The policy of a finished run, checked against ``predict``."""
-    model = ALGORITHMS[run.settings.algorithm].load(run.model)
-    statistics = run.path / "vecnormalize.pkl"
-    normalization = read_vec_normalize(statistics) if statistics.is_file() else None
+    model, normalization = load_run(run)
     with tempfile.TemporaryDirectory() as folder:
         print(export(model, folder, "numpy", name="agent", vec_normalize=normalization))
         path.parent.mkdir(exist_ok=True)

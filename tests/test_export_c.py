@@ -136,22 +136,27 @@ def test_the_check_of_the_export_is_right(compiler, tmp_path):
 
 @needs_compiler
 @pytest.mark.parametrize("name", MODELS)
-def test_int8_stays_within_its_bound(name, tmp_path):
+@pytest.mark.parametrize(("precision", "mean"), [("int8", 0.02), ("int16", 0.002)])
+def test_integers_stay_within_their_bound(name, precision, mean, tmp_path):
     model, raw = MODELS[name](), observations(400)
-    report = export.export(model, tmp_path, precision="int8", observations=raw)
+    report = export.export(model, tmp_path, precision=precision, observations=raw)
     within = raw[0] + (raw[1:] - raw[0]) * np.random.default_rng(2).random((399, 1), np.float32)
     act = compiled(tmp_path)
     for some in (raw, within):
         difference = np.abs(act(some) - read_policy(model, model.get_vec_normalize_env()).predict(some)[0])
         assert (difference / HALF_RANGE <= report.bound + 1e-6).all()
-        assert (difference / HALF_RANGE).mean() < 0.02
+        assert (difference / HALF_RANGE).mean() < mean
     assert f"within {report.bound:.3g} half ranges" in (tmp_path / "policy.h").read_text()
 
 
 @needs_compiler
-def test_the_bound_of_int8_says_something(tmp_path):
-    report = export.export(quick(RLx2TD3), tmp_path, precision="int8", observations=observations(400))
-    assert 1e-3 < report.bound < 0.3
+def test_the_bound_of_integers_says_something(tmp_path):
+    reports = {
+        precision: export.export(quick(RLx2TD3), tmp_path, precision=precision, observations=observations(400))
+        for precision in ("int8", "int16")
+    }
+    assert 1e-3 < reports["int8"].bound < 0.3
+    assert 1e-4 < reports["int16"].bound < 0.2 * reports["int8"].bound
 
 
 def test_the_papers_hopper_fits_into_12_and_7_kilobytes(tmp_path):
@@ -165,11 +170,12 @@ def test_the_papers_hopper_fits_into_12_and_7_kilobytes(tmp_path):
     sparsify(model.policy.actor.mu, 0.98)
     policy = prepared(read_policy(model))
     assert write_c(policy, tmp_path, "policy").table_bytes <= 12 * 1024
-    integers = quantized(policy, observations())
-    assert write_c(policy, tmp_path, "policy", integers).table_bytes <= 7 * 1024
+    for precision in ("int8", "int16"):
+        integers = quantized(policy, observations(), precision)
+        assert write_c(policy, tmp_path, "policy", integers).table_bytes <= 7 * 1024
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang", "g++", "clang++"])
 def test_no_compiler_warns_and_nothing_else_is_needed(compiler, precision, tmp_path):
     if shutil.which(compiler) is None:
@@ -179,7 +185,7 @@ def test_no_compiler_warns_and_nothing_else_is_needed(compiler, precision, tmp_p
     for name in ("everything", "wide", "GELU(approximate='none')"):
         model = MODELS[name]()
         policy = prepared(read_policy(model))
-        integers = quantized(policy, observations()) if precision == "int8" else None
+        integers = None if precision == "float32" else quantized(policy, observations(), precision)
         write_c(policy, tmp_path, "small", integers, with_main=True)
         for file in ("small", "small_main"):
             command = [compiler, *flags, tmp_path / f"{file}.c", "-o", tmp_path / f"{file}.o"]
@@ -194,7 +200,7 @@ def test_no_compiler_warns_and_nothing_else_is_needed(compiler, precision, tmp_p
 
 
 @needs_compiler
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
 def test_no_observation_leads_to_undefined_behaviour(precision, tmp_path):
     extreme = np.array([0.0, 1.0, -1e30, 3e38, np.inf, -np.inf, np.nan, 1e-40], np.float32)
     raw = np.random.default_rng(0).choice(extreme, (300, 5))
@@ -231,7 +237,7 @@ def test_nan_is_seen_in_the_action(tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
 def test_the_program_tests_the_example(precision, tmp_path):
     export.export(
         quick(RLx2SAC), tmp_path, name="left", precision=precision, with_main=True, observations=observations()

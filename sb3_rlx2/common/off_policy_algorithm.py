@@ -555,12 +555,12 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         :param path: folder for the files; made if it is not there. Files of the same names are replaced
         :param to: ``"c"`` (default), ``"onnx"``, ``"safetensors"`` (with JSON) or ``"numpy"`` (``.npz``)
         :param name: what names of files, and in C of functions, begin with, default ``"policy"``
-        :param precision: ``"float32"`` (default), or of C's tables ``"int8"``
+        :param precision: ``"float32"`` (default), or of C's tables ``"int8"`` or ``"int16"``
         :param sparse: whether ONNX has sparse initializers, default False: dense ones, which every runtime reads
         :param with_main: whether C has a program too that tests the policy, default False
         :param vec_normalize: whose statistics normalize observations; None (default): the model's own, if it has one
-        :param observations: raw observations [n, ...] for the check and for int8's calibration; None (default):
-            drawn from the replay buffer, or else at random
+        :param observations: raw observations [n, ...] for the check and for the calibration of integers; None
+            (default): drawn from the replay buffer, or else at random
         :param seed: of these draws
         :return: what was written
         :raises ValueError: if the policy cannot be exported, an argument is not allowed, the folder cannot be written,

@@ -82,13 +82,14 @@ def write_c(
     return WrittenC(path, writer.table_bytes, stack_bytes)
 
 
-def quantized(policy: SparsePolicy, observations: Array) -> Quantization:
+def quantized(policy: SparsePolicy, observations: Array, precision: str) -> Quantization:
     """Integers for the tables of a policy.
 
     :param policy: a policy that is ``prepared``
     :param observations: raw observations to calibrate on, [n, ...]
+    :param precision: of weights, ``"int8"`` or ``"int16"``
     """
-    return quantize(policy, observations.reshape(len(observations), -1))
+    return quantize(policy, observations.reshape(len(observations), -1), precision)
 
 
 class _Writer:

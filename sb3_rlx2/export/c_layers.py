@@ -57,7 +57,7 @@ def layer_code(
     :param layer: the layer
     :param activation: name of the activation, ``""`` for none
     :param parameter: its parameter
-    :param quantized: its int8 weights; None: float32
+    :param quantized: its integer weights; None: float32
     :raises ValueError: if it is too wide for 16-bit columns
     """
     if max(layer.n_in, layer.n_out) > MAX_WIDTH:
@@ -224,7 +224,7 @@ def _loop(
         "@IN": "float" if is_float else "int16_t",
         "@OUT": "int16_t" if makes_levels else "float",
         "@SUM": "float" if is_float else "int32_t",
-        "@WEIGHT": "float" if is_float else "int8_t",
+        "@WEIGHT": "float" if quantized is None else TYPES[quantized.weights.dtype.name],
     }
     for marker, of_type in types.items():
         text = text.replace(marker, of_type)

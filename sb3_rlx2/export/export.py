@@ -24,11 +24,11 @@ from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.sparse_policy import Array, SparsePolicy
 
 Target = Literal["c", "onnx", "safetensors", "numpy"]
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "int16", "int8"]
 TARGETS: tuple[str, ...] = get_args(Target)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 N_OBSERVATIONS = 1000
-"""For the check and for int8's calibration, unless said otherwise."""
+"""For the check and for the calibration of integers, unless said otherwise."""
 Act = Callable[[Array], Array]
 
 
@@ -42,7 +42,7 @@ class ExportReport:
     :param notes: what else is to be known, a sentence each
     :param table_bytes: of C's constant tables, otherwise None
     :param stack_bytes: of the numbers that a call in C keeps, otherwise None
-    :param bound: of int8: how far an action can be from the exact one, in units of half its range, for observations
+    :param bound: of integers: how far an action can be from the exact one, in units of half its range, for observations
         within the range of the calibration; otherwise None
     """
 
@@ -70,7 +70,7 @@ class _Made:
     :param act: computes actions [n, n_act] from the files that were written, for raw observations
     :param notes: what is to be known
     :param written: C's sizes
-    :param quantization: int8's
+    :param quantization: that of integers
     """
 
     act: Act
@@ -100,12 +100,12 @@ def export(
     :param path: folder for the files; made if it is not there. Files of the same names are replaced
     :param to: ``"c"`` (default), ``"onnx"``, ``"safetensors"`` (with JSON) or ``"numpy"`` (``.npz``)
     :param name: what names of files, and in C of functions, begin with, default ``"policy"``
-    :param precision: ``"float32"`` (default), or of C's tables ``"int8"``
+    :param precision: ``"float32"`` (default), or of C's tables ``"int8"`` or ``"int16"``
     :param sparse: whether ONNX has sparse initializers, default False: dense ones, which every runtime reads
     :param with_main: whether C has a program too that tests the policy, default False
     :param vec_normalize: whose statistics normalize observations; None (default): the model's own, if it has one
-    :param observations: raw observations [n, ...] for the check and for int8's calibration; None (default): drawn
-        from the replay buffer, or else at random
+    :param observations: raw observations [n, ...] for the check and for the calibration of integers; None
+        (default): drawn from the replay buffer, or else at random
     :param seed: of these draws
     :return: what was written
     :raises ValueError: if the policy cannot be exported, an argument is not allowed, the folder cannot be written, or
@@ -115,7 +115,7 @@ def export(
         if value not in allowed:
             raise ValueError(f"{argument}={value!r} is unknown: allowed are {list(allowed)}")
     if to != "c" and (precision != "float32" or with_main):
-        raise ValueError(f"to={to!r}: precision='int8' and with_main=True are possible with to='c' only")
+        raise ValueError(f"to={to!r}: precision={precision!r} and with_main={with_main} are possible with to='c' only")
     if to != "onnx" and sparse:
         raise ValueError(f"to={to!r}: sparse=True is possible with to='onnx' only")
     check_name(name)
@@ -128,8 +128,10 @@ def export(
     policy = read_policy(model, vec_normalize)
     if observations is None:
         observations = sources.from_buffer(model, N_OBSERVATIONS, seed)
-        if observations is None and precision == "int8":
-            raise ValueError("int8 is calibrated on observations: there are none, and the replay buffer is empty")
+        if observations is None and precision != "float32":
+            raise ValueError(
+                f"{precision} is calibrated on observations: there are none, and the replay buffer is empty"
+            )
         if observations is None:
             observations = sources.drawn(policy, model.observation_space, N_OBSERVATIONS, seed)  # type: ignore[arg-type]
     observations = _checked(policy, observations)
@@ -141,7 +143,7 @@ def export(
     )
     with appearing_together(path) as folder, TemporaryDirectory() as room:
         if to == "c":
-            made = _make_c(policy, folder, name, observations if precision == "int8" else None, with_main, Path(room))
+            made = _make_c(policy, folder, name, precision, observations, with_main, Path(room))
         elif to == "onnx":
             made = _make_onnx(policy, folder, name, sparse)
         else:
@@ -165,17 +167,25 @@ def export(
 
 
 def _make_c(
-    policy: SparsePolicy, folder: Path, name: str, calibration: Array | None, with_main: bool, room: Path
+    policy: SparsePolicy,
+    folder: Path,
+    name: str,
+    precision: Precision,
+    observations: Array,
+    with_main: bool,
+    room: Path,
 ) -> _Made:
     policy = prepared(policy)
-    quantization = None if calibration is None else quantized(policy, calibration)
+    quantization = None if precision == "float32" else quantized(policy, observations, precision)
     written = write_c(policy, folder, name, quantization, with_main)
     compiler = find_compiler()
     if compiler is not None:
         act = compiled_policy(written.path, room / f"{name}.so", policy.n_act, compiler)
         return _Made(act, (f"compiled by {compiler}",), written, quantization)
     if quantization is not None:
-        raise ValueError("precision='int8' needs a C compiler to be checked, and there is none: cc, gcc or clang")
+        raise ValueError(
+            f"precision={precision!r} needs a C compiler to be checked, and there is none: cc, gcc or clang"
+        )
     note = "not compiled here: there is no C compiler (cc, gcc, clang). Its tables were checked"
     return _Made(_flat(policy), (note,), written)
 

@@ -1,9 +1,10 @@
-"""Policies with int8 weights: one scale for each row, 16-bit levels between layers, and a bound on the error.
+"""Policies with integer weights: one scale for each row, 16-bit levels between layers, and a bound on the error.
 
-A weight is ``scale[row] * q`` with an integer q in [-127, 127]. What a layer reads are levels, integers of 16 bits,
-each input with a unit of its own, which the weights have taken in; so a row's sum is exact in 32 bits. A layer whose
-output goes through ReLU into further layers makes levels by a shift, without floating-point numbers: the unit of an
-output is its row's scale times a power of two. Everything else is computed in floats.
+A weight is ``scale[row] * q`` with an integer q, in [-127, 127] for int8 and [-2047, 2047] for int16. What a layer
+reads are levels, integers of 16 bits, each input with a unit of its own, which the weights have taken in; so a row's
+sum is exact in 32 bits. A layer whose output goes through ReLU into further layers makes levels by a shift, without
+floating-point numbers: the unit of an output is its row's scale times a power of two. Everything else is computed in
+floats.
 
 Weights are rounded so that rows, not weights, are nearest to the exact ones on the states of the calibration: those of
 a row up or down together (as in Nagel et al., "Up or Down?", ICML 2020, here by coordinate descent).
@@ -19,7 +20,9 @@ from sb3_rlx2.export.sparse_policy import Activation, Array, LayerNorm, Linear, 
 
 HEADROOM = 4.0
 """How much larger than in the calibration an observation may be before it is cut off."""
-LARGEST_WEIGHT, LARGEST_LEVEL = 127, 32767
+LARGEST_WEIGHTS = {"int8": 127, "int16": 2047}
+"""By precision; larger weights would leave less room for levels in sums of 32 bits."""
+LARGEST_LEVEL = 32767
 LARGEST_SUM = 2**30
 """Of a row's products, and of its bias: both together fit in 32 bits."""
 LIPSCHITZ = {"relu": 1.0, "tanh": 1.0, "silu": 1.1, "gelu": 1.13, "gelu_tanh": 1.13}
@@ -37,7 +40,7 @@ ROUNDING = 1e-6
 class QuantizedLayer:
     """A linear layer in integers.
 
-    :param weights: q of each connection, [nnz], int8
+    :param weights: q of each connection, [nnz], int8 or int16
     :param biases: [n_out], int32, in units of the sums
     :param scales: unit of each row's sum, [n_out], float32
     :param shifts: how far sums are shifted to become levels, [n_out], uint8; None: they become floats
@@ -129,11 +132,12 @@ def relu_readers(policy: SparsePolicy) -> dict[int, int]:
     return found
 
 
-def quantize(policy: SparsePolicy, observations: Array) -> Quantization:
+def quantize(policy: SparsePolicy, observations: Array, precision: str) -> Quantization:
     """Turn a policy's layers into integers.
 
     :param policy: the policy
     :param observations: raw observations to calibrate on, [n, n_obs]
+    :param precision: of weights, ``"int8"`` or ``"int16"``
     """
     seen = policy.values(observations)
     relus = relu_readers(policy)
@@ -147,7 +151,7 @@ def quantize(policy: SparsePolicy, observations: Array) -> Quantization:
         reach = np.minimum(value.size, LOOSE * value.largest)
         if number != 0:
             reach = np.array([reach.max()])
-        limit = _limit(policy, number)
+        limit = _limit(policy, number, precision)
         unit = (np.maximum(reach, np.finfo(np.float32).tiny * 1e6) / limit).astype(np.float32).astype(np.float64)
         levels[number] = units[number] = Levels(unit, limit)
         value.error = value.error + 0.5 * unit + np.maximum(value.size_seen + value.error - unit * limit, 0.0)
@@ -162,8 +166,8 @@ def quantize(policy: SparsePolicy, observations: Array) -> Quantization:
         if isinstance(operation, Linear):
             (source,) = operation.inputs
             relu = relus.get(operation.output)
-            limit = 0 if relu is None else _limit(policy, relu)
-            layer = _quantized_layer(operation, units[source], value, limit, seen[source])
+            limit = 0 if relu is None else _limit(policy, relu, precision)
+            layer = _quantized_layer(operation, units[source], value, limit, seen[source], precision)
             layers[operation.output] = layer
             value.error = value.error + _weight_error(operation, layer, units[source], values[source])
             if layer.shifts is not None and relu is not None:
@@ -186,20 +190,23 @@ def _observation(policy: SparsePolicy, seen: Array) -> _Value:
     return _Value(-reach, reach, seen.min(0), seen.max(0), ROUNDING * largest, reach)
 
 
-def _limit(policy: SparsePolicy, number: int) -> int:
+def _limit(policy: SparsePolicy, number: int, precision: str) -> int:
     """The largest level of a value with which no sum of those that read it can overflow."""
     most = max(int(layer.counts.max()) for layer in policy.layers if layer.inputs[0] == number)
-    return min(LARGEST_LEVEL, LARGEST_SUM // (LARGEST_WEIGHT * max(most, 1)))
+    return min(LARGEST_LEVEL, LARGEST_SUM // (LARGEST_WEIGHTS[precision] * max(most, 1)))
 
 
-def _quantized_layer(layer: Linear, read: Levels, value: _Value, limit: int, seen: Array) -> QuantizedLayer:
+def _quantized_layer(
+    layer: Linear, read: Levels, value: _Value, limit: int, seen: Array, precision: str
+) -> QuantizedLayer:
+    largest_weight = LARGEST_WEIGHTS[precision]
     rows = np.repeat(np.arange(layer.n_out), layer.counts)
     units = np.broadcast_to(read.units, layer.n_in)
     in_levels = layer.values * units[layer.columns]
     largest = np.zeros(layer.n_out)
     np.maximum.at(largest, rows, np.abs(in_levels))
     # The tables hold scales in single precision: weights are rounded to multiples of those
-    scales = np.maximum(largest / LARGEST_WEIGHT, np.abs(layer.bias) / (LARGEST_SUM // 4))
+    scales = np.maximum(largest / largest_weight, np.abs(layer.bias) / (LARGEST_SUM // 4))
     scales = np.maximum(scales * (1.0 + 1e-6), 1e-30).astype(np.float32)
     exact, means = in_levels / scales[rows], seen.mean(0) / units
     covariance = np.cov(seen / units, rowvar=False, bias=True).reshape(layer.n_in, layer.n_in)
@@ -207,7 +214,7 @@ def _quantized_layer(layer: Linear, read: Levels, value: _Value, limit: int, see
     for end, count in zip(layer.ends, layer.counts, strict=True):
         row = slice(end - count, end)
         columns = layer.columns[row]
-        weights[row] = _nearest_row(exact[row], covariance[np.ix_(columns, columns)])
+        weights[row] = _nearest_row(exact[row], covariance[np.ix_(columns, columns)], largest_weight)
     # What is left of the error is zero on average
     left = np.bincount(rows, (exact - weights) * means[layer.columns], minlength=layer.n_out)
     biases = np.rint(np.clip(layer.bias / scales + left, -(LARGEST_SUM // 2), LARGEST_SUM // 2))
@@ -216,7 +223,7 @@ def _quantized_layer(layer: Linear, read: Levels, value: _Value, limit: int, see
         reach = np.minimum(np.maximum(value.high, 0.0), LOOSE * value.largest) / scales
         shifts = np.ceil(np.log2(np.maximum(reach / limit, 1.0))).astype(np.uint8)
     biases += _half(shifts)
-    return QuantizedLayer(weights.astype(np.int8), biases.astype(np.int32), scales, shifts, limit)
+    return QuantizedLayer(weights.astype(precision), biases.astype(np.int32), scales, shifts, limit)
 
 
 def _half(shifts: Array | None) -> Array:
@@ -224,18 +231,19 @@ def _half(shifts: Array | None) -> Array:
     return np.zeros(1) if shifts is None else np.where(shifts > 0, 2.0 ** (shifts.astype(np.float64) - 1.0), 0.0)
 
 
-def _nearest_row(exact: Array, covariance: Array) -> Array:
+def _nearest_row(exact: Array, covariance: Array, largest_weight: int) -> Array:
     """Integers with which a row's sums vary the least from the exact ones, by coordinate descent from rounding.
 
     :param exact: weights in units of the row's scale, [count]
     :param covariance: of the inputs in the calibration, [count, count]
+    :param largest_weight: no weight is larger
     """
     weights = np.rint(exact)
     variances = covariance.diagonal()
     slope = covariance @ (weights - exact)
     for _ in range(STEPS * len(weights)):
         step = -np.sign(slope)
-        allowed = (np.abs(weights + step) <= LARGEST_WEIGHT) & (np.abs(weights + step - exact) < 1.5)
+        allowed = (np.abs(weights + step) <= largest_weight) & (np.abs(weights + step - exact) < 1.5)
         gain = np.where(allowed, 2.0 * np.abs(slope) - variances, 0.0)
         best = int(gain.argmax())
         if gain[best] <= 1e-9 * variances[best]:

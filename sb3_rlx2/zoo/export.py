@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--main", action="store_true", help="for C: a program too that tests the policy")
     parser.add_argument("--sparse", action="store_true", help="for ONNX: sparse initializers")
     parser.add_argument(
-        "--check", type=int, metavar="N", help="check, and calibrate int8, on N observations of the environment"
+        "--check", type=int, metavar="N", help="check, and calibrate integers, on N observations of the environment"
     )
     parser.add_argument("--env", metavar="ID", help="the environment (default: found from the model's path)")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register the environment")
@@ -118,12 +118,12 @@ def _statistics(path: Path, given: str | None, model: OffPolicyAlgorithm) -> Vec
 def _observations(
     arguments: argparse.Namespace, model: OffPolicyAlgorithm, statistics: VecNormalize | None
 ) -> Array | None:
-    """Observations of the environment, if they are asked for or int8 needs them."""
+    """Observations of the environment, if they are asked for or integers need them."""
     if arguments.check is None and (arguments.replay_buffer is not None or arguments.precision == "float32"):
         return None
     env = arguments.env or next(iter(_environments(arguments.model)), None)
     if env is None:
-        needed = "--check" if arguments.check is not None else "int8 without --replay-buffer"
+        needed = "--check" if arguments.check is not None else f"{arguments.precision} without --replay-buffer"
         raise ValueError(f"{needed} needs the environment: say with --env which it is")
     if env not in gymnasium.registry:
         raise ValueError(f"--env {env}: there is no such environment{did_you_mean(env, gymnasium.registry)}")
