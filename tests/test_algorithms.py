@@ -19,7 +19,7 @@ from sb3_rlx2 import DynamicReplayBuffer, RLx2SAC, RLx2TD3
 from sb3_rlx2.common import callbacks
 from sb3_rlx2.common.topology import attached_evolvers, detach_topology, evolve_topology, networks
 from sb3_rlx2.sparse import SET, RigL, SparseLinear, linear_layers, sparse_layers
-from sb3_rlx2.sparse.rules import cosine_drop_fraction
+from sb3_rlx2.sparse.schedules import cosine_drop_fraction
 
 
 def weights(module):

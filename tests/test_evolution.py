@@ -25,7 +25,8 @@ from sb3_rlx2.sparse import (
     sparse_layers,
     sparsify,
 )
-from sb3_rlx2.sparse.rules import cosine_drop_fraction, next_connections
+from sb3_rlx2.sparse.rules import next_connections
+from sb3_rlx2.sparse.schedules import cosine_drop_fraction
 
 OPTIMIZERS = [
     lambda p: th.optim.Adam(p, lr=1e-2),

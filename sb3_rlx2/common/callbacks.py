@@ -87,6 +87,10 @@ class TopologyEvolutionCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
+        for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
+            evolution = evolver.last_evolution
+            if evolution is not None and evolution.dropped != evolution.grown:
+                self._densities[name] = network_density(networks(_off_policy(self.model, self))[name])
         for name, value in self._densities.items():
             self.logger.record(f"rlx2/{name}_density", value)
         for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
@@ -101,8 +105,8 @@ class TopologyEvolutionCallback(BaseCallback):
             evolution = evolver.last_evolution
             if evolution is not None and evolution.update != self._printed.get(name):
                 print(
-                    f"{name} topology, update {evolution.update}: {evolution.grown} connections exchanged "
-                    f"(drop fraction {evolution.drop_fraction:.3f})"
+                    f"{name} topology, update {evolution.update}: {evolution.dropped} connections dropped, "
+                    f"{evolution.grown} grown (drop fraction {evolution.drop_fraction:.3f})"
                 )
                 self._printed[name] = evolution.update
 

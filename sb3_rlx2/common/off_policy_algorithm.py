@@ -43,6 +43,7 @@ from sb3_rlx2.common.topology import (
     TopologySettings,
     attached_evolvers,
     evolve_topology,
+    follow_budgets,
     has_sparse_layers,
     uncompiled_policy,
 )
@@ -510,6 +511,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     def _state_bonus(self) -> Callable[[th.Tensor], th.Tensor] | None:
         """What n-step returns add at each state between the first and the last."""
         return None
+
+    def _follow_budgets(self, params: dict[str, Any]) -> None:
+        follow_budgets(self, self.topology, params.get("policy", {}))
 
     def _evolve_topology(self) -> None:
         if is_sparse(self.topology):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
+import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
@@ -12,8 +14,9 @@ from sb3_rlx2.common.clocks import TIMESTEPS, UPDATES, Interval, read_clock
 from sb3_rlx2.common.stages import network_stages
 from sb3_rlx2.common.topology_rules import Topology, check_topology, resolve_rules
 from sb3_rlx2.engine.networks import learning_networks, optimizer_of
-from sb3_rlx2.sparse import Evolution, TopologyEvolver, density, sparse_layers
+from sb3_rlx2.sparse import Budget, Evolution, TopologyEvolver, density, relocate, sparse_layers
 from sb3_rlx2.sparse.checks import check_drop_fraction
+from sb3_rlx2.sparse.layers import index_problem
 
 EVOLVERS = "topology_evolvers"
 
@@ -96,6 +99,27 @@ def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> di
         evolver.check_mirrors()
         evolver.prepare()
     return attached.evolvers
+
+
+def follow_budgets(model: OffPolicyAlgorithm, topology: Topology, saved: Mapping[str, th.Tensor]) -> None:
+    """Give layers the connections that a saved policy has, if their number may differ: where a rule's budget moves.
+
+    :param model: an algorithm with a sparse policy
+    :param topology: its rules
+    :param saved: the policy's state dict; layers to which it does not fit stay as they are
+    """
+    online = networks(model)
+    for name, rule in resolve_rules(topology, online).items():
+        if type(rule.budget) is Budget:
+            continue
+        target = sparse_layers(getattr(model.policy, f"{name}_target", nn.Module()))
+        for key, layer in sparse_layers(online[name]).items():
+            indices = saved.get(f"{name}.{key}.indices")
+            size = layer.in_features * layer.out_features
+            if indices is not None and len(indices) and index_problem(indices, len(indices), size) is None:
+                mirrors = [target[key]] if key in target else []
+                optimizer = optimizer_of(uncompiled_policy(model), name)
+                relocate(layer, indices, mirrors=mirrors, optimizers=[optimizer])
 
 
 def detach_topology(model: OffPolicyAlgorithm) -> None:

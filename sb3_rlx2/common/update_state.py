@@ -9,6 +9,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.common.topology import attached_evolvers
 from sb3_rlx2.sparse import SparseLinear
+from sb3_rlx2.sparse.connections import overwrite
 
 
 class UpdateState:
@@ -57,7 +58,7 @@ class UpdateState:
     def restore(self) -> None:
         """Put everything back. It does no harm to do that twice."""
         for tensor, copy in zip(self._tensors, self._copies, strict=True):
-            tensor.copy_(copy)
+            overwrite(tensor, copy)
         for optimizer, states in zip(self._optimizers, self._entries, strict=True):
             for parameter in optimizer.state.keys() - states.keys():
                 del optimizer.state[parameter]

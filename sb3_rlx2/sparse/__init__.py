@@ -7,17 +7,20 @@ from sb3_rlx2.sparse.evolution import Evolution, EvolutionCounters, TopologyEvol
 from sb3_rlx2.sparse.layers import SparseLinear
 from sb3_rlx2.sparse.reachability import stages_of, unreachable_outputs
 from sb3_rlx2.sparse.rules import SET, DenseTopology, RigL, StaticTopology, TopologyRule, resolve_rule
+from sb3_rlx2.sparse.schedules import Budget, Schedule
 from sb3_rlx2.sparse.summary import LayerSummary, density, summarize
 from sb3_rlx2.sparse.unit_norm import UnitNorm
 
 __all__ = [
     "SET",
+    "Budget",
     "DenseTopology",
     "Evolution",
     "EvolutionCounters",
     "LayerSummary",
     "Relocation",
     "RigL",
+    "Schedule",
     "SparseLinear",
     "StaticTopology",
     "TopologyEvolver",

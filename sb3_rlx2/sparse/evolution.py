@@ -18,7 +18,6 @@ from sb3_rlx2.sparse.rules import (
     Exchange,
     TopologyName,
     TopologyRule,
-    cosine_drop_fraction,
     next_connections,
     resolve_rule,
 )
@@ -238,7 +237,9 @@ class TopologyEvolver:
         self.prepare()
 
     def _evolve(self, update: int) -> None:
-        fraction = cosine_drop_fraction(self.drop_fraction, self.progress(update))
+        progress = self.progress(update)
+        fraction = self.rule.schedule.drop_fraction(self.drop_fraction, progress)
+        budget = _checked_budget(self.rule.budget.connections(self.layers, progress), self.layers)
         exchanges: dict[SparseLinear, Exchange] = {}
         for name, layer in self.layers.items():
             # As for an optimizer, a layer that took no part in the loss is left alone
@@ -250,7 +251,7 @@ class TopologyEvolver:
                     "its forward pass must come after the optimizer's previous step, and not be scripted"
                 )
             try:
-                exchanges[layer] = next_connections(layer, self.rule, fraction)
+                exchanges[layer] = next_connections(layer, self.rule, fraction, budget[name])
             except ValueError as error:
                 raise ValueError(f"layer {name!r}, update {update}: {error}") from error
         indices = {layer: exchange.indices for layer, exchange in exchanges.items()}
@@ -303,6 +304,16 @@ def _clear_gradients(optimizer: th.optim.Optimizer) -> None:
     parameters: Iterable[th.Tensor] = (p for group in optimizer.param_groups for p in group["params"])
     for parameter in parameters:
         parameter.grad = None
+
+
+def _checked_budget(budget: Any, layers: Mapping[str, SparseLinear]) -> Mapping[str, int]:
+    if not isinstance(budget, Mapping) or set(budget) != set(layers):
+        raise ValueError(f"the rule's budget is {budget!r}: it must have a number for each of {list(layers)}")
+    for name, layer in layers.items():
+        most = layer.in_features * layer.out_features
+        if check_count(budget[name], f"budget[{name!r}]", 1) > most:
+            raise ValueError(f"budget[{name!r}]={budget[name]!r} is not allowed: the layer has {most} weights")
+    return budget
 
 
 def _checked_layers(layers: Any) -> dict[str, SparseLinear]:

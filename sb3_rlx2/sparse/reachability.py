@@ -120,7 +120,8 @@ def keep_paths(stages: Stages, exchanges: Mapping[SparseLinear, Exchange]) -> di
     """Connections after an evolution step in which no output loses its last path.
 
     Of the connections that are to be dropped the fewest stay that make it so (``paths.reconnect``), preferably those of
-    high drop score. They stay in place of grown ones of low growth score.
+    high drop score. They stay in place of grown ones of low growth score, or of weak ones, in a layer
+    that loses connections.
 
     :param stages: the network's layers in the order in which data pass them, as they are before the step
     :param exchanges: what is to be dropped and grown, in the layers that evolve
@@ -142,7 +143,7 @@ def keep_paths(stages: Stages, exchanges: Mapping[SparseLinear, Exchange]) -> di
         np.flatnonzero(had),
         prices=joint("price"),
         strengths=strengths,
-        movable=[new & ~old for new, old in zip(planned, before, strict=True)],
+        movable=joint("movable"),
         heights=[[layer.out_features for layer in stage] for stage in stages],
         last_resort=lambda _: paths.strongest_paths(before, strengths),
     )
@@ -164,6 +165,11 @@ class _Plan:
         if exchange is not None:
             self.after.flat[_array(exchange.dropped)] = False
             self.after.flat[_array(exchange.grown)] = True
+
+    @property
+    def movable(self) -> Array:
+        """Which connections may give way to one that stays."""
+        return self.after if self.after.sum() < self.before.sum() else self.after & ~self.before
 
     @property
     def price(self) -> Array:

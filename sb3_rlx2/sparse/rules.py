@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch as th
 
 from sb3_rlx2.sparse.layers import SparseLinear
+from sb3_rlx2.sparse.schedules import Budget, Schedule
 
 TopologyName = Literal["rigl", "set", "static", "dense"]
 
@@ -16,8 +17,8 @@ TopologyName = Literal["rigl", "set", "static", "dense"]
 class TopologyRule:
     """Drop the connections of lowest score, grow the absent ones of highest score.
 
-    A new rule is a subclass that overrides one of the two scores. As it stands this is SET: drop by magnitude, grow at
-    random.
+    A new rule is a subclass that overrides one of the two scores, or has another schedule or budget. As it
+    stands this is SET: drop by magnitude, grow at random.
     """
 
     sparse: ClassVar[bool] = True
@@ -26,6 +27,11 @@ class TopologyRule:
     """Whether connections ever move."""
     needs_dense_grad: ClassVar[bool] = False
     """Whether ``growth_score`` reads ``layer.dense_grad``, the gradient of the current batch at all positions."""
+
+    schedule: Schedule = Schedule()
+    """Which fraction of its connections a layer drops and regrows."""
+    budget: Budget = Budget()
+    """How many connections each layer has afterwards."""
 
     def drop_score(self, layer: SparseLinear) -> th.Tensor:
         """How much each present connection is worth; the lowest go. Default: the magnitude of its value.
@@ -96,21 +102,12 @@ def resolve_rule(topology: TopologyName | str | TopologyRule, argument: str = "t
     return RULES[topology]()
 
 
-def cosine_drop_fraction(initial: float, progress: float) -> float:
-    """Annealed fraction of connections to drop, ``ζ0 / 2 (1 + cos(π progress))`` (RigL, section 3).
-
-    :param initial: ζ0
-    :param progress: how far the training is, from 0 to 1
-    """
-    return initial / 2.0 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
-
-
 class Exchange(NamedTuple):
     """What one step of prune and grow changes in a layer; flat positions, int64.
 
-    :param indices: the connections after it [nnz], sorted
+    :param indices: the connections after it, sorted
     :param dropped: those that go, from the lowest drop score to the highest
-    :param grown: as many that come, from the highest growth score to the lowest
+    :param grown: those that come, from the highest growth score to the lowest; as many unless the budget moves
     """
 
     indices: th.Tensor
@@ -119,29 +116,35 @@ class Exchange(NamedTuple):
 
 
 @th.no_grad()
-def next_connections(layer: SparseLinear, rule: TopologyName | TopologyRule, drop_fraction: float) -> Exchange:
+def next_connections(
+    layer: SparseLinear, rule: TopologyName | TopologyRule, drop_fraction: float, connections: int | None = None
+) -> Exchange:
     """The connections that a layer is to have after one step of prune and grow.
 
-    The k = floor(drop_fraction * nnz) connections of lowest drop score go; then the k positions of highest growth
-    score among all that are then absent come, so that one just dropped may return. Ties go to the lower position. Where
+    With n the number that there is to be, or the number that there is if that is smaller, all but
+    n - floor(drop_fraction * n) connections go, those of lowest drop score; then the positions of highest growth score
+    among all that are then absent come, so that one just dropped may return. Ties go to the lower position. Where
     the growth score is -infinity nothing grows; if that leaves too few places, fewer connections go.
 
     :param layer: the layer, which stays as it is
     :param rule: gives the scores; its name or a ``TopologyRule``
     :param drop_fraction: ζ_t in [0, 1]
+    :param connections: how many there are to be; None (default): as many as there are
     :return: the connections, and what of them is new; one that was dropped and came back counts as never dropped
     :raises ValueError: if the rule is unknown, or a score is NaN or infinity (a diverged network); -infinity is allowed
     """
     rule = resolve_rule(rule, "rule")
-    count = math.floor(drop_fraction * layer.nnz)
+    wanted = layer.nnz if connections is None else connections
+    staying = min(layer.nnz, wanted)
+    staying -= math.floor(drop_fraction * staying)
     worth = _checked(rule.drop_score(layer), "drop score")
     from_worst = layer.indices.long()[th.argsort(worth, stable=True)]
-    dropped, kept = from_worst[:count], from_worst[count:]
+    dropped, kept = from_worst.tensor_split([layer.nnz - staying])
     promise = _checked(rule.growth_score(layer), "growth score").reshape(-1).clone()
     promise[kept] = -th.inf
-    grown = th.argsort(promise, descending=True, stable=True)[: min(count, int((promise > -th.inf).sum()))]
+    grown = th.argsort(promise, descending=True, stable=True)[: min(wanted - staying, int((promise > -th.inf).sum()))]
     gone = dropped[~th.isin(dropped, grown)]
-    gone, spared = gone.tensor_split([len(gone) - (count - len(grown))])
+    gone, spared = gone.tensor_split([max(len(gone) - (wanted - staying - len(grown)), 0)])
     new = grown[~th.isin(grown, dropped)]
     return Exchange(th.cat([kept, grown, spared]).sort().values, gone, new)
 

@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.common.topology import attached_evolvers
-from sb3_rlx2.sparse.rules import cosine_drop_fraction
+from sb3_rlx2.sparse.schedules import cosine_drop_fraction
 
 
 class ContinuedTraining(BaseCallback):

