@@ -32,6 +32,7 @@ COUNTS = {
     "n_envs": 1,
     "n_steps": 1,
     "buffer_min_size": 0,
+    "offline_updates": 0,
     "num_timesteps": 0,
     "_total_timesteps": 0,
     "_num_timesteps_at_start": 0,

@@ -50,13 +50,13 @@ from sb3_rlx2.common.topology import (
 from sb3_rlx2.common.topology_rules import Topology, is_sparse, resolve_rules
 from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
-from sb3_rlx2.engine.description import UpdateDescription
+from sb3_rlx2.engine.description import NEVER, UpdateDescription
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.support import ENGINES, Engine, EngineChoice
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.files import register
 from sb3_rlx2.sparse import EvolutionCounters, TopologyEvolver, dense_state_dict
-from sb3_rlx2.sparse.checks import check_sparsity
+from sb3_rlx2.sparse.checks import check_count, check_sparsity
 
 if TYPE_CHECKING:
     from sb3_rlx2.analysis.model_report import ModelReport
@@ -91,6 +91,8 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     :param buffer_check_interval: environment steps between two comparisons of policies, or ``(number, "updates")``
     :param buffer_distance_threshold: policy distance above which the oldest transitions are forgotten
     :param engine: which code computes the updates
+    :param offline_interval: environment steps between two offline phases; None: there are none
+    :param offline_updates: updates of the critics in each
     :param device: where the networks live; ``"auto"``: on the CPU if the compiled engine computes their updates there,
         or else as in SB3
     :param kwargs: as for the algorithm, and the sparsity of each network (``network_sparsities``)
@@ -115,6 +117,8 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         buffer_check_interval: Interval,
         buffer_distance_threshold: float,
         engine: Engine,
+        offline_interval: int | None = None,
+        offline_updates: int = 0,
         device: th.device | str,
         _init_setup_model: bool,
         **kwargs: Any,
@@ -140,6 +144,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         self.buffer_check_interval = buffer_check_interval
         self.buffer_distance_threshold = buffer_distance_threshold
         self.engine = engine
+        self.offline_interval = offline_interval
+        self.offline_updates = offline_updates
+        self._last_trained: int | None = None  # environment step, for the next offline phase
         if _init_setup_model:
             self._setup_model()
 
@@ -172,6 +179,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         self._check_action_space()
         for name in self.network_sparsities.values():
             check_sparsity(getattr(self, name), name)
+        for name in ("offline_interval", "_last_trained"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name, name == "offline_interval")
         self._topology_settings.check()
         resolve_rules(self.topology, self.network_sparsities)
         networks = tuple(self.network_sparsities)
@@ -447,13 +457,26 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         self._last_obs = None
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        """Make gradient updates, as the base algorithm does.
+        """Make gradient updates, as the base algorithm does, after those of an offline phase where one is due.
 
         :param gradient_steps: number of updates
         :param batch_size: number of transitions in each
         :raises DivergenceError: if a loss is NaN or infinite, or what follows from it is; all is as before that update
             then
         """
+        if self._offline_phase_is_due():
+            self._make_updates(self.offline_updates, batch_size, offline=True)
+        self._make_updates(gradient_steps, batch_size)
+
+    def _offline_phase_is_due(self) -> bool:
+        """Whether the environment steps since the last call have passed a multiple of ``offline_interval``."""
+        last, self._last_trained = self._last_trained, self.num_timesteps
+        interval = self.offline_interval
+        if interval is None or last is None or last > self.num_timesteps:  # the first updates, or a new start
+            return False
+        return last // interval < self.num_timesteps // interval
+
+    def _make_updates(self, gradient_steps: int, batch_size: int, offline: bool = False) -> None:
         self._prepare_replay_buffer()
         self._evolve_topology()
         if isinstance(self.policy, SimBaMixin):
@@ -463,14 +486,16 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             print(choice)
         if choice.reason is not None or gradient_steps < 1:
             state = self.__dict__.setdefault("_update_state", UpdateState())
-            logged = dict(self.logger.name_to_value) if (periods := self._periods_of_losses()) else {}
+            periods = dict.fromkeys(("actor_loss", "ent_coef_loss"), NEVER) if offline else self._periods_of_losses()
+            logged = dict(self.logger.name_to_value) if periods else {}
             optimizers, code = self._optimizers_of_losses(), self.dense_class.train.__code__
             with WholeUpdates(self, optimizers, state, code, periods) as whole:
                 super().train(gradient_steps, batch_size)
             whole.log_losses(self.logger, logged)
             return
         updates = choice.updates
-        updates.description = self._describe_update()
+        description = self._describe_update()
+        updates.description = description.without("actor") if offline else description
         self._update_learning_rate(list(updates.optimizers.values()))
         results = train_compiled(self, updates, gradient_steps, batch_size)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

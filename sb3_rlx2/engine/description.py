@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from numba.core.ccallback import CFunc
+
+NEVER = 2**62
+"""The period of a phase that takes part in no update."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,14 @@ class UpdateDescription:
     def phase(self, network: str) -> Phase:
         """The phase in which a network learns."""
         return next(phase for phase in self.phases if phase.network == network)
+
+    def without(self, network: str) -> UpdateDescription:
+        """The same update in which a network does not learn.
+
+        :param network: name of the network
+        """
+        phases = tuple(replace(phase, period=NEVER) if phase.network == network else phase for phase in self.phases)
+        return replace(self, phases=phases)
 
     def steps(self, network: str, n_updates: int) -> int:
         """How many of the first updates of the whole training take a step of a network's optimizer.

@@ -81,6 +81,9 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
         ``(number, "updates")``, in gradient updates
     :param buffer_distance_threshold: policy distance above which the oldest 10% are forgotten, default 0.2
     :param policy_delay: actor and entropy coefficient are updated every so many critic updates, default 1
+    :param offline_interval: environment steps between two offline phases (SPEQ, https://arxiv.org/abs/2501.08669), in
+        which the critics alone learn from the replay buffer; None (default): there are none
+    :param offline_updates: updates of the critics in each, default 0
     :param engine: which code computes the updates: ``"auto"`` (default: the compiled engine where it covers the model),
         ``"compiled"`` (an error where it does not) or ``"torch"`` (SB3's own ``train``)
     :param _init_setup_model: whether to build the networks at once
@@ -137,6 +140,8 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
         buffer_check_interval: Interval = 10_000,
         buffer_distance_threshold: float = 0.2,
         policy_delay: int = 1,
+        offline_interval: int | None = None,
+        offline_updates: int = 0,
         engine: Engine = "auto",
         _init_setup_model: bool = True,
     ) -> None:
@@ -180,6 +185,8 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
             buffer_check_interval=buffer_check_interval,
             buffer_distance_threshold=buffer_distance_threshold,
             policy_delay=policy_delay,
+            offline_interval=offline_interval,
+            offline_updates=offline_updates,
             engine=engine,
             _init_setup_model=_init_setup_model,
         )

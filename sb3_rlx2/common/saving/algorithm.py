@@ -84,7 +84,7 @@ class SavedAlgorithm(OffPolicyAlgorithm):
     """
 
     checkpoint_format: int
-    later_arguments: ClassVar[frozenset[str]] = frozenset()
+    later_arguments: ClassVar[frozenset[str]] = frozenset({"offline_updates"})
     """Arguments that the first files of this algorithm lack; their defaults change nothing."""
     variable_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     """Shapes of the tensors that are saved beside networks and optimizers."""

@@ -1,0 +1,56 @@
+"""Phases between collecting in which the critics alone learn from the replay buffer."""
+
+import gymnasium as gym
+import pytest
+import torch as th
+from helpers import ALGORITHMS, quick
+from test_engine import assert_same_run
+
+from sb3_rlx2 import RLx2SAC
+
+PHASES = {"offline_interval": 40, "offline_updates": 70}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_same_run_as_torch(algorithm):
+    kwargs = {**PHASES, "topology_interval": (30, "timesteps"), "n_steps_delay": (90, "timesteps")}
+    model = assert_same_run(algorithm, tolerance=2e-4, **kwargs)
+    assert model._n_updates == 100 + 2 * 70  # after the steps 80 and 120
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_actor_and_entropy_coefficient_stay_while_the_critics_learn(algorithm, engine):
+    kwargs = quick(offline_interval=60, offline_updates=20, topology="static")
+    model = algorithm("MlpPolicy", "Pendulum-v1", engine=engine, **kwargs).learn(59)
+    actor = [parameter.detach().clone() for parameter in model.actor.parameters()]
+    critic = [parameter.detach().clone() for parameter in model.critic.parameters()]
+    coefficient = None if getattr(model, "log_ent_coef", None) is None else model.log_ent_coef.item()
+    updates, of_actor = model._n_updates, model.topology_counters["actor"]["updates"]
+    model._make_updates(20, 32, offline=True)
+    assert model._n_updates == updates + 20
+    assert model.topology_counters["actor"]["updates"] == of_actor
+    assert all(map(th.equal, actor, model.actor.parameters()))
+    assert not any(map(th.equal, critic, model.critic.parameters()))
+    assert coefficient is None or coefficient == model.log_ent_coef.item()
+    model.train(4, 32)  # no phase is due
+    assert model._n_updates == updates + 24
+    assert not all(map(th.equal, actor, model.actor.parameters()))
+
+
+@pytest.mark.parametrize("name", ["model.zip", "model.safetensors"])
+def test_a_loaded_model_has_no_phase_twice_and_misses_none(name, tmp_path):
+    model = RLx2SAC("MlpPolicy", gym.make("Pendulum-v1"), **quick(**PHASES)).learn(80)
+    model.save(tmp_path / name)
+    loaded = RLx2SAC.load(tmp_path / name, env=gym.make("Pendulum-v1"))
+    loaded.learn(39, reset_num_timesteps=False)
+    assert loaded._n_updates == 30 + 70 + 39
+    loaded.learn(1, reset_num_timesteps=False)
+    assert loaded._n_updates == 30 + 70 + 39 + 70 + 1
+
+
+def test_phases_are_made_of_whole_numbers():
+    for wrong in ({"offline_interval": 0}, {"offline_updates": -1}, {"offline_interval": 1.5}):
+        name = next(iter(wrong))
+        with pytest.raises(ValueError, match=f"{name}={wrong[name]} is not allowed: it must be a whole number >= "):
+            RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(**wrong))
