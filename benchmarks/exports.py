@@ -227,7 +227,7 @@ def returns(results: list[Path]) -> None:
                     }
                 )
             print(rows[-1], flush=True)
-    note = f"Mean of {EPISODES} episodes; of each method the run with the highest score"
+    note = f"Mean of {EPISODES} episodes; of each method the run with the best last evaluation"
     write("returns", rows, "python benchmarks/exports.py returns --results FOLDER ...", note)
 
 

@@ -3,8 +3,8 @@
     python benchmarks/trained_agents.py export results/million_td3   # writes sb3_rlx2/trained/*.npz
     python benchmarks/trained_agents.py film Walker2d-v5 walking.gif   # with MUJOCO_GL=egl: without a display
 
-Of each environment the run of the given methods with the highest score is taken. What was chosen, from how many runs,
-and the returns of the exported policy on episodes whose starts it has not seen, stand in
+Of each environment the run of the given methods with the best last evaluation is taken. What was chosen, and the
+returns of the exported policy on episodes whose starts it has not seen, stand in
 ``benchmarks/results/trained_agents.csv``.
 """
 
@@ -28,7 +28,6 @@ from sb3_rlx2.export.sparse_policy import Linear, SparsePolicy
 from sb3_rlx2.files import replacing
 from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.run_folder import RunFolder
-from sb3_rlx2.studies.statistics import N_LAST
 from sb3_rlx2.trained import FOLDER, load_trained
 
 RESULTS = Path(__file__).parent / "results/trained_agents.csv"
@@ -66,7 +65,7 @@ def export_best(results: Path, methods: list[str]) -> None:
             "environment": environment,
             "method": best.settings.method,
             "seed": best.settings.seed,
-            "score": round(score(best), 1),
+            "last_evaluation": round(last_return(best), 1),
             "connections": sum(len(layer.values) for layer in load_trained(environment).layers),
             "bytes": (FOLDER / f"{environment}.npz").stat().st_size,
             "return": round(float(np.mean(returns)), 1),
@@ -85,14 +84,14 @@ def export_best(results: Path, methods: list[str]) -> None:
 
 
 def best_run(folders: list[Path]) -> RunFolder | None:
-    """The finished run of some methods' folders with the highest score; None if none is finished."""
+    """The finished run of some methods' folders whose model was the best at its end; None if none is finished."""
     runs = [RunFolder(path) for folder in folders for path in sorted(folder.glob("seed_*"))]
-    return max((run for run in runs if run.is_finished and run.model.is_file()), key=score, default=None)
+    return max((run for run in runs if run.is_finished and run.model.is_file()), key=last_return, default=None)
 
 
-def score(run: RunFolder) -> float:
-    """The mean of a run's last evaluations."""
-    return float(np.mean([row["mean_return"] for row in run.rows()[-N_LAST:]]))
+def last_return(run: RunFolder) -> float:
+    """The last evaluation, which is of the very model that was saved."""
+    return run.rows()[-1]["mean_return"]
 
 
 def load_run(run: RunFolder) -> tuple[OffPolicyAlgorithm, VecNormalize | None]:
