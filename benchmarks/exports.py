@@ -234,6 +234,9 @@ def returns(results: list[Path]) -> None:
 PRECISIONS = (("float32", "o", "#0072B2"), ("int16", "^", "#009E73"), ("int8", "s", "#D55E00"))
 
 
+PICTURED = ("RLx2", "recipe", "dense")
+
+
 def plot() -> None:
     """The two pictures."""
     import matplotlib
@@ -244,6 +247,7 @@ def plot() -> None:
 
     with (RESULTS / "exports_returns.csv").open(newline="") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    rows = [row for row in rows if row["method"] in PICTURED]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     for column, label, name in (("tables", "bytes of tables in flash", "size"), ("C µs", "µs of an action", "time")):
         figure, axes = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.6), layout="constrained", squeeze=False)
