@@ -348,7 +348,7 @@ def test_the_command_refuses_what_is_no_model(trained, tmp_path, capsys):
 def test_the_command_refuses_models_of_other_algorithms(tmp_path, capsys):
     PPO("MlpPolicy", "Pendulum-v1", device="cpu").save(tmp_path / "ppo")
     assert (
-        "not a model of rlx2_td3, rlx2_sac, rlx2_ddpg, rlx2_tqc, rlx2_dqn, rlx2_qrdqn, td3, sac, tqc, dqn, qrdqn"
+        "not a model of rlx2_td3, rlx2_sac, rlx2_ddpg, rlx2_tqc, rlx2_dqn, rlx2_qrdqn, td3, sac, ddpg, tqc, dqn, qrdqn"
         in refused(capsys, tmp_path / "ppo.zip")
     )
     assert "cannot be loaded as SAC" in refused(capsys, tmp_path / "ppo.zip", "--algo", "sac")

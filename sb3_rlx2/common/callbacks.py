@@ -203,7 +203,8 @@ class DynamicBufferCallback(BaseCallback):
         self._stop_counting()
 
     def _is_check_due(self, timesteps_before: int) -> bool:
-        interval, unit = self.check_interval
+        # Callbacks of older checkpoints hold the number alone
+        interval, unit = read_clock(self.check_interval, "buffer_check_interval")
         before, now = timesteps_before, self.num_timesteps
         if unit == UPDATES:
             before, now = self._updates_before, self.buffer.n_updates
