@@ -13,6 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_rlx2.common.clocks import Interval
 from sb3_rlx2.common.value_algorithm import RLx2ValueAlgorithm
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.qrdqn import QRDQNUpdates, qrdqn_description
@@ -65,14 +66,17 @@ class RLx2QRDQN(RLx2ValueAlgorithm, QRDQN):
         there, or else a GPU if there is one), ``"cpu"`` or ``"cuda"``, which is obeyed
     :param sparsity: fraction of the network's weights that are missing, in [0, 1), default 0.90
     :param topology: ``"rigl"`` (default), ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule`` object
-    :param topology_interval: ΔT, in gradient updates, default 10,000
-    :param topology_end: environment steps at which evolution has annealed to nothing; None (default): the end of the
-        current ``learn``
+    :param topology_interval: ΔT, in gradient updates, default 10,000; or ``(number, "timesteps")``, in
+        environment steps
+    :param topology_end: environment steps at which evolution has annealed to nothing, or ``(number, "updates")``; None
+        (default): the end of the current ``learn``
     :param drop_fraction: ζ0, the fraction of connections that is dropped and regrown at first, default 0.5
-    :param n_steps_delay: number of gradient updates for which targets are 1-step, default 300,000
+    :param n_steps_delay: number of gradient updates for which targets are 1-step, default 300,000; or
+        ``(number, "timesteps")``, in environment steps
     :param dynamic_buffer: whether the replay buffer forgets what the policy has left behind, default True
     :param buffer_min_size: number of transitions below which nothing is forgotten, default 100,000
-    :param buffer_check_interval: environment steps between two comparisons of policies, default 10,000
+    :param buffer_check_interval: environment steps between two comparisons of policies, default 10,000; or
+        ``(number, "updates")``, in gradient updates
     :param buffer_distance_threshold: share of the oldest states whose greedy action has changed above which the oldest
         10% are forgotten, default 0.4
     :param engine: which code computes the updates: ``"auto"`` (default: the compiled engine where it covers the model),
@@ -119,13 +123,13 @@ class RLx2QRDQN(RLx2ValueAlgorithm, QRDQN):
         device: th.device | str = "auto",
         sparsity: float = 0.90,
         topology: str | TopologyRule = "rigl",
-        topology_interval: int = 10_000,
-        topology_end: int | None = None,
+        topology_interval: Interval = 10_000,
+        topology_end: Interval | None = None,
         drop_fraction: float = 0.5,
-        n_steps_delay: int = 300_000,
+        n_steps_delay: Interval = 300_000,
         dynamic_buffer: bool = True,
         buffer_min_size: int = 100_000,
-        buffer_check_interval: int = 10_000,
+        buffer_check_interval: Interval = 10_000,
         buffer_distance_threshold: float = 0.4,
         engine: Engine = "auto",
         _init_setup_model: bool = True,
