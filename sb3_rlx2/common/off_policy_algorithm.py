@@ -276,6 +276,28 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
 
     # --- learning ---
 
+    def learn(
+        self: SelfOffPolicyAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfOffPolicyAlgorithm:
+        """Train, as in the dense algorithm.
+
+        :param total_timesteps: number of environment steps
+        :param callback: called at every step
+        :param log_interval: episodes between two logs
+        :param tb_log_name: name of the run in TensorBoard; None (default): the algorithm's, such as ``"RLx2TD3"``
+        :param reset_num_timesteps: whether to count steps from zero
+        :param progress_bar: whether to show one
+        """
+        if tb_log_name is None:
+            tb_log_name = algorithm_name(type(self))
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
     def _setup_learn(
         self,
         total_timesteps: int,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 from stable_baselines3 import DDPG
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_rlx2.td3.td3 import RLx2TD3
-
-SelfRLx2DDPG = TypeVar("SelfRLx2DDPG", bound="RLx2DDPG")
 
 FIXED: dict[str, Any] = {"policy_delay": 1, "target_policy_noise": 0.1, "target_noise_clip": 0.0}
 """What makes TD3 DDPG, as in Stable-Baselines3: noise of target actions is drawn, and clipped to nothing."""
@@ -48,26 +46,6 @@ class RLx2DDPG(RLx2TD3):
                 raise ValueError(f"{name}={kwargs[name]!r} is not allowed: DDPG does not have it, RLx2TD3 does")
         own = {"policy_kwargs": {"n_critics": 1, **(policy_kwargs or {})}, **FIXED}
         cast(Any, super()).__init__(policy, env, *args, **own, **kwargs)
-
-    def learn(
-        self: SelfRLx2DDPG,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "RLx2DDPG",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRLx2DDPG:
-        """Train, as in Stable-Baselines3.
-
-        :param total_timesteps: number of environment steps
-        :param callback: called at every step
-        :param log_interval: episodes between two logs
-        :param tb_log_name: name of the run in TensorBoard
-        :param reset_num_timesteps: whether to count steps from zero
-        :param progress_bar: whether to show one
-        """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
 def _signature() -> inspect.Signature:

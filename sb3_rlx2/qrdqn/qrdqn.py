@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch as th
 from sb3_contrib import QRDQN
@@ -11,18 +11,16 @@ from sb3_contrib.qrdqn.policies import QRDQNPolicy
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_rlx2.common.clocks import Interval
+from sb3_rlx2.common.topology_rules import Topology
 from sb3_rlx2.common.value_algorithm import RLx2ValueAlgorithm
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.qrdqn import QRDQNUpdates, qrdqn_description
 from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.qrdqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_rlx2.sparse import TopologyRule
-
-SelfRLx2QRDQN = TypeVar("SelfRLx2QRDQN", bound="RLx2QRDQN")
 
 
 class RLx2QRDQN(RLx2ValueAlgorithm, QRDQN):
@@ -122,7 +120,7 @@ class RLx2QRDQN(RLx2ValueAlgorithm, QRDQN):
         seed: int | None = None,
         device: th.device | str = "auto",
         sparsity: float = 0.90,
-        topology: str | TopologyRule = "rigl",
+        topology: Topology = "rigl",
         topology_interval: Interval = 10_000,
         topology_end: Interval | None = None,
         drop_fraction: float = 0.5,
@@ -176,23 +174,3 @@ class RLx2QRDQN(RLx2ValueAlgorithm, QRDQN):
 
     def _describe_update(self) -> UpdateDescription:
         return qrdqn_description()
-
-    def learn(
-        self: SelfRLx2QRDQN,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "RLx2QRDQN",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRLx2QRDQN:
-        """Train, as in sb3-contrib.
-
-        :param total_timesteps: number of environment steps
-        :param callback: called at every step
-        :param log_interval: episodes between two logs
-        :param tb_log_name: name of the run in TensorBoard
-        :param reset_num_timesteps: whether to count steps from zero
-        :param progress_bar: whether to show one
-        """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

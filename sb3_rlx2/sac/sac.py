@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3 import SAC
@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_rlx2.common.clocks import Interval
@@ -22,8 +22,6 @@ from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SimBaPolicy
-
-SelfRLx2SAC = TypeVar("SelfRLx2SAC", bound="RLx2SAC")
 
 
 class RLx2SAC(RLx2EntropyAlgorithm, SAC):
@@ -196,23 +194,3 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
 
     def _prepare_updates(self, updates: SACUpdates, samples: Samples) -> None:
         updates.prepare(samples, self.tau, *self._entropy_settings)
-
-    def learn(
-        self: SelfRLx2SAC,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "RLx2SAC",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRLx2SAC:
-        """Train, as in Stable-Baselines3.
-
-        :param total_timesteps: number of environment steps
-        :param callback: called at every step
-        :param log_interval: episodes between two logs
-        :param tb_log_name: name of the run in TensorBoard
-        :param reset_num_timesteps: whether to count steps from zero
-        :param progress_bar: whether to show one
-        """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch as th
@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_rlx2.common.clocks import Interval
@@ -23,8 +23,6 @@ from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.td3 import TD3Updates, td3_description
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.td3.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SimBaPolicy
-
-SelfRLx2TD3 = TypeVar("SelfRLx2TD3", bound="RLx2TD3")
 
 
 class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
@@ -196,23 +194,3 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
 
     def _prepare_updates(self, updates: TD3Updates, samples: Samples) -> None:
         updates.prepare(samples, self.tau, self.target_policy_noise, self.target_noise_clip)
-
-    def learn(
-        self: SelfRLx2TD3,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "RLx2TD3",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRLx2TD3:
-        """Train, as in Stable-Baselines3.
-
-        :param total_timesteps: number of environment steps
-        :param callback: called at every step
-        :param log_interval: episodes between two logs
-        :param tb_log_name: name of the run in TensorBoard
-        :param reset_num_timesteps: whether to count steps from zero
-        :param progress_bar: whether to show one
-        """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

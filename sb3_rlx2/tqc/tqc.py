@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch as th
 from sb3_contrib import TQC
@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_rlx2.common.clocks import Interval
 from sb3_rlx2.common.entropy_algorithm import RLx2EntropyAlgorithm
@@ -25,8 +25,6 @@ from sb3_rlx2.tqc.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SimBaP
 
 N_QUANTILES = 25
 """sb3-contrib's default for each critic."""
-
-SelfRLx2TQC = TypeVar("SelfRLx2TQC", bound="RLx2TQC")
 
 
 class RLx2TQC(RLx2EntropyAlgorithm, TQC):
@@ -213,23 +211,3 @@ class RLx2TQC(RLx2EntropyAlgorithm, TQC):
     def _prepare_updates(self, updates: TQCUpdates, samples: Samples) -> None:
         dropped = self.top_quantiles_to_drop_per_net
         updates.prepare_quantiles(samples, self.tau, *self._entropy_settings, dropped=dropped)
-
-    def learn(
-        self: SelfRLx2TQC,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "RLx2TQC",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRLx2TQC:
-        """Train, as in Stable-Baselines3.
-
-        :param total_timesteps: number of environment steps
-        :param callback: called at every step
-        :param log_interval: episodes between two logs
-        :param tb_log_name: name of the run in TensorBoard
-        :param reset_num_timesteps: whether to count steps from zero
-        :param progress_bar: whether to show one
-        """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
