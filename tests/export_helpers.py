@@ -5,11 +5,12 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3 import SAC, TD3
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.sparse import SparseLinear
 
 ACTIVATIONS = [nn.ReLU(), nn.Tanh(), nn.ELU(0.7), nn.LeakyReLU(0.2), nn.SiLU(), nn.GELU(), nn.GELU("tanh")]
@@ -30,6 +31,12 @@ class Walk(gym.Env):
         self.steps += 1
         self.x += 0.1 * self.np_random.normal(size=5) + 0.01 * action.sum()
         return self.x.copy(), float(-np.abs(self.x).sum()), False, self.steps == 50, {}
+
+
+class Choice(Walk):
+    """The same with discrete actions."""
+
+    action_space = gym.spaces.Discrete(4)
 
 
 class Residual(nn.Module):
@@ -87,15 +94,20 @@ def with_network(name, normalizes=False):
     return model
 
 
+GREEDY = ["RLx2DQN", "RLx2QRDQN", "DQN", "QRDQN", "RLx2DQN with VecNormalize"]
+"""Those of ``MODELS`` whose actions are discrete."""
+TASKS = dict.fromkeys((RLx2DQN, RLx2QRDQN, DQN, QRDQN), Choice)
+
+
 def quick(algorithm, env=None, **kwargs):
     """A model that is made in no time."""
     kwargs = {"policy_kwargs": {"net_arch": [64, 48]}, "buffer_size": 500, "seed": 0, "device": "cpu", **kwargs}
-    return algorithm("MlpPolicy", env or DummyVecEnv([Walk]), **kwargs)
+    return algorithm("MlpPolicy", env or DummyVecEnv([TASKS.get(algorithm, Walk)]), **kwargs)
 
 
 def normalized(algorithm, **kwargs):
     """A model that has learned a little on normalized observations."""
-    env = VecNormalize(DummyVecEnv([Walk]), clip_obs=2.0, epsilon=1e-4)
+    env = VecNormalize(DummyVecEnv([TASKS.get(algorithm, Walk)]), clip_obs=2.0, epsilon=1e-4)
     model = quick(algorithm, env, learning_starts=50, batch_size=16, **kwargs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -122,6 +134,11 @@ MODELS = {
     "RLx2TQC": lambda: quick(RLx2TQC),
     "TD3": lambda: quick(TD3),
     "SAC": lambda: quick(SAC),
+    "RLx2DQN": lambda: quick(RLx2DQN),
+    "RLx2QRDQN": lambda: quick(RLx2QRDQN),
+    "DQN": lambda: quick(DQN),
+    "QRDQN": lambda: quick(QRDQN),
+    "RLx2DQN with VecNormalize": lambda: normalized(RLx2DQN),
     "RLx2TD3 with VecNormalize": lambda: normalized(RLx2TD3),
     "SAC with VecNormalize": lambda: normalized(SAC),
     "RLx2TD3 with SimBaPolicy": lambda: simba(RLx2TD3),
@@ -140,6 +157,23 @@ def predictions(model, raw):
     """What the model does about raw observations."""
     env = model.get_vec_normalize_env()
     return model.predict(raw if env is None else env.normalize_obs(raw), deterministic=True)[0]
+
+
+def apart(model, raw, actions, others):
+    """How far actions are from others, as a share of the largest size; discrete ones: of the largest value."""
+    if actions.dtype.kind != "i":
+        return np.abs(actions - others) / LARGEST
+    values = action_values(model, raw)
+    one, other = (np.take_along_axis(values, some.reshape(-1, 1), 1) for some in (actions, others))
+    return np.abs(one - other) / np.abs(values).max()
+
+
+def action_values(model, raw):
+    """The values of discrete actions, as the model's network tells them."""
+    env, network = model.get_vec_normalize_env(), getattr(model.policy, "q_net", None) or model.policy.quantile_net
+    with th.no_grad():
+        values = network(th.as_tensor(raw if env is None else env.normalize_obs(raw))).double()
+    return (values.mean(1) if values.ndim == 3 else values).numpy()
 
 
 LARGEST = np.maximum(np.abs(Walk.action_space.low), np.abs(Walk.action_space.high))

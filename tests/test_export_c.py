@@ -8,7 +8,9 @@ import threading
 import numpy as np
 import pytest
 import torch as th
-from export_helpers import LARGEST, MODELS, Walk, normalized, observations, predictions, quick, with_network
+from export_helpers import (
+    GREEDY, LARGEST, MODELS, Walk, action_values, apart, normalized, observations, predictions, quick, with_network
+)  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,9 +30,9 @@ needs_compiler = pytest.mark.skipif(not C_COMPILERS, reason="there is no C compi
 HALF_RANGE = (Walk.action_space.high - Walk.action_space.low) / 2
 
 
-def compiled(folder, name="policy", n_act=2, compiler=None, flags=("-O2",)):
+def compiled(folder, name="policy", n_act=2, compiler=None, dtype=np.float32):
     compiler = compiler or C_COMPILERS[0]
-    return compiled_policy(folder / f"{name}.c", folder / f"{name}_{compiler}.so", n_act, compiler, flags)
+    return compiled_policy(folder / f"{name}.c", folder / f"{name}_{compiler}.so", n_act, compiler, dtype=dtype)
 
 
 # --- functions ---
@@ -141,12 +143,19 @@ def test_integers_stay_within_their_bound(name, precision, mean, tmp_path):
     model, raw = MODELS[name](), observations(400)
     report = export.export(model, tmp_path, precision=precision, observations=raw)
     within = raw[0] + (raw[1:] - raw[0]) * np.random.default_rng(2).random((399, 1), np.float32)
-    act = compiled(tmp_path)
+    act = compiled(tmp_path, n_act=1, dtype=np.int32) if name in GREEDY else compiled(tmp_path)
     for some in (raw, within):
-        difference = np.abs(act(some) - read_policy(model, model.get_vec_normalize_env()).predict(some)[0])
-        assert (difference / HALF_RANGE <= report.bound + 1e-6).all()
-        assert (difference / HALF_RANGE).mean() < mean
-    assert f"within {report.bound:.3g} half ranges" in (tmp_path / "policy.h").read_text()
+        actions, exact = act(some), read_policy(model, model.get_vec_normalize_env()).predict(some)[0]
+        if name in GREEDY:
+            largest = np.abs(action_values(model, raw)).max()
+            difference = apart(model, some, actions, exact) * np.abs(action_values(model, some)).max() / largest
+        else:
+            difference = np.abs(actions - exact) / HALF_RANGE
+        assert (difference <= report.bound + 1e-6).all()
+        assert difference.mean() < mean
+    unit = "of the largest value" if name in GREEDY else "half ranges"
+    header = " ".join((tmp_path / "policy.h").read_text().replace(" *", "").split())
+    assert f"{report.bound:.3g} {unit}" in header
 
 
 @needs_compiler
@@ -182,7 +191,7 @@ def test_no_compiler_warns_and_nothing_else_is_needed(compiler, precision, tmp_p
         pytest.skip(f"{compiler} is not installed")
     flags = ["-Wall", "-Wextra", "-pedantic", "-Wconversion", "-Werror", "-O2", "-c"]
     flags += ["-x", "c++"] if compiler in CPP_COMPILERS else ["-std=c99", "-Wdouble-promotion", "-Wshadow"]
-    for name in ("everything", "wide", "GELU(approximate='none')"):
+    for name in ("everything", "wide", "GELU(approximate='none')", "RLx2DQN"):
         model = MODELS[name]()
         policy = prepared(read_policy(model))
         integers = None if precision == "float32" else quantized(policy, observations(), precision)
@@ -212,6 +221,7 @@ def test_no_observation_leads_to_undefined_behaviour(precision, tmp_path):
         "GELU(approximate='none')",
         "ELU(alpha=0.7)",
         "SAC with VecNormalize",
+        "RLx2DQN",
     ):
         model = MODELS[name]()
         report = export.export(model, tmp_path, precision=precision, with_main=True, observations=observations())
@@ -223,6 +233,10 @@ def test_no_observation_leads_to_undefined_behaviour(precision, tmp_path):
         result = subprocess.run([program, "-"], input=text, capture_output=True, text=True, check=False)
         assert result.returncode == 0, f"{name}: {result.stderr}"
         actions = np.array([line.split() for line in result.stdout.splitlines()], np.float64)
+        if name in GREEDY:
+            assert actions.shape == (300, 1)
+            assert set(actions.ravel()) <= {0, 1, 2, 3}
+            continue
         assert actions.shape == (300, 2)
         finite = np.isfinite(actions)
         assert ((actions <= LARGEST + 1e-6) | ~finite).all()
@@ -238,17 +252,18 @@ def test_nan_is_seen_in_the_action(tmp_path):
 
 @needs_compiler
 @pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
-def test_the_program_tests_the_example(precision, tmp_path):
+@pytest.mark.parametrize(("name", "wrong"), [("RLx2SAC", "7.0F, 7.0F"), ("RLx2QRDQN", "7")])
+def test_the_program_tests_the_example(name, wrong, precision, tmp_path):
     export.export(
-        quick(RLx2SAC), tmp_path, name="left", precision=precision, with_main=True, observations=observations()
+        MODELS[name](), tmp_path, name="left", precision=precision, with_main=True, observations=observations()
     )
     program, sources = tmp_path / "program", [tmp_path / "left.c", tmp_path / "left_main.c"]
     build = [C_COMPILERS[0], *WARNINGS, "-Werror", *sources, "-o", program]
     subprocess.run(build, check=True)
     assert subprocess.run([program], capture_output=True, check=False).returncode == 0
     main = sources[1].read_text()
-    begin = main.index("example_action[2] = {") + len("example_action[2] = {")
-    sources[1].write_text(main[:begin] + " 7.0F, 7.0F };" + main[main.index("};", begin) + 2 :])
+    begin = main.index("{", main.index("example_action[")) + 1
+    sources[1].write_text(main[:begin] + f" {wrong} }};" + main[main.index("};", begin) + 2 :])
     subprocess.run(build, check=True)
     assert subprocess.run([program], capture_output=True, check=False).returncode == 1
 

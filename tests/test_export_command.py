@@ -8,7 +8,7 @@ from export_helpers import Walk, normalized, quick
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_rlx2 import RLx2TD3
+from sb3_rlx2 import RLx2DQN, RLx2TD3
 from sb3_rlx2.export.sparse_policy import SparsePolicy
 from sb3_rlx2.zoo.command_line import main
 
@@ -63,6 +63,19 @@ def test_c_in_float32_and_int8(pendulum, capsys, tmp_path):
     status, output, _ = run(capsys, pendulum, "--to", "c", "--out", tmp_path / "int8", "--precision", "int8")
     assert status == 0
     assert "checked on 1000 observations" in output
+
+
+@needs_compiler
+def test_greedy_actions_of_discrete_ones(capsys, tmp_path):
+    folder = tmp_path / "logs" / "rlx2_dqn" / "CartPole-v1_1"
+    folder.mkdir(parents=True)
+    model = RLx2DQN("MlpPolicy", "CartPole-v1", buffer_size=10, seed=0, policy_kwargs={"net_arch": [32, 32]})
+    model.save(folder / "CartPole-v1.zip")
+    for precision in ("float32", "int8"):
+        command = [folder / "CartPole-v1.zip", "--to", "c", "--precision", precision, "--check", "300"]
+        status, output, errors = run(capsys, *command, "--out", tmp_path / precision)
+        assert (status, "checked on 300 observations" in output) == (0, True), errors
+    assert "all actions are those of predict" in output
 
 
 def test_onnx(pendulum, capsys, tmp_path):

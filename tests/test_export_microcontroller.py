@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_helpers import MODELS, observations, predictions, quick
+from export_helpers import MODELS, TASKS, observations, predictions, quick
 
-from sb3_rlx2 import RLx2TD3
+from sb3_rlx2 import RLx2DQN, RLx2TD3
 from sb3_rlx2.export.checks import agreement
 from sb3_rlx2.export.reading import read_policy
 
@@ -19,13 +19,15 @@ pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 
 @pytest.mark.parametrize("board", microcontroller.BOARDS)
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_ten_thousand_actions_are_those_of_predict(precision, board, tmp_path):
-    model = quick(RLx2TD3, policy_kwargs={"net_arch": [256, 256]}, actor_sparsity=0.98)
-    raw = observations(10_000)
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
+@pytest.mark.parametrize("algorithm", [RLx2TD3, RLx2DQN])
+def test_ten_thousand_actions_are_those_of_predict(algorithm, precision, board, tmp_path):
+    sparsity = {"sparsity" if algorithm in TASKS else "actor_sparsity": 0.98}
+    model = quick(algorithm, policy_kwargs={"net_arch": [256, 256]}, **sparsity)
+    raw, dtype = observations(10_000), np.int32 if algorithm in TASKS else np.float32
     report = model.export(tmp_path, precision=precision, observations=raw)
-    ran = microcontroller.run(microcontroller.BOARDS[board], tmp_path / "policy.c", raw, tmp_path)
-    found = agreement(read_policy(model), raw, ran.actions, predictions(model, raw))
+    ran = microcontroller.run(microcontroller.BOARDS[board], tmp_path / "policy.c", raw, tmp_path, dtype=dtype)
+    found = agreement(read_policy(model), raw, ran.actions, predictions(model, raw).reshape(ran.actions.shape))
     assert found.n == 10_000
     assert found.largest <= (found.allowed if report.bound is None else report.bound)
     assert ran.ram_bytes == 0
@@ -36,7 +38,7 @@ def test_ten_thousand_actions_are_those_of_predict(precision, board, tmp_path):
 
 
 @pytest.mark.parametrize("board", microcontroller.BOARDS)
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
 def test_every_operation_runs_there(precision, board, tmp_path):
     model, raw = MODELS["everything"](), observations(200)
     report = model.export(tmp_path, precision=precision, observations=raw)

@@ -6,7 +6,7 @@ import torch as th
 from export_helpers import MODELS, Walk, observations, predictions, quick
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3
 from sb3_rlx2.export import export, onnx_files
 
 onnx = pytest.importorskip("onnx")
@@ -43,6 +43,14 @@ def test_sparse_initializers_hold_the_connections_alone(tmp_path):
     held = sum(tensor.values.dims[0] for tensor in loaded.graph.sparse_initializer)
     assert held == sum(layer.nnz for layer in model.actor.modules() if hasattr(layer, "nnz"))
     assert sparse.files["policy.onnx"] < dense.files["policy.onnx"] / 4
+
+
+def test_discrete_actions_are_whole_numbers(tmp_path):
+    model, raw = quick(RLx2DQN), observations()
+    model.export(tmp_path, "onnx", observations=raw)
+    (actions,) = runtime.InferenceSession(tmp_path / "policy.onnx").run(None, {"observation": raw})
+    assert (actions.shape, actions.dtype) == ((200,), np.int64)
+    np.testing.assert_array_equal(actions, predictions(model, raw))
 
 
 def test_spaces_of_several_dimensions_keep_their_shapes(tmp_path):

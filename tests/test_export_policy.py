@@ -9,18 +9,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch as th
-from export_helpers import LARGEST, MODELS, Walk, normalized, observations, predictions, quick, with_network
+from export_helpers import (
+    GREEDY, LARGEST, MODELS, Walk, apart, observations, predictions, quick, with_network
+)  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2QRDQN, RLx2SAC, RLx2TD3
 from sb3_rlx2.export import numpy_files
 from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.simplification import simplified, sorted_by_connections
-from sb3_rlx2.export.sparse_policy import SparsePolicy, read_safetensors
+from sb3_rlx2.export.sparse_policy import GreedyAction, SparsePolicy, read_safetensors
 
 ON_A_ROBOT = """
 import sys
@@ -40,7 +42,7 @@ def read(model):
 
 def with_example(model):
     raw = observations(1)
-    return replace(read(model), example_observation=raw[0], example_action=predictions(model, raw)[0])
+    return replace(read(model), example_observation=raw[0], example_action=predictions(model, raw).reshape(-1))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -48,8 +50,9 @@ def test_what_is_read_computes_what_predict_does(name):
     model = MODELS[name]()
     raw = observations()
     actions, _ = read(model).predict(raw)
-    assert actions.dtype == np.float32
-    np.testing.assert_array_less(np.abs(actions - predictions(model, raw)) / LARGEST, 2e-6)
+    expected = predictions(model, raw)
+    assert (actions.dtype, actions.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_array_less(apart(model, raw, actions, expected), 2e-6)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -57,7 +60,10 @@ def test_units_that_do_not_matter_can_go_and_others_be_sorted(name):
     policy = read(MODELS[name]())
     small = sorted_by_connections(simplified(policy))
     raw = observations()
-    np.testing.assert_array_less(np.abs(small.predict(raw)[0] - policy.predict(raw)[0]) / LARGEST, 2e-7)
+    if name in GREEDY:
+        np.testing.assert_array_equal(small.predict(raw)[0], policy.predict(raw)[0])
+    else:
+        np.testing.assert_array_less(np.abs(small.predict(raw)[0] - policy.predict(raw)[0]) / LARGEST, 2e-7)
     assert sum(len(layer.values) for layer in small.layers) <= sum(len(layer.values) for layer in policy.layers)
     plain = {"ReLU()", "wide", "RLx2TD3", "dead units"}
     for layer in small.layers[:-1] if name in plain else ():
@@ -85,6 +91,33 @@ def test_one_observation_gives_one_action_and_several_give_several():
         policy.predict(raw, deterministic=False)
 
 
+@pytest.mark.parametrize("name", GREEDY)
+def test_discrete_actions_have_the_shape_and_type_of_predict(name):
+    model, raw = MODELS[name](), observations(3)
+    policy = read(model)
+    for some in (raw, raw[0]):
+        action, expected = policy.predict(some)[0], predictions(model, some)
+        assert (action.shape, action.dtype) == (expected.shape, expected.dtype)
+        assert (action == expected).all()
+
+
+@given(st.lists(st.lists(st.sampled_from([-1.0, 0.0, 2.5]), min_size=4, max_size=4), min_size=1))
+def test_of_equal_values_the_first_action_is_taken_as_torch_does(values):
+    expected = th.tensor(values).argmax(dim=1)
+    np.testing.assert_array_equal(GreedyAction(4)(np.array(values)), expected)
+
+
+def test_the_quantiles_of_an_action_become_their_mean():
+    model = quick(RLx2QRDQN, policy_kwargs={"net_arch": [64, 48], "n_quantiles": 7})
+    policy, raw = read(model), observations()
+    assert policy.layers[-1].n_out == 4
+    with th.no_grad():
+        expected = model.policy.quantile_net(th.as_tensor(raw)).mean(1)
+    np.testing.assert_allclose(policy.values(raw)[policy.output], expected, rtol=1e-4, atol=1e-6)
+    model.policy.quantile_net.quantile_net.append(nn.Tanh())
+    refused(model, "its quantiles are not made by a linear layer")
+
+
 def test_neither_the_model_nor_random_generators_are_changed_by_reading():
     model = quick(RLx2SAC)
     before, random = {k: v.clone() for k, v in model.policy.state_dict().items()}, th.get_rng_state()
@@ -105,7 +138,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line():
         def forward(self, x):
             return 2 * x
 
-    refused(PPO("MlpPolicy", "CartPole-v1", device="cpu"), "a PPO cannot be exported: it has no actor")
+    refused(PPO("MlpPolicy", "CartPole-v1", device="cpu"), "a PPO cannot be exported: it has neither an actor")
     refused(quick(RLx2SAC, use_sde=True), "cannot be exported", "use_sde=True")
     model = quick(RLx2TD3)
     model.policy.actor.mu.insert(0, Doubling())
@@ -145,7 +178,7 @@ def test_statistics_of_other_observations_are_refused():
 
 @pytest.mark.parametrize("write", [numpy_files.write_npz, numpy_files.write_safetensors])
 @pytest.mark.parametrize(
-    "name", ["RLx2SAC", "RLx2TD3 with VecNormalize", "residual", "wide", "GELU(approximate='none')"]
+    "name", ["RLx2SAC", "RLx2QRDQN", "RLx2TD3 with VecNormalize", "residual", "wide", "GELU(approximate='none')"]
 )
 def test_files_bring_back_the_policy_bit_for_bit(name, write, tmp_path):
     policy = with_example(MODELS[name]())
@@ -158,9 +191,10 @@ def test_files_bring_back_the_policy_bit_for_bit(name, write, tmp_path):
     np.testing.assert_array_equal(policy.predict(observations())[0], loaded.predict(observations())[0])
 
 
+@pytest.mark.parametrize("name", ["RLx2TD3 with VecNormalize", "RLx2DQN"])
 @pytest.mark.parametrize("write", [numpy_files.write_npz, numpy_files.write_safetensors])
-def test_a_robot_needs_numpy_alone(write, tmp_path):
-    path = write(with_example(normalized(RLx2TD3)), tmp_path, "policy")
+def test_a_robot_needs_numpy_alone(write, name, tmp_path):
+    path = write(with_example(MODELS[name]()), tmp_path, "policy")
     command = [sys.executable, "-c", ON_A_ROBOT, path.name]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "True set()", result.stderr

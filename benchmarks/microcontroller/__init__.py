@@ -59,7 +59,14 @@ def why_not() -> str | None:
     return f"not installed: {', '.join(missing)}" if missing else None
 
 
-def run(board: Board, source: Path, observations: np.ndarray, folder: Path, optimize: str = "-O2") -> Run:
+def run(
+    board: Board,
+    source: Path,
+    observations: np.ndarray,
+    folder: Path,
+    optimize: str = "-O2",
+    dtype: type = np.float32,
+) -> Run:
     """Build a policy for a board, and let it act there.
 
     :param board: the board
@@ -67,6 +74,7 @@ def run(board: Board, source: Path, observations: np.ndarray, folder: Path, opti
     :param observations: raw observations, [n, n_obs]
     :param folder: for everything that is made
     :param optimize: the compiler's option
+    :param dtype: of actions, default float32; discrete ones: int32
     :raises ValueError: if it does not fit into the board's flash
     """
     flags = ["-mthumb", *board.flags, optimize, "-ffreestanding", "-ffunction-sections", "-fdata-sections"]
@@ -87,7 +95,7 @@ def run(board: Board, source: Path, observations: np.ndarray, folder: Path, opti
     calibration, loop, ticks, repeats, stack = np.fromfile(folder / "counts.bin", "<u4").tolist()
     text, data, bss = _sizes(policy)
     return Run(
-        actions=np.fromfile(folder / "actions.bin", "<f4").reshape(len(observations), -1),
+        actions=np.fromfile(folder / "actions.bin", dtype).reshape(len(observations), -1),
         flash_bytes=text,
         whole_flash_bytes=sum(_sizes(program)[:2]),
         ram_bytes=data + bss,

@@ -12,6 +12,12 @@
 extern volatile uint8_t free_memory[];
 extern uint32_t top_of_stack;
 
+#if defined(POLICY_ACTIONS)
+typedef int32_t action_type;
+#else
+typedef float action_type;
+#endif
+
 int main(void);
 
 #if defined(__ARM_ARCH_7EM__)
@@ -61,7 +67,7 @@ static uint32_t ticks_until_now(uint32_t start)
     return (start - TIMER_VALUE) & 0xFFFFFFU;
 }
 
-static uint32_t stack_bytes(const float *observation, float *action)
+static uint32_t stack_bytes(const float *observation, action_type *action)
 {
     const uint32_t here = (uint32_t)__builtin_frame_address(0);
     const uint32_t size = here - 256U - (uint32_t)free_memory; /* but for what this function has itself */
@@ -84,7 +90,7 @@ int main(void)
     const uint32_t output = open_file("actions.bin", 11U, 5U);
     const uint32_t counts = open_file("counts.bin", 10U, 5U);
     float observation[POLICY_OBSERVATION_SIZE];
-    float action[POLICY_ACTION_SIZE];
+    action_type action[POLICY_ACTION_SIZE];
     uint32_t result[5];
     uint32_t start;
     uint32_t i;

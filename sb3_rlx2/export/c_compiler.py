@@ -22,7 +22,12 @@ def find_compiler() -> str | None:
 
 
 def compiled_policy(
-    source: Path, library: Path, n_act: int, compiler: str, flags: tuple[str, ...] = ("-O2",)
+    source: Path,
+    library: Path,
+    n_act: int,
+    compiler: str,
+    flags: tuple[str, ...] = ("-O2",),
+    dtype: type = np.float32,
 ) -> Callable[[Array], Array]:
     """Compile an exported policy, and a function that calls it.
 
@@ -31,6 +36,7 @@ def compiled_policy(
     :param n_act: number of action dimensions
     :param compiler: the compiler
     :param flags: for the compiler
+    :param dtype: of actions in C, default float32; discrete ones: int32
     :return: actions [n, n_act] for raw observations [n, ...]
     :raises ValueError: if it does not compile
     """
@@ -43,7 +49,7 @@ def compiled_policy(
 
     def actions(observations: Array) -> Array:
         inputs = np.ascontiguousarray(observations, np.float32).reshape(len(observations), -1)
-        outputs = np.empty((len(inputs), n_act), np.float32)
+        outputs: Array = np.empty((len(inputs), n_act), dtype)
         for observation, action in zip(inputs, outputs, strict=True):
             act(observation.ctypes.data, action.ctypes.data)
         return outputs

@@ -18,7 +18,15 @@ from sb3_rlx2.export.c_layers import layer_code
 from sb3_rlx2.export.c_text import Buffer, Call, number, offsets, table
 from sb3_rlx2.export.quantization import Quantization, quantize, relu_readers
 from sb3_rlx2.export.simplification import simplified, sorted_by_connections
-from sb3_rlx2.export.sparse_policy import Activation, Array, LayerNorm, Linear, SparsePolicy
+from sb3_rlx2.export.sparse_policy import (
+    Activation,
+    Array,
+    GreedyAction,
+    LayerNorm,
+    Linear,
+    SparsePolicy,
+    SquashedAction,
+)
 from sb3_rlx2.files import replacing
 from sb3_rlx2.version import __version__
 
@@ -177,9 +185,7 @@ def _program(writer: _Writer) -> tuple[list[str], dict[str, int]]:
             writer.made(
                 operation.output, writer.call(f"add({size}U, {{0}}, {{1}}, {{out}})", reads, "float", size, True)
             )
-    writer.use("rescale")
-    writer.add_table("action_low", policy.action.low, "Bounds of actions")
-    writer.add_table("action_half_range", policy.action.half_range)
+    last = _action(writer)
     places, memory = offsets(writer.calls, writer.buffers)
 
     def address(buffer: int) -> str:
@@ -192,7 +198,7 @@ def _program(writer: _Writer) -> tuple[list[str], dict[str, int]]:
     body += [""] if body else []
     for call in writer.calls:
         body.append(call.text.format(*map(address, call.reads), out=address(call.writes)) + ";")
-    body.append(f"rescale({address(writer.floats[policy.output])}, action);")
+    body.append(f"{last}({address(writer.floats[policy.output])}, action);")
     return body, memory
 
 
@@ -222,6 +228,18 @@ def _observation(writer: _Writer) -> None:
         writer.use("normalize", Function(text.replace("@OBSERVATION_SIZE", f"{policy.n_obs}U")))
         buffer = writer.call("normalize({0}, {out})", [0], "float", policy.n_obs)
     writer.made(0, buffer)
+
+
+def _action(writer: _Writer) -> str:
+    """Name of the function that makes the action of the network's output."""
+    action = writer.policy.action
+    if isinstance(action, GreedyAction):
+        writer.use("greedy", Function(FUNCTIONS["greedy"].text.replace("@ACTIONS", f"{action.n_in}U")))
+        return "greedy"
+    writer.use("rescale")
+    writer.add_table("action_low", action.low, "Bounds of actions")
+    writer.add_table("action_half_range", action.half_range)
+    return "rescale"
 
 
 def _layer(writer: _Writer, layer: Linear, relus: dict[int, int], done: set[int]) -> None:
@@ -261,28 +279,52 @@ def _source(
         + "\n"
         + "\n".join(tables)
         + text
-        + f"\nvoid {name}_act(const float *observation, float *action)\n{{\n{statements}\n}}\n"
+        + f"\n{_signature(policy, name)}\n{{\n{statements}\n}}\n"
     )
+
+
+def _signature(policy: SparsePolicy, name: str) -> str:
+    kind = "int32_t" if isinstance(policy.action, GreedyAction) else "float"
+    return f"void {name}_act(const float *observation, {kind} *action)"
 
 
 def _header(policy: SparsePolicy, name: str, quantization: Quantization | None, stack_bytes: int) -> str:
     upper = name.upper()
+    action, includes = policy.action, ""
+    constants = [f"{upper}_OBSERVATION_SIZE {policy.n_obs}", f"{upper}_ACTION_SIZE {policy.n_act}"]
+    if isinstance(action, GreedyAction):
+        about = (
+            f"{policy.n_obs} numbers in the units of the environment, and writes its number, 0 to {action.n_in - 1}."
+        )
+        includes = "#include <stdint.h>\n\n"
+        constants.append(f"{upper}_ACTIONS {action.n_in}")
+    else:
+        about = (
+            f"both in the units of the environment: {policy.n_obs} and {policy.n_act} numbers, which must not overlap."
+        )
     notes = [
         f"A policy, made by sb3-rlx2 {__version__} from a model of {policy.algorithm}.",
         "",
-        f"{name}_act(observation, action) computes the action for an observation, both in the units of the",
-        f"environment: {policy.n_obs} and {policy.n_act} numbers, which must not overlap. It keeps no state and takes",
+        f"{name}_act(observation, action) computes the action for an observation, {about} It keeps no state and takes "
         f"{stack_bytes} bytes of stack for its numbers.",
     ]
     if policy.normalization is not None:
         notes += ["Observations are normalized inside, as VecNormalize does."]
     if quantization is None:
         notes += ["", "Computed in single precision: equal to the model's predict(deterministic=True) within rounding."]
+        if isinstance(action, GreedyAction):
+            notes[-1] += " Of actions whose values are equal within rounding it may be another one."
     else:
+        within = f"actions are within {quantization.bound:.3g} half ranges of the exact ones."
+        if isinstance(action, GreedyAction):
+            within = (
+                f"the value of the action is below the best one's by at most {quantization.bound:.3g} of the largest "
+                "value in the calibration."
+            )
         notes += [
             "",
-            "Computed with weights of 8 bits. Observations must be finite. For those within the range of the",
-            f"calibration, below, actions are within {quantization.bound:.3g} half ranges of the exact ones.",
+            f"Computed with weights of {quantization.bits} bits. Observations must be finite. For those within the "
+            f"range of the calibration, below, {within}",
             f"least:   {_listed(quantization.low)}",
             f"largest: {_listed(quantization.high)}",
         ]
@@ -294,15 +336,18 @@ def _header(policy: SparsePolicy, name: str, quantization: Quantization | None, 
     comment = "\n".join(f" * {line}".rstrip() for note in notes for line in _wrapped(note))
     return (
         f"/*\n{comment}\n */\n"
-        f"#ifndef {upper}_H\n#define {upper}_H\n\n"
-        f"#define {upper}_OBSERVATION_SIZE {policy.n_obs}\n#define {upper}_ACTION_SIZE {policy.n_act}\n\n"
+        f"#ifndef {upper}_H\n#define {upper}_H\n\n{includes}"
+        + "".join(f"#define {constant}\n" for constant in constants)
+        + "\n"
         f'#ifdef __cplusplus\nextern "C" {{\n#endif\n\n'
-        f"void {name}_act(const float *observation, float *action);\n\n"
+        f"{_signature(policy, name)};\n\n"
         f"#ifdef __cplusplus\n}}\n#endif\n\n#endif\n"
     )
 
 
 def _listed(values: Array) -> str:
+    if values.dtype.kind == "i":
+        return ", ".join(map(str, values))
     return ", ".join(np.format_float_positional(np.float32(value), trim="0") for value in values)
 
 
@@ -311,39 +356,48 @@ def _wrapped(text: str) -> list[str]:
     lines = [""]
     for word in text.split(" "):
         if len(lines[-1]) + len(word) > 100:
-            lines.append("   ")
+            lines.append("")
         lines[-1] += word + " "
     return lines
 
 
 def _main(policy: SparsePolicy, name: str, quantization: Quantization | None) -> str:
-    upper = name.upper()
-    scale = np.maximum(policy.action.half_range, np.float32(1e-30))
-    allowed = scale * np.float32(2e-6 if quantization is None else max(quantization.bound, 2e-6))
+    upper, action, expected = name.upper(), policy.action, policy.example_action
+    if isinstance(action, SquashedAction):
+        scale = np.maximum(action.half_range, np.float32(1e-30))
+        allowed = scale * np.float32(2e-6 if quantization is None else max(quantization.bound, 2e-6))
+        kind, decimal, cast = "float", "%.9g", "(double)"
+    else:  # the example is one whose action no rounding changes
+        expected, allowed = expected.astype(np.int32), np.zeros(1, np.int32)
+        kind, decimal, cast = "int32_t", "%ld", "(long)"
     return (
         f"/* Tests {name}.c. Without arguments: computes the example, returns 0 if its action is right, or else 1.\n"
         " * With any argument: prints an action for each observation, numbers in text, on standard input. */\n"
         f'#include "{name}.h"\n\n#include <stdio.h>\n\n'
         + table("example_observation", policy.example_observation)
-        + table("example_action", policy.example_action)
+        + table("example_action", expected)
         + table("allowed", allowed, "Differences of actions that rounding may make")
-        + _MAIN.replace("@UPPER", upper).replace("@NAME", name)
+        + _MAIN.replace("@UPPER", upper)
+        .replace("@NAME", name)
+        .replace("@KIND", kind)
+        .replace("@NUMBER", decimal)
+        .replace("@CAST", cast)
     )
 
 
 _MAIN = """
 static int check_example(void)
 {
-    float action[@UPPER_ACTION_SIZE];
+    @KIND action[@UPPER_ACTION_SIZE];
     int result = 0;
     int i;
 
     @NAME_act(example_observation, action);
     for (i = 0; i < @UPPER_ACTION_SIZE; i++)
     {
-        const float difference = action[i] - example_action[i];
+        const @KIND difference = action[i] - example_action[i];
 
-        (void)printf("%.9g, expected %.9g\\n", (double)action[i], (double)example_action[i]);
+        (void)printf("@NUMBER, expected @NUMBER\\n", @CASTaction[i], @CASTexample_action[i]);
         if (!((difference <= allowed[i]) && (difference >= -allowed[i])))
         {
             result = 1;
@@ -355,7 +409,7 @@ static int check_example(void)
 static void act_on_input(void)
 {
     float observation[@UPPER_OBSERVATION_SIZE];
-    float action[@UPPER_ACTION_SIZE];
+    @KIND action[@UPPER_ACTION_SIZE];
     int n = 0;
     int i;
 
@@ -367,7 +421,7 @@ static void act_on_input(void)
             @NAME_act(observation, action);
             for (i = 0; i < @UPPER_ACTION_SIZE; i++)
             {
-                (void)printf("%.9g%c", (double)action[i], (i == (@UPPER_ACTION_SIZE - 1)) ? '\\n' : ' ');
+                (void)printf("@NUMBER%c", @CASTaction[i], (i == (@UPPER_ACTION_SIZE - 1)) ? '\\n' : ' ');
             }
             n = 0;
         }

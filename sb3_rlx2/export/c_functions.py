@@ -246,6 +246,24 @@ static void rescale(const float *x, float *action)
 }
 """
 
+_GREEDY = """
+/* The number of the largest value, of equal ones the first */
+static void greedy(const float *values, int32_t *action)
+{
+    uint32_t best = 0U;
+    uint32_t i;
+
+    for (i = 1U; i < @ACTIONS; i++)
+    {
+        if (values[i] > values[best])
+        {
+            best = i;
+        }
+    }
+    action[0] = (int32_t)best;
+}
+"""
+
 _LAYER_NORM = """
 static void layer_norm(uint32_t n, const float *weights, const float *biases, float epsilon, const float *x, float *y)
 {
@@ -328,6 +346,7 @@ FUNCTIONS = {
     "inverse_root": Function(_ROOT),
     "normalize": Function(_NORMALIZE),
     "rescale": Function(_ACTION, ("hyperbolic_tangent",)),
+    "greedy": Function(_GREEDY),
     "layer_norm": Function(_LAYER_NORM, ("inverse_root",)),
     "add": Function(_SUM),
     "to_levels": Function(_TO_LEVELS),

@@ -8,23 +8,28 @@ import numpy as np
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rlx2.export.sparse_policy import Array, SparsePolicy
+from sb3_rlx2.export.sparse_policy import Array, GreedyAction, SparsePolicy
 
 TOLERANCE = 1e-6
 """Of the size of an action: some ten times what a number of single precision resolves."""
+NEAR_TIE = 1e-5
+"""Share of the largest value by which two actions' values may differ when rounding chooses between them."""
 
 
 class Agreement(NamedTuple):
     """How far two ways to compute actions are from each other.
 
-    :param largest: the largest difference of an action, as a share of the largest size that its bounds allow
+    :param largest: the largest difference of an action, as a share of the largest size that its bounds allow; of
+        discrete actions the largest difference of the values of two of them, as a share of the largest value
     :param allowed: what it may be
     :param n: number of observations
+    :param n_other: for how many of them discrete actions are not the same; None: actions are not discrete
     """
 
     largest: float
     allowed: float
     n: int
+    n_other: int | None = None
 
     @property
     def holds(self) -> bool:
@@ -32,6 +37,13 @@ class Agreement(NamedTuple):
         return self.largest <= self.allowed  # not with NaN
 
     def __str__(self) -> str:
+        if self.n_other == 0:
+            return f"{self.n} observations: all actions are those of predict"
+        if self.n_other is not None:
+            return (
+                f"{self.n} observations: {self.n_other} actions are not those of predict, whose values differ by at "
+                f"most {self.largest:.1e} of the largest value, allowed are {self.allowed:.1e}"
+            )
         return (
             f"{self.n} observations: actions differ from predict's by at most {self.largest:.1e} of their largest "
             f"size, allowed are {self.allowed:.1e}"
@@ -54,27 +66,36 @@ def predictions(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None, o
 def agreement(policy: SparsePolicy, observations: Array, actions: Array, expected: Array) -> Agreement:
     """How far an export is from ``predict``.
 
-    What is allowed is ``TOLERANCE``, and twice what rounding makes of ``predict`` itself: its distance from the same
-    network in double precision.
+    What is allowed is ``TOLERANCE`` (of discrete actions ``NEAR_TIE``), and twice what rounding makes of ``predict``
+    itself: its distance from the same network in double precision.
 
     :param policy: what was exported
     :param observations: raw ones, [n, ...]
     :param actions: the export's, [n, n_act]
     :param expected: those of ``predict``, [n, n_act]
     """
-    exact = policy.predict(observations)[0].reshape(expected.shape)
-    rounding = distance(policy, expected, exact)
+    outputs = policy.values(observations.reshape(len(observations), -1))[policy.output]
+    exact = policy.action(outputs).reshape(expected.shape)
+    is_greedy = isinstance(policy.action, GreedyAction)
+    tolerance = NEAR_TIE if is_greedy else TOLERANCE
     # Where predict is far from the network that was read, that is no rounding
-    allowed = TOLERANCE + 2.0 * min(rounding, 10.0 * TOLERANCE)
-    return Agreement(distance(policy, actions, expected), allowed, len(observations))
+    allowed = tolerance + 2.0 * min(distance(policy, expected, exact, outputs), 10.0 * tolerance)
+    n_other = int((actions != expected).sum()) if is_greedy else None
+    return Agreement(distance(policy, actions, expected, outputs), allowed, len(observations), n_other)
 
 
-def distance(policy: SparsePolicy, one: Array, other: Array) -> float:
-    """The largest difference of an action, as a share of the largest size that its bounds allow.
+def distance(policy: SparsePolicy, one: Array, other: Array, outputs: Array) -> float:
+    """The largest difference of an action, in the units of ``Agreement``.
 
     :param policy: whose actions they are
     :param one: [n, n_act]
     :param other: [n, n_act]
+    :param outputs: of the network, [n, policy.action.n_in]
     """
-    size = np.maximum(np.abs(policy.action.low), np.abs(policy.action.high)).astype(np.float64)
-    return float((np.abs(one.astype(np.float64) - other) / np.maximum(size, np.finfo(np.float32).tiny)).max())
+    if isinstance(policy.action, GreedyAction):
+        differences = np.take_along_axis(outputs, one, 1) - np.take_along_axis(outputs, other, 1)
+        size = np.abs(outputs).max()
+    else:
+        differences = one.astype(np.float64) - other
+        size = np.maximum(np.abs(policy.action.low), np.abs(policy.action.high)).astype(np.float64)
+    return float((np.abs(differences) / np.maximum(size, np.finfo(np.float32).tiny)).max())

@@ -21,7 +21,7 @@ from sb3_rlx2.export.numpy_files import write_npz, write_safetensors
 from sb3_rlx2.export.onnx_files import OPSET, onnx_policy, write_onnx
 from sb3_rlx2.export.quantization import Quantization
 from sb3_rlx2.export.reading import read_policy
-from sb3_rlx2.export.sparse_policy import Array, SparsePolicy
+from sb3_rlx2.export.sparse_policy import Array, GreedyAction, SparsePolicy
 
 Target = Literal["c", "onnx", "safetensors", "numpy"]
 Precision = Literal["float32", "int16", "int8"]
@@ -96,7 +96,7 @@ def export(
 
     Nothing is written unless it does.
 
-    :param model: TD3 or SAC or a subclass; it is not changed
+    :param model: an off-policy algorithm of this package, Stable-Baselines3 or sb3-contrib; it is not changed
     :param path: folder for the files; made if it is not there. Files of the same names are replaced
     :param to: ``"c"`` (default), ``"onnx"``, ``"safetensors"`` (with JSON) or ``"numpy"`` (``.npz``)
     :param name: what names of files, and in C of functions, begin with, default ``"policy"``
@@ -136,10 +136,11 @@ def export(
             observations = sources.drawn(policy, model.observation_space, N_OBSERVATIONS, seed)  # type: ignore[arg-type]
     observations = _checked(policy, observations)
     expected = predictions(model, vec_normalize, observations)
+    example = _clearest(policy, observations)
     policy = replace(
         policy,
-        example_observation=observations[0].astype(np.float32).ravel(),
-        example_action=expected[0].astype(np.float32),
+        example_observation=observations[example].astype(np.float32).ravel(),
+        example_action=expected[example].astype(policy.action.dtype),
     )
     with appearing_together(path) as folder, TemporaryDirectory() as room:
         if to == "c":
@@ -180,7 +181,8 @@ def _make_c(
     written = write_c(policy, folder, name, quantization, with_main)
     compiler = find_compiler()
     if compiler is not None:
-        act = compiled_policy(written.path, room / f"{name}.so", policy.n_act, compiler)
+        dtype = np.int32 if isinstance(policy.action, GreedyAction) else np.float32
+        act = compiled_policy(written.path, room / f"{name}.so", policy.n_act, compiler, dtype=dtype)
         return _Made(act, (f"compiled by {compiler}",), written, quantization)
     if quantization is not None:
         raise ValueError(
@@ -203,6 +205,14 @@ def _flat(policy: SparsePolicy) -> Act:
         return policy.predict(observations)[0].reshape(len(observations), -1)
 
     return act
+
+
+def _clearest(policy: SparsePolicy, observations: Array) -> int:
+    """Which observation is the example: of discrete actions one that no rounding changes."""
+    if not isinstance(policy.action, GreedyAction) or policy.action.n_in == 1:
+        return 0
+    outputs = np.sort(policy.values(observations.reshape(len(observations), -1))[policy.output])
+    return int((outputs[:, -1] - outputs[:, -2]).argmax())
 
 
 def _checked(policy: SparsePolicy, observations: Any) -> Array:

@@ -13,7 +13,7 @@ from sb3_rlx2.export import sparse_policy
 from sb3_rlx2.export.sparse_policy import Array, SparsePolicy
 from sb3_rlx2.files import replacing
 
-_TYPES = {"float64": "F64", "float32": "F32", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
+_TYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
 _ALIGNMENT = 8
 
 

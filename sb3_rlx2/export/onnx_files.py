@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from sb3_rlx2.export.sparse_policy import Activation, Array, LayerNorm, Linear, SparsePolicy
+from sb3_rlx2.export.sparse_policy import (
+    Activation,
+    Array,
+    GreedyAction,
+    LayerNorm,
+    Linear,
+    SparsePolicy,
+    SquashedAction,
+)
 from sb3_rlx2.version import __version__
 
 OPSET = 17
@@ -19,6 +27,8 @@ IR_VERSION = 8
 
 def write_onnx(policy: SparsePolicy, folder: Path, name: str, sparse: bool = False) -> Path:
     """Write ``NAME.onnx``: input ``observation`` [batch, ...], output ``action`` [batch, ...], both float32.
+
+    Discrete actions are int64, [batch].
 
     :param policy: the policy
     :param folder: where
@@ -89,10 +99,17 @@ class _Graph:
         for operation in policy.operations:
             inputs = [names[number] for number in operation.inputs]
             names[operation.output] = self.operation(operation, inputs, f"value_{operation.output}")
-        self.action(names[policy.output])
-        ends = (("observation", policy.observation_shape), ("action", policy.action.shape))
+        if isinstance(policy.action, GreedyAction):
+            self.node("ArgMax", [names[policy.output]], "action", axis=1, keepdims=0)
+        else:
+            self.action(policy.action, names[policy.output])
+        kind = TensorProto.INT64 if isinstance(policy.action, GreedyAction) else TensorProto.FLOAT
+        ends = (
+            ("observation", TensorProto.FLOAT, policy.observation_shape),
+            ("action", kind, policy.action.shape),
+        )
         observation, action = (
-            helper.make_tensor_value_info(end, TensorProto.FLOAT, ["batch", *shape]) for end, shape in ends
+            helper.make_tensor_value_info(end, of_type, ["batch", *shape]) for end, of_type, shape in ends
         )
         return helper.make_graph(
             self.nodes, name, [observation], [action], self.initializers, sparse_initializer=self.sparse_initializers
@@ -183,9 +200,8 @@ class _Graph:
         """A number of single precision; its name."""
         return self.constant(f"{output}_{name}_value", np.array(value, np.float32))
 
-    def action(self, value: str) -> None:
+    def action(self, action: SquashedAction, value: str) -> None:
         """From the network's output to the bounds of the action."""
-        action = self.policy.action
         value = self.node("Tanh", [value], "squashed")
         value = self.node("Add", [value, self.constant("one", np.array(1.0, np.float32))], "shifted")
         value = self.node("Mul", [value, self.constant("action_half_range", action.half_range)], "rescaled")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_rlx2.export.sparse_policy import Activation, Array, LayerNorm, Linear, SparsePolicy
+from sb3_rlx2.export.sparse_policy import Action, Activation, Array, GreedyAction, LayerNorm, Linear, SparsePolicy
 
 HEADROOM = 4.0
 """How much larger than in the calibration an observation may be before it is cut off."""
@@ -73,9 +73,11 @@ class Quantization:
     :param layers: by the number of the value that each makes
     :param levels: of values that are turned from floats into levels, by their numbers
     :param bound: how far actions can be from those of the float policy, in units of half their range, for all
-        observations between the least and the largest of the calibration
+        observations between the least and the largest of the calibration; of discrete actions how far the value of one
+        can be below the best one's, as a share of the largest value in the calibration
     :param low: the least observation of the calibration, raw, [n_obs]
     :param high: the largest
+    :param bits: of a weight
     """
 
     layers: dict[int, QuantizedLayer]
@@ -83,6 +85,7 @@ class Quantization:
     bound: float
     low: Array
     high: Array
+    bits: int
 
 
 @dataclass
@@ -178,8 +181,15 @@ def quantize(policy: SparsePolicy, observations: Array, precision: str) -> Quant
         if operation.output in read_by_layers and not is_levels:
             float_to_levels(operation.output)
     error = float(values[policy.output].error.max())
-    raw = observations.astype(np.float64)
-    return Quantization(layers, levels, 2.0 * float(np.tanh(0.5 * error)) + ROUNDING, raw.min(0), raw.max(0))
+    raw, bound = observations.astype(np.float64), _bound(policy.action, error, seen[policy.output])
+    bits = LARGEST_WEIGHTS[precision].bit_length() + 1
+    return Quantization(layers, levels, bound + ROUNDING, raw.min(0), raw.max(0), bits)
+
+
+def _bound(action: Action, error: float, outputs: Array) -> float:
+    if isinstance(action, GreedyAction):  # the best one's value may fall as much as another one's rises
+        return 2.0 * error / max(float(np.abs(outputs).max()), float(np.finfo(np.float32).tiny))
+    return 2.0 * float(np.tanh(0.5 * error))
 
 
 def _observation(policy: SparsePolicy, seen: Array) -> _Value:

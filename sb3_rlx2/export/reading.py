@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.qrdqn.policies import QuantileNetwork
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
@@ -17,11 +19,14 @@ from torch import nn
 
 from sb3_rlx2.common.saving.algorithm_names import algorithm_name
 from sb3_rlx2.engine import programs
+from sb3_rlx2.engine.networks import acting_network
 from sb3_rlx2.engine.support import why_not_acting
 from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.export.sparse_policy import (
+    Action,
     Activation,
     Array,
+    GreedyAction,
     LayerNorm,
     Linear,
     Normalization,
@@ -36,34 +41,35 @@ from sb3_rlx2.sparse.layers import SparseLinear
 def read_policy(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None = None) -> SparsePolicy:
     """The policy of a model, as it acts without noise.
 
-    :param model: TD3 or SAC or a subclass
+    :param model: an off-policy algorithm of this package, Stable-Baselines3 or sb3-contrib
     :param vec_normalize: whose statistics normalize observations; None (default): they come as they are
     :raises ValueError: if the policy computes something that is not exported; the message says what
     """
     policy = cast(Any, model.policy)
-    if not hasattr(policy, "actor"):
-        raise ValueError(f"a {type(model).__name__} cannot be exported: it has no actor")
+    name = acting_network(policy)
+    if name is None:
+        raise ValueError(f"a {type(model).__name__} cannot be exported: it has neither an actor nor values of actions")
     if model.device.type != "cpu":
         policy = copy.deepcopy(policy).to("cpu")
     reason = why_not_acting(Watch(), policy)
     if reason is not None:
         raise ValueError(f"the policy cannot be exported: {reason}{_hint(policy.observation_space)}")
-    program = programs.actor_program(policy.actor).first_output()
-    norm, operations = _observation_norm(program)
-    space = policy.action_space
+    program = programs.acting_program(policy).first_output()
+    norm, steps = _observation_norm(program)
+    operations = [_OPERATIONS[operation.kind](operation) for operation in steps]
+    if isinstance(network := policy._modules[name], QuantileNetwork):
+        operations[-1] = _mean_over_quantiles(operations[-1], network.n_quantiles)
     observation_shape = tuple(map(int, policy.observation_space.shape))
-    n_obs, n_act = math.prod(observation_shape), math.prod(space.shape)
+    n_obs, action = math.prod(observation_shape), _action(policy.action_space)
     read = SparsePolicy(
         algorithm=_name(model),
         observation_shape=observation_shape,
         normalization=_only_one(norm, None if vec_normalize is None else read_normalization(vec_normalize, n_obs)),
-        operations=tuple(_OPERATIONS[operation.kind](operation) for operation in operations),
+        operations=tuple(operations),
         output=program.outputs[0],
-        action=SquashedAction(
-            space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel(), tuple(map(int, space.shape))
-        ),
+        action=action,
         example_observation=np.zeros(n_obs, np.float32),
-        example_action=np.zeros(n_act, np.float32),
+        example_action=np.zeros(math.prod(action.shape), action.dtype),
     )
     if not all(np.isfinite(array).all() for array in read.describe()[1].values()):
         raise ValueError("the policy cannot be exported: it has parameters or bounds that are NaN or infinite")
@@ -96,6 +102,33 @@ def _observation_norm(program: programs.Program) -> tuple[Normalization | None, 
     renamed = [tuple(0 if value == first.output else value for value in operation.inputs) for operation in rest]
     operations = [operation._replace(inputs=inputs) for operation, inputs in zip(rest, renamed, strict=True)]
     return Normalization(_numbers(norm.mean), std, norm.clip), operations
+
+
+def _action(space: spaces.Space[Any]) -> Action:
+    if isinstance(space, spaces.Discrete):
+        return GreedyAction(int(space.n))
+    box = cast(spaces.Box, space)
+    low, high = (bound.astype(np.float32).ravel() for bound in (box.low, box.high))
+    return SquashedAction(low, high, tuple(map(int, box.shape)))
+
+
+def _mean_over_quantiles(layer: Operation, n_quantiles: int) -> Linear:
+    """The last layer of a quantile network, which makes the mean over the quantiles of each action instead.
+
+    :param layer: its outputs are quantiles, [n_quantiles, n_actions]
+    :param n_quantiles: of each action
+    """
+    if not isinstance(layer, Linear):
+        raise ValueError("the policy cannot be exported: its quantiles are not made by a linear layer")
+    weights = layer.dense_weight.astype(np.float64).reshape(n_quantiles, -1, layer.n_in).mean(axis=0)
+    rows, columns = np.nonzero(weights)
+    return replace(
+        layer,
+        values=weights[rows, columns].astype(np.float32),
+        columns=smallest(columns, layer.n_in - 1),
+        counts=smallest(np.bincount(rows, minlength=len(weights)), layer.n_in),
+        bias=layer.bias.astype(np.float64).reshape(n_quantiles, -1).mean(axis=0).astype(np.float32),
+    )
 
 
 def _only_one(of_policy: Normalization | None, of_environment: Normalization | None) -> Normalization | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 FORMAT = "sb3-rlx2 policy 1"
 ACTIVATIONS = ("relu", "tanh", "elu", "leaky_relu", "silu", "gelu", "gelu_tanh")
-_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "U32": "<u4", "U16": "<u2", "U8": "|u1"}
+_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U32": "<u4", "U16": "<u2", "U8": "|u1"}
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,12 @@ class SquashedAction:
     low: Array
     high: Array
     shape: tuple[int, ...]
+    dtype: ClassVar[type] = np.float32
+
+    @property
+    def n_in(self) -> int:
+        """Number of outputs of the network that it reads."""
+        return len(self.low)
 
     @property
     def half_range(self) -> Array:
@@ -223,9 +229,31 @@ class SquashedAction:
         return actions.astype(np.float32).reshape(len(x), *self.shape)
 
 
+@dataclass(frozen=True)
+class GreedyAction:
+    """Discrete actions: the one with the largest value, and of equal values the first, as PyTorch's ``argmax`` takes.
+
+    :param n_in: number of actions, each with its value
+    """
+
+    n_in: int
+    shape: ClassVar[tuple[int, ...]] = ()
+    dtype: ClassVar[type] = np.int64
+
+    def __call__(self, x: Array) -> Array:
+        """Actions.
+
+        :param x: outputs of the network, [n, n_in]
+        :return: [n], int64
+        """
+        actions: Array = np.argmax(x, axis=-1)
+        return actions
+
+
 Operation = Linear | Activation | LayerNorm | Sum
 OPERATIONS: dict[str, type] = {"linear": Linear, "activation": Activation, "layer_norm": LayerNorm, "sum": Sum}
-ACTIONS: dict[str, type] = {"squashed": SquashedAction}
+Action = SquashedAction | GreedyAction
+ACTIONS: dict[str, type] = {"squashed": SquashedAction, "greedy": GreedyAction}
 
 
 @dataclass(frozen=True)
@@ -241,7 +269,7 @@ class SparsePolicy:
     :param output: number of the value that actions are made of
     :param action: how
     :param example_observation: an observation, flat, float32
-    :param example_action: the action that goes with it, flat, float32
+    :param example_action: the action that goes with it, flat, float32; int64 if it is discrete
     :raises ValueError: if sizes do not fit each other
     """
 
@@ -250,7 +278,7 @@ class SparsePolicy:
     normalization: Normalization | None
     operations: tuple[Operation, ...]
     output: int
-    action: SquashedAction
+    action: Action
     example_observation: Array
     example_action: Array
 
@@ -267,8 +295,8 @@ class SparsePolicy:
 
     @property
     def n_act(self) -> int:
-        """Number of action dimensions."""
-        return len(self.action.low)
+        """Number of action dimensions; 1 for a discrete action."""
+        return math.prod(self.action.shape)
 
     @property
     def layers(self) -> list[Linear]:
@@ -297,7 +325,7 @@ class SparsePolicy:
         :param state: handed back as it is
         :param episode_start: not used
         :param deterministic: only True is possible
-        :return: the action or actions, float32, and ``state``
+        :return: the action or actions, float32 or, discrete ones, int64; and ``state``
         :raises ValueError: for another shape, or ``deterministic=False``
         """
         if not deterministic:
@@ -403,8 +431,9 @@ class SparsePolicy:
             elif isinstance(operation, Activation):
                 _check(operation.function in ACTIVATIONS, f"activation {place}")
             widths[operation.output] = width
-        _check(self.action.low.shape == self.action.high.shape == (widths[self.output],), "the output")
-        _check(math.prod(self.action.shape) == self.n_act, "the shape of actions")
+        _check(self.action.n_in == widths[self.output] > 0, "the output")
+        if isinstance(self.action, SquashedAction):
+            _check(self.action.low.shape == self.action.high.shape == (self.n_act,), "the shape of actions")
         _check(self.example_action.shape == (self.n_act,), "the example's action")
 
 
