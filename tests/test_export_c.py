@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch as th
 from export_helpers import (
-    GREEDY, LARGEST, MODELS, Walk, action_values, apart, normalized, observations, predictions, quick, with_network
+    GREEDY,
+    LARGEST,
+    MODELS,
+    Walk,
+    action_values,
+    apart,
+    normalized,
+    observations,
+    predictions,
+    quick,
+    with_network,
 )  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st
