@@ -8,19 +8,29 @@ from contextlib import contextmanager
 import torch as th
 from stable_baselines3.common.logger import Logger
 
-from sb3_rlx2 import RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2CrossQ, RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.common.topology import networks
 from sb3_rlx2.engine import updates
 from sb3_rlx2.engine.networks import optimizer_of
 from sb3_rlx2.sparse import sparse_layers
 
-ALGORITHMS = [RLx2TD3, RLx2SAC, RLx2DDPG, RLx2TQC]
-"""Those with actor and critics, for continuous actions."""
+COMPILED = [RLx2TD3, RLx2SAC, RLx2DDPG, RLx2TQC]
+"""Those with actor and critics, for continuous actions, that have compiled updates and policies of every kind."""
+ALGORITHMS = [*COMPILED, RLx2CrossQ]
+"""All with actor and critics, for continuous actions."""
 VALUE_BASED = [RLx2DQN, RLx2QRDQN]
 """Those with one network and its target, for discrete actions."""
+ALL_COMPILED = [*COMPILED, *VALUE_BASED]
+"""All that have compiled updates."""
 ALL = [*ALGORITHMS, *VALUE_BASED]
-GAUSSIAN = (RLx2SAC, RLx2TQC)
+GAUSSIAN = (RLx2SAC, RLx2TQC, RLx2CrossQ)
 """Those whose actor tells mean and logarithm of the standard deviation."""
+
+
+def each_engine(algorithms):
+    """Pairs of an algorithm and an engine that computes its updates."""
+    engines = ("compiled", "torch")
+    return [(algorithm, engine) for algorithm in algorithms for engine in engines[algorithm not in ALL_COMPILED :]]
 
 
 def environment(algorithm):
@@ -94,11 +104,11 @@ def engine_threads(count):
 
 
 def with_transitions(algorithm, count=400, **kwargs):
-    """A model of the compiled engine with so many transitions in its replay buffer, and no update made."""
+    """A model, compiled where it can be, with so many transitions in its replay buffer, and no update made."""
     model = algorithm(
         "MlpPolicy",
         environment(algorithm),
-        engine="compiled",
+        engine="compiled" if algorithm in ALL_COMPILED else "torch",
         **quick(**{"learning_starts": count, "topology_end": 100_000, **few_quantiles(algorithm), **kwargs}),
     )
     with warnings.catch_warnings():
@@ -141,7 +151,7 @@ def assert_counts_agree(model):
         for state in optimizer_of(model.policy, name).state.values():
             assert state["step"].item() == steps - counters["evolutions"], name
     if getattr(model, "ent_coef_optimizer", None) is not None:
-        assert all(state["step"].item() == n_updates for state in model.ent_coef_optimizer.state.values())
+        assert all(state["step"].item() == n_updates // delay for state in model.ent_coef_optimizer.state.values())
 
 
 def apart(function, *args, timeout=120):

@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch as th
-from helpers import ALGORITHMS, ALL, environment, quick
+from helpers import ALGORITHMS, ALL_COMPILED, environment, quick
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
@@ -62,7 +62,7 @@ def devices(model):
     return {tensor.device.type for tensor in tensors} | {model.device.type, model.replay_buffer.device.type}
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_auto_is_the_cpu_where_the_compiled_engine_covers_the_model(algorithm, monkeypatch):
     monkeypatch.setattr(th.cuda, "is_available", lambda: True)
     model = algorithm("MlpPolicy", environment(algorithm), **arguments())

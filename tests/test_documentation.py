@@ -12,7 +12,7 @@ import sb3_rlx2.errors
 import sb3_rlx2.files
 import sb3_rlx2.resume
 import sb3_rlx2.sparse
-from sb3_rlx2 import RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2CrossQ, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3
 from sb3_rlx2.common.policies import SparseNetworksMixin
 from sb3_rlx2.common.simba import SimBaMixin
 
@@ -37,6 +37,7 @@ def parameter_tables():
     [
         (RLx2TD3.__init__, "TD3"),
         (RLx2SAC.__init__, "SAC"),
+        (RLx2CrossQ.__init__, "CrossQ"),
         (RLx2DQN.__init__, "DQN"),
         (RLx2QRDQN.__init__, "QR-DQN"),
         (SparseNetworksMixin.__init__, "default"),

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, ALL, GAUSSIAN, VALUE_BASED, environment, one_output, quick
+from helpers import ALGORITHMS, ALL, COMPILED, VALUE_BASED, environment, one_output, quick
 from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     CallbackList,
@@ -121,11 +121,13 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
     model.learn(100)
     before = copy.deepcopy(model.get_parameters())
-    layer = "actor.latent_pi.0" if algorithm in GAUSSIAN else "actor.mu.0"
-    target = next(key for key in before["policy"] if key.startswith("critic_target") and key.endswith("indices"))
+    layer = next(key for key in before["policy"] if key.startswith("actor") and key.endswith("indices"))
+    target = next(
+        (key for key in before["policy"] if key.startswith("critic_target") and key.endswith("indices")), None
+    )
 
     def unsorted(parameters):
-        parameters["policy"][f"{layer}.indices"].fill_(3)
+        parameters["policy"][layer].fill_(3)
 
     def other_target(parameters):
         parameters["policy"][target][0] += 1
@@ -137,7 +139,7 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
         parameters["value.optimizer"] = {}
 
     def out_of_range(parameters):
-        parameters["policy"][f"{layer}.indices"][-1] = 10**6
+        parameters["policy"][layer][-1] = 10**6
 
     def other_moments(parameters):
         parameters["critic.optimizer"]["state"][0]["exp_avg"] = th.zeros(1)
@@ -159,7 +161,7 @@ def test_parameters_that_cannot_be_loaded_change_nothing(algorithm):
         (no_state, "critic.optimizer lacks its state"),
         (nameless_group, "critic.optimizer lacks its param_groups' params"),
         (unsorted, "connection indices are not sorted and unique"),
-        (other_target, "has other connections than"),
+        *([(other_target, "has other connections than")] if target else []),
         (no_optimizer, "actor.optimizer is missing"),
         (stranger, "value.optimizer is unexpected"),
         (out_of_range, "connection indices out of range"),
@@ -338,7 +340,7 @@ def test_progress_bar():
     assert model.num_timesteps == 20
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_her(algorithm):
     env = BitFlippingEnv(n_bits=4, continuous=True)
     with pytest.raises(ValueError, match=r"Pass n_steps=1, dynamic_buffer=False"):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch as th
 from helpers import (
-    ALGORITHMS,
-    ALL,
+    ALL_COMPILED,
+    COMPILED,
     VALUE_BASED,
     engine_threads,
     environment,
@@ -69,7 +69,7 @@ def assert_same_run(algorithm, tolerance=2e-6, **kwargs):
     return ours
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("topology", ["rigl", "set", "static"])
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_same_run_as_torch(algorithm, topology, n_steps):
@@ -77,7 +77,7 @@ def test_same_run_as_torch(algorithm, topology, n_steps):
     assert (min(counts["evolutions"] for counts in model.topology_counters.values()) > 1) == (topology != "static")
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.ELU])
 @pytest.mark.parametrize("net_arch", [[], [40], [24, 33, 17, 20]])
 @pytest.mark.filterwarnings("ignore:layers with too few connections")
@@ -88,13 +88,13 @@ def test_same_run_for_any_depth_and_activation(algorithm, activation, net_arch):
     )
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("batch_size", [1, 63, 200])
 def test_same_run_for_any_batch_size(algorithm, batch_size):
     assert_same_run(algorithm, batch_size=batch_size, n_steps_delay=0)
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_same_run_with_vec_normalize_and_several_environments(algorithm):
     def env():
         return VecNormalize(make_vec_env(environment(algorithm), n_envs=3, seed=1))
@@ -102,7 +102,7 @@ def test_same_run_with_vec_normalize_and_several_environments(algorithm):
     assert_same_run(algorithm, env=env, gradient_steps=-1, n_steps_delay=30, steps=240, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_same_run_where_episodes_end_and_the_buffer_forgets_and_wraps(algorithm):
     def env():
         return gym.make("InvertedPendulum-v5", max_episode_steps=7)
@@ -115,7 +115,7 @@ def test_same_run_where_episodes_end_and_the_buffer_forgets_and_wraps(algorithm)
     assert model.replay_buffer._forgotten_rows > 0
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("stock", [True, False])
 def test_same_run_with_observations_stored_as_float64(algorithm, stock):
     # A stock buffer keeps MuJoCo's observations as they are
@@ -142,19 +142,19 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("policy_kwargs", OPTIMIZERS)
 def test_same_run_for_adam_with_weight_decay(algorithm, policy_kwargs):
     assert_same_run(algorithm, policy_kwargs={"net_arch": [32, 32], **policy_kwargs})
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("activation", [nn.LeakyReLU, nn.SiLU, nn.GELU])
 def test_same_run_for_further_activations(algorithm, activation):
     assert_same_run(algorithm, policy_kwargs={"net_arch": [40, 32], "activation_fn": activation})
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("net_arch", [[40, 24], [17, 33, 8]])
 def test_same_run_for_dense_networks(algorithm, net_arch):
     assert_same_run(algorithm, topology="dense", policy_kwargs={"net_arch": net_arch})
@@ -186,7 +186,7 @@ def with_residual_critics(model):
     th.set_rng_state(generator)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_same_run_for_critics_with_layer_normalization_and_residual_blocks(algorithm):
     model = assert_same_run(algorithm, change=with_residual_critics, tolerance=1e-5)
     assert model.topology_counters["critic"]["evolutions"] > 1
@@ -201,7 +201,7 @@ def with_data(algorithm, engine, **kwargs):
     return model
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_a_thousand_updates_drift_no_further_apart_than_torch_from_itself(algorithm):
     kwargs = {"n_steps_delay": 300, "topology": "static", **few_quantiles(algorithm)}
     reference = with_data(algorithm, "torch", **kwargs)
@@ -221,7 +221,7 @@ def test_a_thousand_updates_drift_no_further_apart_than_torch_from_itself(algori
     assert 0 < largest_difference(ours, reference) < 1.5 * max(drifts)
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_same_seed_same_run_bit_for_bit_with_any_number_of_threads(algorithm):
     runs = []
     for threads in (1, 1, 2):
@@ -234,7 +234,7 @@ def test_same_seed_same_run_bit_for_bit_with_any_number_of_threads(algorithm):
     assert largest_difference(runs[0], runs[2]) == 0.0
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_several_updates_in_one_call_are_the_same_as_one_by_one(algorithm):
     kwargs = {"n_steps_delay": 20, "topology_interval": 15, "topology_end": 10_000}
     together = with_data(algorithm, "compiled", **kwargs)

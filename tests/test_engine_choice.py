@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, ALL, GAUSSIAN, environment, one_output, quick
+from helpers import ALL_COMPILED, COMPILED, GAUSSIAN, environment, one_output, quick
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
@@ -133,7 +133,7 @@ NOT_SPARSE = [
 ]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize(("kwargs", "reason"), NOT_SPARSE)
 def test_what_is_not_sparse_is_compiled_on_request_only(algorithm, kwargs, reason, capsys):
     algorithm("MlpPolicy", "Pendulum-v1", **quick(verbose=1, **kwargs)).learn(70)
@@ -153,7 +153,7 @@ def test_policies_that_change_defaults_only_are_compiled(algorithm, policy):
     assert model.policy._fast_actor() is not None
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_what_is_covered_is_compiled(algorithm, capsys):
     model = algorithm("MlpPolicy", environment(algorithm), **quick(verbose=1))
     model.learn(70)
@@ -163,14 +163,14 @@ def test_what_is_covered_is_compiled(algorithm, capsys):
     assert "Engine: torch (engine='torch')" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_an_untrained_model_has_no_optimizer_state(algorithm, tmp_path):
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick())
     model.save(tmp_path / "model")
     assert not model.get_parameters()["critic.optimizer"]["state"]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("place", ["actor", "critic"])
 def test_a_loss_that_is_not_finite_stops_before_its_step(algorithm, place):
     model = algorithm("MlpPolicy", "Pendulum-v1", engine="compiled", **quick(topology="static"))
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_before_its_step(algorithm, place):
             assert th.equal(tensor, before[name]), name
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_the_engines_can_take_turns(algorithm, tmp_path):
     kwargs = quick(topology_end=1000)
     alone = algorithm("MlpPolicy", "Pendulum-v1", engine="torch", **copy.deepcopy(kwargs))
@@ -212,7 +212,7 @@ def test_the_engines_can_take_turns(algorithm, tmp_path):
         th.testing.assert_close(turns.policy.state_dict()[name], tensor, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_copies_make_tables_of_their_own(algorithm):
     model = algorithm("MlpPolicy", environment(algorithm), engine="compiled", **quick())
     model.learn(80)
@@ -370,7 +370,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_model_that_changes_under_the_compiled_engine_falls_back_or_raises(algorithm, change, capsys, monkeypatch):
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick(verbose=1, topology="static", **one_output(algorithm)))
@@ -403,7 +403,7 @@ def test_a_model_that_changes_under_the_compiled_engine_falls_back_or_raises(alg
     assert calls == [1]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_a_policy_that_was_double_and_is_float_again_learns_on_as_if_nothing_had_been(algorithm):
     kwargs = quick(topology_end=1000)
     models = [algorithm("MlpPolicy", "Pendulum-v1", engine="compiled", **copy.deepcopy(kwargs)) for _ in range(2)]
@@ -436,7 +436,7 @@ def test_statistics_of_other_observations_are_an_error_before_they_are_read(name
         model.train(1, 32)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_learning_rate_and_betas_may_change_to_other_numbers(algorithm):
     models = [
         algorithm("MlpPolicy", "Pendulum-v1", **quick(topology="static", engine=e)) for e in ("compiled", "torch")
@@ -451,7 +451,7 @@ def test_learning_rate_and_betas_may_change_to_other_numbers(algorithm):
         th.testing.assert_close(tensor, models[1].policy.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_what_changes_while_learning_is_noticed(algorithm):
     model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology="static"))
     model.learn(80)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch as th
-from helpers import ALL, engine_threads, environment, quick, threads_of_last_run
+from helpers import ALL_COMPILED, engine_threads, environment, quick, threads_of_last_run
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
@@ -48,7 +48,7 @@ def test_processes(start):
 
 
 @pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_several_models_in_several_threads(algorithm):
     models = []
     for seed in range(4):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch as th
 from helpers import (
-    ALGORITHMS,
-    ALL,
+    ALL_COMPILED,
+    COMPILED,
     VALUE_BASED,
     apart,
     assert_counts_agree,
@@ -70,7 +70,7 @@ def test_the_same_with_any_number_of_threads(algorithm, n_steps, threads):
     assert min(evolutions) > 0
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_the_same_after_a_fork_of_a_process_that_has_used_threads(algorithm):
     def child(model, connection):
         connection.send({name: tensor.numpy() for name, tensor in trained(model, 3).items()})
@@ -94,7 +94,7 @@ def test_the_same_after_a_fork_of_a_process_that_has_used_threads(algorithm):
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals")
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("delay", [0.05, 0.1, 0.2])
 def test_ctrl_c_leaves_whole_updates_and_no_thread(algorithm, delay):
     def interrupted():
@@ -127,7 +127,7 @@ def test_ctrl_c_leaves_whole_updates_and_no_thread(algorithm, delay):
     assert apart(interrupted) == ([], set(), [], [], True)
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("reward", [math.nan, 3e38])
 def test_the_same_after_a_divergence(algorithm, reward):
     if algorithm in VALUE_BASED:
@@ -156,7 +156,7 @@ def test_the_same_after_a_divergence(algorithm, reward):
     assert apart(diverged) == (True, [], [])
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_two_models_at_once_learn_what_they_learn_one_after_the_other(algorithm):
     def updates_of(model):
         """Repeat some updates whose random numbers are drawn already: NumPy and PyTorch have one generator for all."""

@@ -7,16 +7,24 @@ import numpy as np
 import pytest
 import torch as th
 from helpers import VALUE_BASED, environment
-from sb3_contrib import QRDQN, TQC
+from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rlx2 import RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2CrossQ, RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
 
-PAIRS = [(TD3, RLx2TD3), (SAC, RLx2SAC), (DDPG, RLx2DDPG), (TQC, RLx2TQC), (DQN, RLx2DQN), (QRDQN, RLx2QRDQN)]
+PAIRS = [
+    (TD3, RLx2TD3),
+    (SAC, RLx2SAC),
+    (DDPG, RLx2DDPG),
+    (TQC, RLx2TQC),
+    (CrossQ, RLx2CrossQ),
+    (DQN, RLx2DQN),
+    (QRDQN, RLx2QRDQN),
+]
 AS_IN_SB3 = {"topology": "dense", "n_steps": 1, "dynamic_buffer": False}
 HYPERPARAMETERS = {
     "learning_rate": 1e-3,
@@ -37,6 +45,8 @@ def hyperparameters(ours):
     given = copy.deepcopy(HYPERPARAMETERS)
     if ours is RLx2QRDQN:
         given["policy_kwargs"]["n_quantiles"] = 10
+    if ours is RLx2CrossQ:
+        given["policy_kwargs"]["renorm_warmup_steps"] = 60
     if ours in VALUE_BASED:
         return {**given, "train_freq": 1, "target_update_interval": 30, "exploration_fraction": 0.5}
     return {**given, "action_noise": None}

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, COMPILED, quick
 from stable_baselines3 import TD3, HerReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -123,7 +123,7 @@ def test_an_action_that_is_not_finite_is_not_stored():
     assert model.replay_buffer.pos == 60
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_observations_with_keys(algorithm):
     model = algorithm("MultiInputPolicy", Faulty(20, observation=np.nan, keys=True), **quick(**PLAIN))
     with pytest.raises(ValueError, match=r"next observation 'b'\[2\] of environment 0 is nan at environment step 20"):

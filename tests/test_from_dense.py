@@ -5,7 +5,7 @@ import copy
 import gymnasium as gym
 import pytest
 import torch as th
-from helpers import ALL, environment, quick
+from helpers import ALL, ALL_COMPILED, environment, quick
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.utils import set_random_seed
@@ -88,7 +88,7 @@ def test_it_is_trained_on_with_all_of_the_method(algorithm, engine):
     model = algorithm.from_dense(dense, engine=engine, **OWN)
     updates = dense._n_updates
     assert (model.num_timesteps, model._n_updates, model.replay_buffer.size()) == (120, updates, 120)
-    if engine == "auto":
+    if engine == "auto" and algorithm in ALL_COMPILED:
         assert model._choose_engine().reason is None
     model.learn(100, reset_num_timesteps=False)
     assert (model.num_timesteps, model.replay_buffer.n_steps_in_use) == (220, 3)

@@ -136,7 +136,7 @@ def test_every_evolution_is_recorded(algorithm, tmp_path):
     counters = model.topology_counters
     for name, record in history.networks.items():
         assert record.numbers == list(range(counters[name]["evolutions"] + 1))
-        delay = 2 if (algorithm, name) == (RLx2TD3, "actor") else 1
+        delay = getattr(model, "policy_delay", 1) if name == "actor" else 1
         assert record.updates == [20 * number for number in record.numbers]
         assert record.steps == [0, *(50 + 20 * delay * number for number in record.numbers[1:])]
         assert sum(record.grown(layer).sum() for layer in record.shapes) > 0

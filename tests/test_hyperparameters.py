@@ -91,7 +91,9 @@ def test_environments(algo, baseline):
         assert entries(algo, baseline).keys() == OF_DISCRETE_ACTIONS | {"default"}
         return
     few = {*("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"), "Pendulum-v1"}
-    assert entries(algo, baseline).keys() == (few if algo in ("rlx2_ddpg", "rlx2_tqc") else ENVIRONMENTS) | {"default"}
+    assert entries(algo, baseline).keys() == (
+        few if algo in ("rlx2_ddpg", "rlx2_tqc", "rlx2_crossq") else ENVIRONMENTS
+    ) | {"default"}
 
 
 @pytest.mark.parametrize(("algo", "of"), [("rlx2_ddpg", "rlx2_td3"), ("rlx2_tqc", "rlx2_sac")])
@@ -203,8 +205,8 @@ def test_typo_in_a_file(text, message, tmp_path):
         ({"learning_rate": "1e-3"}, "learning_rate: 1e-3 is text to YAML. Write it as !!float 1e-3"),
         ({"buffer_size": 1e6}, "buffer_size: 1000000.0 is of type float, allowed is int"),
         ({"dynamic_buffer": "no"}, "dynamic_buffer: 'no' is of type str, allowed is bool"),
-        ({"tau": True}, "tau: True is of type bool, allowed is int or float"),
-        ({"tau": float("inf")}, "tau: inf is not allowed: it must be a finite number"),
+        ({"gamma": True}, "gamma: True is of type bool, allowed is int or float"),
+        ({"gamma": float("inf")}, "gamma: inf is not allowed: it must be a finite number"),
         ({"learning_rate": float("nan")}, "learning_rate: nan is not allowed: it must be a finite number"),
         ({"learning_rate": -0.1}, "learning_rate: -0.1 is not allowed: a number above 0, or lin_ and such a number"),
         ({"learning_rate": True}, "learning_rate: True is not allowed: a number above 0"),
@@ -242,7 +244,7 @@ def test_typo_in_an_entry(algo, change, message):
     ("params", "message"),
     [
         ({"topology_intervl": 9}, "^-params: 'topology_intervl' is unknown. Did you mean 'topology_interval'"),
-        ({"tau": True}, "^-params: tau: True is of type bool"),
+        ({"gamma": True}, "^-params: gamma: True is of type bool"),
         ({"learning_rate": "1e-3"}, "^-params: learning_rate: 1e-3 is text. Write it without quotes$"),
         ({"policy_kwargs": "dict(net_arhc=[32])"}, "^-params, policy_kwargs: 'net_arhc' is unknown"),
         ({"policy_kwargs": "dict("}, r"^-params: policy_kwargs: dict\( is not valid Python"),
@@ -254,7 +256,9 @@ def test_an_error_in_params_is_not_the_files(algo, params, message):
     with pytest.raises(ValueError, match=message):
         check_entry(algo, {"n_timesteps": 10, "policy": "MlpPolicy", **params}, "mine.yml", params)
     with pytest.raises(ValueError, match=r"^mine\.yml: 'device' is unknown"):
-        check_entry(algo, {"n_timesteps": 10, "policy": "MlpPolicy", "tau": 0.1, "device": "cpu"}, "mine.yml", ["tau"])
+        check_entry(
+            algo, {"n_timesteps": 10, "policy": "MlpPolicy", "gamma": 0.1, "device": "cpu"}, "mine.yml", ["gamma"]
+        )
 
 
 @pytest.mark.parametrize("missing", ["n_timesteps", "policy"])

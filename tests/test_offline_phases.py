@@ -3,7 +3,7 @@
 import gymnasium as gym
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, COMPILED, each_engine, quick
 from test_engine import assert_same_run
 
 from sb3_rlx2 import RLx2SAC
@@ -11,15 +11,14 @@ from sb3_rlx2 import RLx2SAC
 PHASES = {"offline_interval": 40, "offline_updates": 70}
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_same_run_as_torch(algorithm):
     kwargs = {**PHASES, "topology_interval": (30, "timesteps"), "n_steps_delay": (90, "timesteps")}
     model = assert_same_run(algorithm, tolerance=2e-4, **kwargs)
     assert model._n_updates == 100 + 2 * 70  # after the steps 80 and 120
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("engine", ["compiled", "torch"])
+@pytest.mark.parametrize(("algorithm", "engine"), each_engine(ALGORITHMS))
 def test_actor_and_entropy_coefficient_stay_while_the_critics_learn(algorithm, engine):
     kwargs = quick(offline_interval=60, offline_updates=20, topology="static")
     model = algorithm("MlpPolicy", "Pendulum-v1", engine=engine, **kwargs).learn(59)

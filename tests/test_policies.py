@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick, targets_follow
+from helpers import ALGORITHMS, COMPILED, quick, targets_follow
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from torch import nn
 
-from sb3_rlx2 import RLx2SAC
+from sb3_rlx2 import RLx2CrossQ, RLx2SAC
 from sb3_rlx2.common.policies import SparsePolicyMixin
 from sb3_rlx2.common.topology import network_density
 from sb3_rlx2.sparse import SparseLinear, allocate, linear_layers, sparse_layers
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("sparse_extractor", [False, True])
 def test_cnn(algorithm, sparse_extractor):
     env = FakeImageEnv(screen_height=40, screen_width=40, discrete=False)
@@ -34,7 +34,7 @@ def test_cnn(algorithm, sparse_extractor):
     assert targets_follow(model)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_shared_extractor(algorithm):
     env = FakeImageEnv(screen_height=40, screen_width=40, discrete=False)
     kwargs = {"features_extractor_kwargs": {"features_dim": 32}, "net_arch": [32], "share_features_extractor": True}
@@ -47,7 +47,7 @@ def test_shared_extractor(algorithm):
         algorithm("CnnPolicy", env, policy_kwargs={**kwargs, "sparse_features_extractor": True}, buffer_size=100)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_dict_observations(algorithm):
     env = SimpleMultiObsEnv(discrete_actions=False, random_start=False)
     with pytest.raises(ValueError, match=r"Dict observation spaces: .* Pass n_steps=1, dynamic_buffer=False"):
@@ -98,7 +98,8 @@ def test_stock_and_custom_policy_classes_are_made_sparse(algorithm, tmp_path):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, net_arch=[40, 24], **kwargs)
 
-    for policy_class, widths in ((stock, [256, 256]), (Custom, [40, 24])):
+    usual = [1024, 1024] if algorithm is RLx2CrossQ else [256, 256]
+    for policy_class, widths in ((stock, usual), (Custom, [40, 24])):
         model = algorithm(policy_class, "Pendulum-v1", **quick(policy_kwargs={}))
         layers = linear_layers(model.critic.qf0).values()
         assert [layer.out_features for layer in layers] == [*widths, n_outputs(model)]

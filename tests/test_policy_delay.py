@@ -1,14 +1,14 @@
-"""SAC and TQC whose actor is updated less often than their critics."""
+"""SAC, TQC and CrossQ whose actor is updated less often than their critics."""
 
 import math
 
 import gymnasium as gym
 import pytest
 import torch as th
-from helpers import GAUSSIAN, quick
+from helpers import GAUSSIAN, each_engine, quick
 from test_engine import assert_same_run
 
-from sb3_rlx2 import RLx2SAC
+from sb3_rlx2 import RLx2SAC, RLx2TQC
 from sb3_rlx2.errors import DivergenceError
 
 
@@ -16,7 +16,7 @@ def steps_of(optimizer):
     return {int(state["step"]) for state in optimizer.state.values()}
 
 
-@pytest.mark.parametrize("algorithm", GAUSSIAN)
+@pytest.mark.parametrize("algorithm", [RLx2SAC, RLx2TQC])
 @pytest.mark.parametrize(
     "kwargs",
     [
@@ -30,8 +30,7 @@ def test_same_run_as_torch(algorithm, kwargs):
     assert model.topology_counters["actor"]["evolutions"] > 1
 
 
-@pytest.mark.parametrize("algorithm", GAUSSIAN)
-@pytest.mark.parametrize("engine", ["compiled", "torch"])
+@pytest.mark.parametrize(("algorithm", "engine"), each_engine(GAUSSIAN))
 def test_actor_and_entropy_coefficient_are_updated_every_so_many_critic_updates(algorithm, engine):
     kwargs = quick(policy_delay=3, topology="static", gradient_steps=2)
     model = algorithm("MlpPolicy", gym.make("Pendulum-v1"), engine=engine, **kwargs).learn(100)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, one_output, quick, targets_follow
+from helpers import ALGORITHMS, each_engine, one_output, quick, targets_follow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
@@ -295,8 +295,7 @@ def test_an_output_that_has_no_path_does_not_keep_a_network_from_evolving():
     assert lost == sorted(lost, reverse=True)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("engine", ["compiled", "torch"])
+@pytest.mark.parametrize(("algorithm", "engine"), each_engine(ALGORITHMS))
 @pytest.mark.parametrize("topology", ["rigl", "set"])
 def test_models_keep_a_path_to_every_output(algorithm, engine, topology):
     class Watch(BaseCallback):
@@ -312,7 +311,7 @@ def test_models_keep_a_path_to_every_output(algorithm, engine, topology):
         ),
     )  # fmt: skip
     model.learn(120, callback=Watch())
-    assert model.topology_counters["actor"]["evolutions"] > 30
+    assert model.topology_counters["actor"]["evolutions"] > 20
     assert targets_follow(model)
 
 

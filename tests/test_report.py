@@ -9,12 +9,13 @@ import torch as th
 from gymnasium import spaces
 from helpers import ALGORITHMS, one_output, quick
 from sb3_contrib import TQC, CrossQ
+from sb3_contrib.common.torch_layers import BatchRenorm1d
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.envs import FakeImageEnv
 from torch import nn
 
 import sb3_rlx2.td3
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2CrossQ, RLx2SAC, RLx2TD3
 from sb3_rlx2.analysis.network_parts import network_parts
 from sb3_rlx2.analysis.report import report
 from sb3_rlx2.common.topology import attached_evolvers
@@ -68,6 +69,14 @@ def test_flops_of_an_update_by_hand():
     assert sparse.update.target == 32 * (3 * sparse.action + 2 * q)
     assert sparse.dense_update == sac.update
     assert sparse.update.evolution == 32 * (sac_actor - sparse.action) / 20
+    crossq = RLx2CrossQ("MlpPolicy", "Pendulum-v1", **quick(**dense)).report().flops
+    assert crossq.update == (32 * sac_actor, 32 * 12 * q, 32 * (3 * sac_actor + 4 * q) / 3, 0)
+    half = RLx2CrossQ("MlpPolicy", "Pendulum-v1", **quick(actor_sparsity=0.5, critic_sparsity=0.5)).report()
+    of_critics = half.flops.update.critic / (32 * 6)
+    of_actor = half.flops.action
+    assert half.flops.update.target == 32 * 3 * of_actor
+    expected = 32 * (2 * (2 * q - of_critics) + (sac_actor - of_actor) / 3) / 20
+    assert half.flops.update.evolution == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("topology", ["set", "static"])
@@ -85,10 +94,12 @@ def test_connections_and_bytes_are_those_of_the_networks(trained, tmp_path):
     for name, layer in layers.items():
         assert reports[name].connections == (layer.nnz if isinstance(layer, SparseLinear) else layer.weight.numel())
         assert trained.policy.get_submodule(name) is layer
-    state = trained.policy.state_dict()
+    norms = [(name, module) for name, module in trained.policy.named_modules() if isinstance(module, BatchRenorm1d)]
+    names, left_out = tuple(name for name, _ in norms), {p for _, module in norms for p in module.parameters()}
+    state = {key: tensor for key, tensor in trained.policy.state_dict().items() if not key.startswith(names)}
     assert found.total("weight_bytes") == sum(tensor.nbytes for tensor in state.values())
-    held = [trained.actor.optimizer, trained.critic.optimizer]
-    entries = [entry for opt in held for state in opt.state.values() for entry in state.values()]
+    states = {**trained.actor.optimizer.state, **trained.critic.optimizer.state}
+    entries = [entry for key, state in states.items() if key not in left_out for entry in state.values()]
     assert found.total("optimizer_bytes") == sum(entry.nbytes for entry in entries)
     trained.save(tmp_path / "model")
     assert found.checkpoint_bytes == pytest.approx((tmp_path / "model.zip").stat().st_size, rel=0.01)
@@ -126,15 +137,17 @@ def test_outputs_without_a_path_are_told_by_report_and_scalars(algorithm):
         "MlpPolicy", "Pendulum-v1", **quick(critic_sparsity=0.9, topology="static", **one_output(algorithm))
     )
     assert all(net.total("unreachable_outputs") == 0 for net in model.report().networks)
-    first, second = (model.critic.qf0[place] for place in (0, 2))
-    targets = (model.critic_target.qf0[place] for place in (0, 2))
+    owners = [name for name in ("critic", "critic_target") if hasattr(model, name)]
+    (first, *others), (second, *others_of_second) = zip(
+        *(list(sparse_layers(getattr(model, name).qf0).values())[:2] for name in owners), strict=True
+    )
     # The first layer leads to units 0 to 7, the second reads the others
-    relocate(first, th.arange(first.nnz), mirrors=[next(targets)])
+    relocate(first, th.arange(first.nnz), mirrors=others)
     reads = [position for position in range(32 * 32) if position % 32 > 7][: second.nnz]
-    relocate(second, th.tensor(reads), mirrors=[next(targets)])
+    relocate(second, th.tensor(reads), mirrors=others_of_second)
     found_report = model.report()
     found = {net.name: net.total("unreachable_outputs") for net in found_report.networks}
-    assert {name for name, count in found.items() if count} == {"critic.qf0", "critic_target.qf0"}
+    assert {name for name, count in found.items() if count} == {f"{name}.qf0" for name in owners}
     assert found_report.networks[0].layers[0].unreachable_outputs is None
     by_name = {net["name"]: net for net in found_report.to_dict()["networks"]}
     assert by_name["critic.qf0"]["layers"][-1]["unreachable_outputs"] == found["critic.qf0"] == 1
@@ -161,6 +174,18 @@ def test_dormant_units_by_hand():
     assert dormant_units(th.zeros(3)).all()
     assert not hidden._forward_pre_hooks
     assert not last._forward_pre_hooks
+
+
+def test_activity_is_what_a_normalization_reads():
+    hidden, norm, last = nn.Linear(1, 2, bias=False), BatchRenorm1d(2), nn.Linear(2, 1)
+    with th.no_grad():
+        hidden.weight.copy_(th.tensor([[2.0], [-1.0]]))
+        norm.bias.fill_(1.0)
+    network = nn.Sequential(hidden, nn.ReLU(), norm, last).eval()
+    batch = th.tensor([[1.0], [3.0]])
+    (activity,) = mean_activity([[hidden], [last]], lambda: network(batch), [norm])
+    assert activity.tolist() == [4.0, 0.0]
+    assert not norm._forward_hooks
 
 
 def test_dormant_units_need_a_batch_and_grow_with_the_threshold(trained):
@@ -205,7 +230,7 @@ def test_inputs_by_connections(trained):
     assert list(inputs) == ["0", "1", "2", "action 0"]
     first = next(iter(sparse_layers(trained.actor).values()))
     assert [inputs[name]["actor"] for name in "012"] == first.mask.sum(dim=0).tolist()
-    q = trained.critic.qf0[0]
+    q = next(iter(sparse_layers(trained.critic.qf0).values()))
     assert [counts["critic.qf0"] for counts in inputs.values()] == q.mask.sum(dim=0).tolist()
     assert "actor" not in inputs["action 0"]
 
@@ -232,7 +257,7 @@ def test_a_features_extractor_is_counted_too():
     assert found.flops.action == extractor.total("flops") + found.networks[0].total("flops")
 
 
-@pytest.mark.parametrize("stock", [TD3, SAC, DDPG])
+@pytest.mark.parametrize("stock", [TD3, SAC, DDPG, CrossQ])
 def test_stock_sb3_models_too(stock):
     model = stock("MlpPolicy", "Pendulum-v1", learning_starts=10, buffer_size=100, policy_kwargs={"net_arch": [8]})
     found = report(model.learn(20))
@@ -266,7 +291,7 @@ def test_formats_say_the_same(trained, capsys):
     markdown = found.to_markdown()
     for text in (str(found), markdown):
         assert ratio in text
-        assert "critic_target" in text
+        assert ("critic_target" in text) == hasattr(trained, "critic_target")
         assert "action 0" in text
     for block in markdown.split("\n\n"):
         rows = [line for line in block.splitlines() if line.startswith("|")]
@@ -297,7 +322,7 @@ def test_the_command_reports_a_saved_model(trained, tmp_path, capsys):
     assert type(trained).__name__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stock", [TD3, SAC, TQC])
+@pytest.mark.parametrize("stock", [TD3, SAC, TQC, CrossQ])
 def test_the_command_knows_stock_models(stock, tmp_path, capsys):
     stock("MlpPolicy", "Pendulum-v1", buffer_size=1, policy_kwargs={"net_arch": [8]}).save(tmp_path / "model")
     assert command.algorithm_of(tmp_path / "model.zip") == stock.__name__.lower()
@@ -348,12 +373,10 @@ def test_the_command_refuses_what_is_no_model(trained, tmp_path, capsys):
 def test_the_command_refuses_models_of_other_algorithms(tmp_path, capsys):
     PPO("MlpPolicy", "Pendulum-v1", device="cpu").save(tmp_path / "ppo")
     assert (
-        "not a model of rlx2_td3, rlx2_sac, rlx2_ddpg, rlx2_tqc, rlx2_dqn, rlx2_qrdqn, td3, sac, ddpg, tqc, dqn, qrdqn"
-        in refused(capsys, tmp_path / "ppo.zip")
+        "not a model of rlx2_td3, rlx2_sac, rlx2_ddpg, rlx2_tqc, rlx2_crossq, rlx2_dqn, rlx2_qrdqn, "
+        "td3, sac, ddpg, tqc, crossq, dqn, qrdqn" in refused(capsys, tmp_path / "ppo.zip")
     )
     assert "cannot be loaded as SAC" in refused(capsys, tmp_path / "ppo.zip", "--algo", "sac")
-    CrossQ("MlpPolicy", "Pendulum-v1", buffer_size=1).save(tmp_path / "crossq")
-    assert "not a model of" in refused(capsys, tmp_path / "crossq.zip")
 
 
 def _env(space):

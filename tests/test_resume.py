@@ -30,6 +30,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_rlx2 import (
+    RLx2CrossQ,
     RLx2DDPG,
     RLx2DQN,
     RLx2QRDQN,
@@ -132,6 +133,7 @@ def assert_resumes(make, folder, steps=220, cut=170, **kwargs):
     [
         *((algorithm, engine) for algorithm in (RLx2TD3, RLx2SAC) for engine in ("compiled", "torch")),
         (RLx2DDPG, "auto"),
+        (RLx2CrossQ, "auto"),
         (RLx2DQN, "compiled"),
         (RLx2DQN, "torch"),
         (RLx2QRDQN, "auto"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, GAUSSIAN, differing, engine_threads, everything, quick, targets_follow
+from helpers import COMPILED, GAUSSIAN, differing, engine_threads, everything, quick, targets_follow
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -41,7 +41,7 @@ def norm_of(model):
     return model.policy.actor.features_extractor
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_networks_are_an_embedding_residual_blocks_a_normalization_and_heads_all_sparse(algorithm):
     kwargs = {"actor_sparsity": 0.9, "critic_sparsity": 0.9, "buffer_size": 100}
     widths = (128, 512) if algorithm is RLx2DDPG else (64, 128)  # the default, and others
@@ -97,7 +97,7 @@ def test_observations_that_are_no_vectors_are_refused(space):
         ObservationNorm(space)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("env", ["one", "normalized"])
 def test_compiled_updates_are_those_of_torch(algorithm, env):
     runs = {}
@@ -111,7 +111,7 @@ def test_compiled_updates_are_those_of_torch(algorithm, env):
     assert largest_difference(ours, theirs) < 2e-4
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_dense_networks_are_compiled_too_where_asked_for(algorithm):
     ours, theirs = (trained(algorithm, **PLAIN, engine=engine, steps=100) for engine in ("compiled", "torch"))
     assert not sparse_layers(ours.policy)
@@ -134,7 +134,7 @@ def test_the_same_bit_for_bit_with_any_number_of_threads():
     assert largest_difference(*runs) == 0.0
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("topology", ["rigl", "set"])
 def test_evolution_keeps_all_counts_and_a_connection_of_each_output(algorithm, topology):
     model = model_of(algorithm, topology=topology, drop_fraction=1.0)
@@ -153,7 +153,7 @@ def test_evolution_keeps_all_counts_and_a_connection_of_each_output(algorithm, t
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_statistics_are_those_of_the_stored_observations_each_counted_once(algorithm, n_envs):
     model = trained(algorithm, make_vec_env("Pendulum-v1", n_envs), buffer_min_size=1500, gradient_steps=3)
     norm, buffer = norm_of(model), model.replay_buffer
@@ -176,7 +176,7 @@ def test_acting_evaluating_and_updating_leave_the_statistics_alone(engine):
     assert all(th.equal(tensor, before[name]) for name, tensor in norm_of(model).state_dict().items())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_actions_for_observations_far_outside_are_those_at_the_bound(algorithm):
     model = trained(algorithm)
     norm = norm_of(model)
@@ -281,7 +281,7 @@ def assert_unit_norms(model):
         th.testing.assert_close(norms, th.ones_like(norms), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_units_keep_norm_1_after_every_step_and_evolution_in_both_engines(algorithm):
     runs = []
     for engine in ("compiled", "torch"):
@@ -335,7 +335,7 @@ def test_an_update_that_diverges_leaves_units_of_norm_1_as_they_were(engine):
 # --- files, copies, exports ---
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("name", ["model.zip", "model.safetensors"])
 def test_a_saved_model_comes_back_with_its_statistics(algorithm, name, tmp_path):
     model = trained(algorithm, policy_kwargs={"expansion": 2})
@@ -368,7 +368,7 @@ def test_policies_and_copies_stand_on_their_own(tmp_path):
     assert twin.critic_target.features_extractor.count.item() == 130
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_the_dense_model_predicts_the_same(algorithm):
     model = trained(algorithm)
     dense = model.to_dense()

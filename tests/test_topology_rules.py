@@ -3,7 +3,7 @@
 import gymnasium as gym
 import pytest
 import torch as th
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, each_engine, quick
 from stable_baselines3 import SAC
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3, TopologyEvolutionCallback
@@ -20,8 +20,7 @@ def have_moved(before, network):
     return not all(th.equal(a, b) for a, b in zip(before, connections(network), strict=True))
 
 
-@pytest.mark.parametrize("engine", ["compiled", "torch"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("algorithm", "engine"), each_engine(ALGORITHMS))
 @pytest.mark.parametrize(("actor", "critic"), [("static", "rigl"), (SET(), "static")])
 def test_each_network_follows_its_own_rule(algorithm, engine, actor, critic):
     topology = {"actor": actor, "critic": critic}

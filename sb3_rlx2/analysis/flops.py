@@ -63,8 +63,11 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
     :param recipe: what an update consists of
     """
     learner = next(phase for phase in recipe.description.phases if phase.network != "actor")
+    phases = {phase.network: phase for phase in recipe.description.phases}
     evolution = sum(
-        (of_network(dense, name) - of_network(forward, name)) / (interval * recipe.description.periods[name])
+        phases[name].loss_passes
+        * (of_network(dense, name) - of_network(forward, name))
+        / (interval * phases[name].period)
         for name, interval in recipe.evolution_intervals.items()
     )
     per_sample = UpdateFlops(
@@ -72,7 +75,7 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
             count * (recipe.target_actions if name.startswith("actor") else 1) * of_network(forward, name)
             for name, count in learner.target_passes.items()
         ),
-        critic=3 * of_network(forward, learner.network),
+        critic=3 * learner.loss_passes * of_network(forward, learner.network),
         actor=sum(_actor_loss(forward, phase) for phase in recipe.description.phases if phase.network == "actor"),
         evolution=evolution,
     )

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch as th
-from sb3_contrib import QRDQN, TQC
+from sb3_contrib import QRDQN, TQC, CrossQ
+from sb3_contrib.common.torch_layers import BatchRenorm1d
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -21,6 +22,7 @@ from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
 from sb3_rlx2.common.topology import TopologySettings, networks
 from sb3_rlx2.common.topology_rules import resolve_rules
+from sb3_rlx2.engine.crossq import crossq_description
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.dqn import dqn_description
 from sb3_rlx2.engine.networks import LEARNING, acting_network, optimizer_of
@@ -31,7 +33,7 @@ from sb3_rlx2.sparse import SparseLinear, unreachable_outputs
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, dormant_units, mean_activity
 
-ALGORITHMS: tuple[type[OffPolicyAlgorithm], ...] = (TD3, SAC, TQC, DQN, QRDQN)
+ALGORITHMS: tuple[type[OffPolicyAlgorithm], ...] = (TD3, SAC, TQC, CrossQ, DQN, QRDQN)
 """Algorithms whose models a report describes, and those that extend them."""
 
 
@@ -203,6 +205,7 @@ def _dormant(model: OffPolicyAlgorithm, part: Part, batch: Batch | None, thresho
                 if part.owner.startswith("critic")
                 else network._predict(observations, deterministic=True)
             ),
+            [module for module in network.modules() if isinstance(module, (BatchRenorm1d, nn.BatchNorm1d))],
         )
     finally:
         network.train(was_training)
@@ -239,6 +242,8 @@ def _description(model: OffPolicyAlgorithm) -> UpdateDescription:
     if isinstance(model, (SAC, TQC)):
         # Of TQC's too: what an update reads and how often is the same
         return sac_description(model.target_update_interval, model.ent_coef_optimizer is not None)
+    if isinstance(model, CrossQ):
+        return crossq_description(model.policy_delay)
     if isinstance(model, DQN):
         return dqn_description()
     if isinstance(model, QRDQN):

@@ -86,7 +86,10 @@ def go_on_from(model: Any, dense: OffPolicyAlgorithm) -> None:
 
 
 def _take_network(model: Any, dense: Any, name: str, network: nn.Module) -> None:
-    pruned = copy.deepcopy(cast(nn.Module, getattr(dense, name)))
+    network_given = cast(nn.Module, getattr(dense, name))
+    # The distribution of actions may hold the graph of the last loss, with which it cannot be copied
+    distribution = vars(network_given).get("action_dist")
+    pruned = copy.deepcopy(network_given, {id(distribution): distribution})
     parts = list(cast(Any, pruned).q_networks) if hasattr(pruned, "q_networks") else [pruned]
     argument = model.network_sparsities[name]
     policy, given = model.policy, (model.policy.connections, model.policy.weight_scale)

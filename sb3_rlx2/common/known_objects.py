@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from sb3_contrib.crossq import policies as crossq
 from sb3_contrib.qrdqn import policies as qrdqn
 from sb3_contrib.tqc import policies as tqc
 from stable_baselines3 import HerReplayBuffer
@@ -37,6 +38,7 @@ NAMES_ONLY: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("stable_baselines3.td3", (td3.TD3Policy, td3.CnnPolicy, td3.MultiInputPolicy)),
     ("stable_baselines3.dqn", (dqn.DQNPolicy, dqn.CnnPolicy, dqn.MultiInputPolicy)),
     ("stable_baselines3.sac", (sac.SACPolicy, sac.CnnPolicy, sac.MultiInputPolicy)),
+    ("sb3_contrib.crossq", (crossq.CrossQPolicy,)),
     ("sb3_contrib.qrdqn", (qrdqn.QRDQNPolicy, qrdqn.CnnPolicy, qrdqn.MultiInputPolicy)),
     ("sb3_contrib.tqc", (tqc.TQCPolicy, tqc.CnnPolicy, tqc.MultiInputPolicy)),
     ("sb3_rlx2", (DynamicReplayBuffer,)),

@@ -22,6 +22,7 @@ from stable_baselines3.common.save_util import recursive_getattr, recursive_seta
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
 
 import sb3_rlx2.common.known_objects  # noqa: F401  what files may name
 from sb3_rlx2.common.argument_ranges import check_action_space, check_learning_arguments, check_topology_counters
@@ -101,7 +102,8 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     network_sparsities: ClassVar[Mapping[str, str]] = {"actor": "actor_sparsity", "critic": "critic_sparsity"}
     """The networks that learn, each with the argument that is its sparsity."""
     dense_class: ClassVar[type[OffPolicyAlgorithm]]
-    updates_class: ClassVar[type[Updates]]
+    updates_class: ClassVar[type[Updates] | None]
+    """Its compiled updates; None: there are none."""
 
     def __init__(
         self,
@@ -414,9 +416,15 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         """Every how many updates an optimizer is stepped that the base algorithm's ``train`` steps in each of them."""
         return {}
 
-    @abstractmethod
+    def _normalizations(self) -> list[nn.Module]:
+        """Modules whose running statistics an update changes, that first whose forward pass in training mode is the
+        first thing that an update changes; none: the first step of an optimizer is.
+        """
+        return []
+
     def _prepare_updates(self, updates: Any, samples: Samples) -> None:
         """Bind what the next compiled updates learn from, and draw their noise as SB3's ``train`` would."""
+        raise NotImplementedError
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -511,7 +519,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             periods = dict.fromkeys(("actor_loss", "ent_coef_loss"), NEVER) if offline else self._periods_of_losses()
             logged = dict(self.logger.name_to_value) if periods else {}
             optimizers, code = self._optimizers_of_losses(), self.dense_class.train.__code__
-            with WholeUpdates(self, optimizers, state, code, periods) as whole:
+            with WholeUpdates(self, optimizers, state, code, periods, self._normalizations()) as whole:
                 super().train(gradient_steps, batch_size)
             whole.log_losses(self.logger, logged)
             return

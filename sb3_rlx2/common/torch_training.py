@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import CodeType, FrameType, TracebackType
 from typing import Any, cast
@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch as th
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
@@ -23,9 +24,10 @@ from sb3_rlx2.errors import DivergenceError
 class WholeUpdates:
     """A context in which SB3's ``train`` makes each update wholly or not at all.
 
-    An update begins with the first step of an optimizer in it. If it raises an exception from then on, all is as it was
-    before that update, and the model's counts are those of the updates made. Whatever its numbers cannot hold is a
-    divergence: a loss, and a parameter or moment after a step of an optimizer.
+    An update begins with the first step of an optimizer in it, or before with the forward pass that changes running
+    statistics. If it raises an exception from then on, all is as it was before that update, and the model's counts are
+    those of the updates made. Whatever its numbers cannot hold is a divergence: a loss, and a parameter, moment or
+    running statistic after a step of an optimizer.
 
     :param model: an off-policy algorithm
     :param optimizers: its optimizers in the order in which an update steps them, by the name of the loss
@@ -33,6 +35,8 @@ class WholeUpdates:
     :param code: of the ``train`` whose local variables of these names are the losses
     :param periods: every how many updates an optimizer is stepped, by the name of the loss; one that is not named: in
         each step that ``train`` asks for
+    :param normalizations: modules with running statistics that updates change, all of them before the step of some
+        optimizer; an update begins with the first forward pass of the first one in training mode
     """
 
     def __init__(
@@ -42,11 +46,13 @@ class WholeUpdates:
         state: UpdateState,
         code: CodeType,
         periods: Mapping[str, int],
+        normalizations: Sequence[nn.Module] = (),
     ) -> None:
         self._optimizers = optimizers
         self._first_loss = next(iter(optimizers))
         self._model, self._state, self._code = model, state, code
         self._evolvers = {evolver.optimizer: evolver for evolver in attached_evolvers(model).values()}
+        self._normalizations, self._has_begun = normalizations, False
         self._before, self._begun = model._n_updates, 0
         self._handles: list[RemovableHandle] = []
         self._periods = {loss: period for loss, period in periods.items() if loss in optimizers}
@@ -60,6 +66,8 @@ class WholeUpdates:
             cast(Any, optimizer)._optimizer_step_pre_hooks.move_to_end(before.id, last=False)
             after = optimizer.register_step_post_hook(partial(self._after_step, loss))
             self._handles += [before, after]
+        for module in self._normalizations[:1]:
+            self._handles.append(module.register_forward_pre_hook(self._before_statistics))
         for loss in self._periods:
             attributes = vars(self._optimizers[loss])
             self._own_steps[loss] = attributes.get("step")  # a scheduler may have set one
@@ -97,7 +105,15 @@ class WholeUpdates:
         if not (math.isfinite(value) and _all_finite(self._grown_by(optimizer))):
             raise DivergenceError(loss, value, self._before + self._begun)
 
-    def _begin_update(self) -> None:
+    def _before_statistics(self, module: nn.Module, _: Any) -> None:
+        if module.training:
+            self._begin_update(before_first_step=True)
+
+    def _begin_update(self, before_first_step: bool = False) -> None:
+        """Keep the model as it is, unless the update that is at its first step of an optimizer began before that."""
+        has_begun, self._has_begun = self._has_begun, before_first_step
+        if has_begun:
+            return
         self._state.save(self._model, self._optimizers.values())
         self._begun += 1
         buffer = self._model.replay_buffer
@@ -138,8 +154,9 @@ class WholeUpdates:
     def _after_step(self, loss: str, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         state = [entry for p in parameters for entry in optimizer.state.get(p, {}).values() if th.is_tensor(entry)]
+        statistics = [buffer for module in self._normalizations for buffer in module.buffers()]
         # Counts of steps may be on another device
-        if not _all_finite([*parameters, *(entry for entry in state if entry.dim() > 0)]):
+        if not _all_finite([*parameters, *(entry for entry in [*state, *statistics] if entry.dim() > 0)]):
             raise DivergenceError(loss, self._value(loss), self._before + self._begun)
 
     def _value(self, loss: str) -> float:

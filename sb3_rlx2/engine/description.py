@@ -18,7 +18,7 @@ class Phase:
     """A part of an update: one network's loss, gradients and optimizer step.
 
     :param network: the network that learns, which is also the name of its optimizer
-    :param tile_function: computes losses and gradients of one tile of a batch
+    :param tile_function: computes losses and gradients of one tile of a batch; None: there is no compiled code for it
     :param losses: names of the first sums that the tile function makes; their means over the batch are results
     :param scalars: names of further results, which its step functions set
     :param period: takes part in every so many updates, counted over the whole training
@@ -27,11 +27,12 @@ class Phase:
     :param finish: runs after them, in each thread
     :param further_optimizers: names of optimizers whose steps these functions take
     :param target_passes: forward passes of a sample through each network for the TD target
+    :param loss_passes: forward and backward passes for each transition through the network for its loss
     :param loss_critics: how many of the critics the loss reads; None: all
     """
 
     network: str
-    tile_function: CFunc
+    tile_function: CFunc | None
     losses: tuple[str, ...]
     scalars: tuple[str, ...] = ()
     period: int = 1
@@ -40,6 +41,7 @@ class Phase:
     finish: CFunc | None = None
     further_optimizers: tuple[str, ...] = ()
     target_passes: Mapping[str, int] = field(default_factory=dict)
+    loss_passes: int = 1
     loss_critics: int | None = None
 
 

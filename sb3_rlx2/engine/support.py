@@ -141,6 +141,8 @@ def _problems(
     watch: Watch, model: Any, trains: tuple[type, type], buffer_classes: tuple[type, ...], is_asked_for: bool
 ) -> Iterator[str]:
     """Why a model's updates are not ones that compiled code makes, if ``is_asked_for`` with dense networks too."""
+    if model.updates_class is None:
+        yield f"there is no compiled update of {trains[1].__name__}"
     topology = watch.item(vars(model), "topology")
     rules = watch.items(topology).values() if isinstance(topology, dict) else [topology]
     if not any(resolve_rule(rule).sparse for rule in rules) and not is_asked_for:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeGuard
 
 import torch as th
@@ -57,22 +57,32 @@ def connections_per_unit(layer: LinearLayer) -> th.Tensor:
 
 
 @th.no_grad()
-def mean_activity(stages: Stages, forward: Callable[[], Any]) -> list[th.Tensor]:
+def mean_activity(
+    stages: Stages, forward: Callable[[], Any], normalizations: Iterable[nn.Module] = ()
+) -> list[th.Tensor]:
     """Mean magnitude of each hidden unit's activation.
 
     :param stages: the network's layers; what a stage reads are the activations of the one before it
     :param forward: runs the network once on a batch
+    :param normalizations: modules that may stand between an activation and the stage that reads it: the activation is
+        what they read, since what they make of a unit that is always zero need not be zero
     :return: [out_features] for each stage but the last
     """
     found: dict[int, th.Tensor] = {}
+    normalized: list[tuple[th.Tensor, th.Tensor]] = []
 
     def listen(place: int) -> Callable[[nn.Module, tuple[th.Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[th.Tensor, ...]) -> None:
-            found[place] = inputs[0].abs().reshape(-1, inputs[0].shape[-1]).mean(dim=0)
+            activation = next((before for before, after in normalized if after is inputs[0]), inputs[0])
+            found[place] = activation.abs().reshape(-1, activation.shape[-1]).mean(dim=0)
 
         return hook
 
+    def remember(_: nn.Module, inputs: tuple[th.Tensor, ...], output: th.Tensor) -> None:
+        normalized.append((inputs[0], output))
+
     handles = [layers[0].register_forward_pre_hook(listen(place)) for place, layers in enumerate(stages) if place > 0]
+    handles += [module.register_forward_hook(remember) for module in normalizations]
     try:
         forward()
     finally:

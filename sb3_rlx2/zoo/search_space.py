@@ -19,6 +19,38 @@ DENSITIES = ("actor_density", "critic_density", "density")
 """What is drawn in place of sparsities, whose interesting values lie close to 1."""
 
 
+def sample_crossq_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Sample hyperparameters of CrossQ, for which the zoo has no sampler: those of its SAC, and the policy delay.
+
+    Batches are no smaller than 32, since batch renormalization takes its statistics from them.
+
+    :param trial: the trial to sample for
+    :param n_actions: dimension of the action space
+    :param n_envs: number of environments
+    :param additional_args: what the zoo tells about hindsight experience replay, which RLx2 does without
+    :return: arguments of the algorithm
+    """
+    one_minus_gamma = trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True)
+    batch_size_pow = trial.suggest_int("batch_size_pow", 5, 11)
+    trial.set_user_attr("gamma", 1 - one_minus_gamma)
+    trial.set_user_attr("batch_size", 2**batch_size_pow)
+    sampled = {
+        "one_minus_gamma": one_minus_gamma,
+        "batch_size_pow": batch_size_pow,
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 0.002, log=True),
+        "train_freq": trial.suggest_int("train_freq", 1, 10),
+        "policy_delay": trial.suggest_int("policy_delay", 1, 4),
+        "net_arch": trial.suggest_categorical("net_arch", ["small", "medium", "big"]),
+    }
+    return convert_offpolicy_params(sampled)
+
+
+ZOO_SAMPLERS = {"crossq": sample_crossq_params, **HYPERPARAMS_SAMPLER}
+"""The zoo's own sampler goes before ours."""
+
+
 def sample_rlx2_params(
     algorithm: type[RLx2OffPolicyAlgorithm],
     zoo_sampler: Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]],
@@ -70,7 +102,7 @@ def _sample_own_params(
     fixed: dict[str, str] = trial.study.user_attrs
     defaults = {name: parameter.default for name, parameter in inspect.signature(algorithm).parameters.items()}
     learning_starts, buffer_size, policy_delay = (
-        int(float(fixed.get(name, defaults.get(name, 1))))
+        int(float(zoo.get(name, fixed.get(name, defaults.get(name, 1)))))
         for name in ("learning_starts", "buffer_size", "policy_delay")
     )
     params: dict[str, Any] = {}
@@ -128,7 +160,7 @@ def _sparsities(densities: dict[str, float]) -> dict[str, float]:
 
 
 SAMPLERS = {
-    name: functools.partial(sample_rlx2_params, algorithm, HYPERPARAMS_SAMPLER[name.removeprefix(PREFIX)])
+    name: functools.partial(sample_rlx2_params, algorithm, ZOO_SAMPLERS[name.removeprefix(PREFIX)])
     for name, algorithm in ALGORITHMS.items()
 }
 CONVERTERS = dict.fromkeys(SAMPLERS, convert_rlx2_params)

@@ -12,10 +12,10 @@ import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, RLx2TQC, TopologyHistoryCallback, __version__
+from sb3_rlx2 import RLx2CrossQ, RLx2DDPG, RLx2SAC, RLx2TD3, RLx2TQC, TopologyHistoryCallback, __version__
 from sb3_rlx2.common.saving.vec_normalize import save_vec_normalize
 
-ALGORITHMS = (RLx2TD3, RLx2SAC, RLx2DDPG, RLx2TQC)
+ALGORITHMS = (RLx2TD3, RLx2SAC, RLx2DDPG, RLx2TQC, RLx2CrossQ)
 OBSERVATIONS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 SETTINGS = {
     "learning_starts": 20,

@@ -30,7 +30,7 @@ SUITES = {
             "test_cnn.py", "test_deterministic.py", "test_dict_env.py", "test_identity.py", "test_run.py",
             "test_save_load.py", "test_train_eval_mode.py",
         ],
-        "TQC or tqc or QRDQN or qrdqn",
+        "TQC or tqc or CrossQ or crossq or QRDQN or qrdqn",
     ),
 }  # fmt: skip
 
@@ -63,6 +63,7 @@ DIFFERENCES: dict[str, dict[str, list[str]]] = {
     "sb3_contrib": {
         INTEGERS: [
             "test_save_load.py::test_save_load[TQC]",
+            "test_save_load.py::test_save_load[CrossQ]",
             "test_save_load.py::test_save_load[QRDQN]",
             "test_save_load.py::test_save_load_policy",
             "test_save_load.py::test_save_load_q_net",

@@ -3,13 +3,13 @@
 import inspect
 import sys
 
-from sb3_contrib import QRDQN, TQC
+from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DQN, SAC, TD3
 
-from sb3_rlx2 import RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2CrossQ, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
 
 PACKAGES = ("stable_baselines3", "sb3_contrib")
-SWAPPED = {TD3: RLx2TD3, SAC: RLx2SAC, DQN: RLx2DQN, TQC: RLx2TQC, QRDQN: RLx2QRDQN}
+SWAPPED = {TD3: RLx2TD3, SAC: RLx2SAC, DQN: RLx2DQN, TQC: RLx2TQC, CrossQ: RLx2CrossQ, QRDQN: RLx2QRDQN}
 
 
 def _with_defaults_of(theirs, ours):

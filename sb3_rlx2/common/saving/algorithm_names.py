@@ -14,6 +14,7 @@ MARKS: Mapping[str, frozenset[str]] = {
     "TD3": frozenset({"policy_delay", "target_policy_noise", "target_noise_clip"}),
     "TQC": frozenset({"top_quantiles_to_drop_per_net"}),  # and all of SAC's
     "SAC": frozenset({"ent_coef", "target_entropy", "target_update_interval"}),
+    "CrossQ": frozenset({"ent_coef", "target_entropy", "policy_delay"}),
 }
 
 

@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
+from sb3_rlx2.common.batch_renorm import renorm_problem
 from sb3_rlx2.common.observation_norm import statistics_problem
 from sb3_rlx2.common.saving.model_files import naming_model, opened_as_zip, read_saved_names
 from sb3_rlx2.common.saving.state_checks import optimizer_problems, tensor_problem
@@ -91,8 +92,9 @@ def _module_misfits(name: str, module: th.nn.Module, given: dict[str, th.Tensor]
     shared = [key for key in own if key in given]
     problems = {key: problem for key in shared if (problem := tensor_problem(given[key], own[key])) is not None}
     yield from (f"{name}.{key} {problem}" for key, problem in problems.items())
-    if not problems and (problem := statistics_problem(name, module, given)) is not None:
-        yield problem
+    for find in (statistics_problem, renorm_problem) if not problems else ():
+        if (problem := find(name, module, given)) is not None:
+            yield problem
     for layer_name, layer in module.named_modules(remove_duplicate=False):
         key = f"{layer_name}.indices"
         if not isinstance(layer, SparseLinear) or key not in own or key in problems:
