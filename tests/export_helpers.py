@@ -5,12 +5,12 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import torch as th
-from sb3_contrib import QRDQN
+from sb3_contrib import QRDQN, CrossQ
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_rlx2 import RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2CrossQ, RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.sparse import SparseLinear
 
 ACTIVATIONS = [nn.ReLU(), nn.Tanh(), nn.ELU(0.7), nn.LeakyReLU(0.2), nn.SiLU(), nn.GELU(), nn.GELU("tanh")]
@@ -132,6 +132,8 @@ MODELS = {
     "RLx2SAC": lambda: quick(RLx2SAC),
     "RLx2DDPG": lambda: quick(RLx2DDPG),
     "RLx2TQC": lambda: quick(RLx2TQC),
+    "RLx2CrossQ": lambda: normalized(RLx2CrossQ),
+    "CrossQ": lambda: normalized(CrossQ),
     "TD3": lambda: quick(TD3),
     "SAC": lambda: quick(SAC),
     "RLx2DQN": lambda: quick(RLx2DQN),

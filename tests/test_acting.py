@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, ALL, GAUSSIAN, VALUE_BASED, environment, quick
+from helpers import ALL_COMPILED, COMPILED, GAUSSIAN, VALUE_BASED, environment, quick
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -25,7 +25,7 @@ def slow_prediction(model, observations):
     return model.policy.unscale_action(scaled)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.ELU])
 def test_predicts_as_the_policy_does(algorithm, activation):
     model = model_for(algorithm, policy_kwargs={"net_arch": [64, 40, 31], "activation_fn": activation})
@@ -55,7 +55,7 @@ def test_sac_samples_the_actions_that_torch_would():
         assert not np.allclose(fast, model.predict(rows)[0])
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_sees_every_change_of_the_networks(algorithm, tmp_path):
     model = model_for(algorithm, "Pendulum-v1")
     observations = np.random.default_rng(1).standard_normal((4, 3))
@@ -111,7 +111,7 @@ def test_wrong_observations_get_sb3s_errors():
         model.predict((np.zeros(3), {}))
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", ALL_COMPILED)
 def test_the_buffer_gets_the_noise_free_action_of_acting_itself(algorithm):
     exploring = {"exploration_final_eps": 0.5} if algorithm in VALUE_BASED else {}
     model = model_for(algorithm, make_vec_env(environment(algorithm), n_envs=2), learning_starts=20, **exploring)
@@ -164,7 +164,7 @@ def test_an_actor_that_was_rebuilt_is_noticed():
     assert seen
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", COMPILED)
 def test_an_actor_of_another_type_or_with_a_forward_of_its_own_is_left_to_torch(algorithm):
     model = model_for(algorithm)
     observations = np.random.default_rng(0).standard_normal((3, 17))

@@ -5,7 +5,7 @@ import copy
 import gymnasium as gym
 import pytest
 import torch as th
-from helpers import ALL, environment, quick, targets_follow
+from helpers import ALL, each_engine, environment, quick, targets_follow
 from test_engine import assert_same_run
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
@@ -55,8 +55,7 @@ def numbers(model):
     return [layer.nnz for network in networks(model).values() for layer in sparse_layers(network).values()]
 
 
-@pytest.mark.parametrize("algorithm", ALL)
-@pytest.mark.parametrize("engine", ["compiled", "torch"])
+@pytest.mark.parametrize(("algorithm", "engine"), each_engine(ALL))
 @pytest.mark.parametrize(("rule", "sign"), [(GradualPruning(), -1), (Growing(), 1), (RigLThatFalls(), -1)])
 def test_layers_follow_the_budget_and_everything_follows_them(algorithm, engine, rule, sign):
     sparsities = dict.fromkeys(algorithm.network_sparsities.values(), 0.5)

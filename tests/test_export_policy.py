@@ -15,6 +15,7 @@ from export_helpers import (
     MODELS,
     Walk,
     apart,
+    normalized,
     observations,
     predictions,
     quick,
@@ -26,11 +27,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from sb3_rlx2 import RLx2QRDQN, RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2CrossQ, RLx2QRDQN, RLx2SAC, RLx2TD3
 from sb3_rlx2.export import numpy_files
 from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.simplification import simplified, sorted_by_connections
 from sb3_rlx2.export.sparse_policy import GreedyAction, SparsePolicy, read_safetensors
+from sb3_rlx2.sparse import SparseLinear
 
 ON_A_ROBOT = """
 import sys
@@ -158,6 +160,17 @@ def test_what_cannot_be_exported_is_refused_in_one_line():
     with th.no_grad():
         model.policy.actor.mu[0].bias[0] = th.nan
     refused(model, "NaN or infinite")
+    model = quick(RLx2CrossQ)
+    model.policy.actor.latent_pi.append(nn.ReLU())
+    refused(model, "no linear layer reads its batch renormalization")
+
+
+def test_batch_renormalization_becomes_part_of_the_layers_that_read_it():
+    model = normalized(RLx2CrossQ)
+    layers = [module for module in model.actor.modules() if isinstance(module, SparseLinear)]
+    exported = read(model).layers
+    assert [layer.n_out for layer in exported] == [64, 48, 2]
+    assert [len(layer.values) for layer in exported] == [layer.nnz for layer in layers[:3]]
 
 
 def test_images_are_refused_with_the_reason():

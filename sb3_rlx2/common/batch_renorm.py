@@ -8,6 +8,8 @@ import torch as th
 from sb3_contrib.common.torch_layers import BatchRenorm1d
 from torch import nn
 
+from sb3_rlx2.engine.programs import Program, batch_renorm
+
 
 class BatchRenorm(BatchRenorm1d):
     """sb3-contrib's ``BatchRenorm1d``, bit for bit, but for the gradient where a feature does not vary in a batch.
@@ -49,6 +51,15 @@ class BatchRenorm(BatchRenorm1d):
         std = th.where(varies, variance, 1.0).sqrt() * varies
         normalized = (x - (mean - d * std / r)) / (variance / r**2 + self.eps).sqrt()
         return self.scale * normalized + self.bias if self.affine else normalized
+
+    def add_to_program(self, program: Program, value: int) -> int:
+        """Append it to a program, as it is in evaluation mode.
+
+        :param program: the program so far
+        :param value: number of the value that it reads
+        :return: number of the value that it returns
+        """
+        return batch_renorm(program, self, value)
 
 
 def renorm_problem(name: str, module: nn.Module, given: Mapping[str, th.Tensor]) -> str | None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
+from sb3_contrib.common.torch_layers import BatchRenorm1d
+from sb3_contrib.crossq.policies import Actor as CrossQActor
 from sb3_contrib.qrdqn.policies import QuantileNetwork
 from sb3_contrib.tqc.policies import Actor as TQCActor
 from sb3_contrib.tqc.policies import Critic as TQCCritic
@@ -25,7 +27,7 @@ from sb3_rlx2.engine.tracing import ADDITIONS, FUNCTIONS, traced
 from sb3_rlx2.sparse.layers import SparseLinear
 
 Layer = SparseLinear | nn.Linear
-GAUSSIAN_ACTORS = (SACActor, TQCActor)
+GAUSSIAN_ACTORS = (SACActor, TQCActor, CrossQActor)
 CRITICS = (ContinuousCritic, TQCCritic)
 VALUE_NETWORKS: Mapping[type[nn.Module], str] = {QNetwork: "q_net", QuantileNetwork: "quantile_net"}
 """Networks that tell values of discrete actions, each with the attribute that holds its layers."""
@@ -39,7 +41,8 @@ class NotCoveredError(ValueError):
 class Operation(NamedTuple):
     """One step of a program.
 
-    :param kind: ``"linear"``, ``"activation"``, ``"layer_norm"``, ``"sum"`` or ``"observation_norm"``
+    :param kind: ``"linear"``, ``"activation"``, ``"layer_norm"``, ``"sum"``, ``"observation_norm"`` or
+        ``"batch_renorm"``, which no compiled code computes
     :param inputs: numbers of the values that it reads
     :param output: number of the value that it makes
     :param module: the linear layer, activation or normalization; None for a sum
@@ -149,6 +152,20 @@ def _layer_norm(program: Program, module: nn.LayerNorm, value: int) -> int:
     return program.add("layer_norm", [value], program.widths[value], module)
 
 
+def batch_renorm(program: Program, module: BatchRenorm1d, value: int) -> int:
+    """Append a batch renormalization, as it is in evaluation mode.
+
+    :param program: the program so far
+    :param module: the batch renormalization
+    :param value: number of the value that it reads
+    :return: number of the value that it returns
+    :raises NotCoveredError: if it reads another number of features than it has, or has no scale and bias
+    """
+    if module.num_features != program.widths[value] or not module.affine:
+        raise NotCoveredError(f"a {type(module).__name__} of {module.num_features} features, affine={module.affine}")
+    return program.add("batch_renorm", [value], program.widths[value], module)
+
+
 def _sequence(program: Program, module: nn.Sequential, value: int) -> int:
     for child in module:
         value = program.apply(child, value)
@@ -194,6 +211,7 @@ _TRANSLATIONS: dict[type[nn.Module], Callable[[Program, Any, int], int]] = {
     nn.Linear: _linear,
     **dict.fromkeys(ACTIVATIONS, _activation),
     nn.LayerNorm: _layer_norm,
+    BatchRenorm1d: batch_renorm,
     nn.Sequential: _sequence,
     nn.Identity: _nothing,
     nn.Flatten: _nothing,
@@ -204,7 +222,7 @@ _TRANSLATIONS: dict[type[nn.Module], Callable[[Program, Any, int], int]] = {
 def actor_program(actor: nn.Module) -> Program:
     """The program of an actor: actions before any squashing, or mean and logarithm of the standard deviation.
 
-    :param actor: an actor of Stable-Baselines3's TD3 or SAC or of sb3-contrib's TQC
+    :param actor: an actor of Stable-Baselines3's TD3 or SAC or of sb3-contrib's TQC or CrossQ
     :raises NotCoveredError: if it has parts that no operation computes
     """
     known: Any = actor
@@ -295,5 +313,7 @@ def parameters_of(operation: Operation) -> Iterator[th.Tensor]:
         yield module.values
     elif isinstance(module, (nn.Linear, nn.LayerNorm)):
         yield module.weight
-    if isinstance(module, (SparseLinear, nn.Linear, nn.LayerNorm)) and module.bias is not None:
+    elif isinstance(module, BatchRenorm1d):
+        yield module.scale
+    if isinstance(module, (SparseLinear, nn.Linear, nn.LayerNorm, BatchRenorm1d)) and module.bias is not None:
         yield module.bias

@@ -7,13 +7,14 @@ checked goes in here, and nowhere else.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.crossq.policies import CrossQPolicy
 from sb3_contrib.qrdqn.policies import QRDQNPolicy
 from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -28,6 +29,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.networks import ACTING, LEARNING, NETWORKS
+from sb3_rlx2.engine.plan import KINDS
 from sb3_rlx2.engine.programs import CRITICS, VALUE_NETWORKS, NotCoveredError, Program, network_program, parameters_of
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
@@ -44,7 +46,7 @@ BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "don
 DENSITY_LIMIT = 0.7
 """Above it PyTorch's dense products are the faster ones (benchmarks/speed.py)."""
 
-POLICIES = (TD3Policy, SACPolicy, TQCPolicy, DQNPolicy, QRDQNPolicy)
+POLICIES = (TD3Policy, SACPolicy, TQCPolicy, CrossQPolicy, DQNPolicy, QRDQNPolicy)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Hooks of a module; those of all modules have the same names behind ``_global``."""
 METHODS = ("forward", "action_log_prob", "get_action_dist_params", "extract_features", "q1_forward", "_predict")
@@ -76,13 +78,14 @@ def why_not_policy(watch: Watch, policy: nn.Module, policy_class: type) -> str |
     return next(_policy_problems(watch, policy, NETWORKS), None)
 
 
-def why_not_acting(watch: Watch, policy: nn.Module) -> str | None:
+def why_not_acting(watch: Watch, policy: nn.Module, kinds: Collection[str] = tuple(KINDS)) -> str | None:
     """Say why the network of a policy that acts is not one that compiled code computes; None if it is.
 
     :param watch: what is read through
     :param policy: the policy
+    :param kinds: kinds of operations that may occur; those of compiled code, unless other code computes them
     """
-    return next(_policy_problems(watch, policy, ACTING), None)
+    return next(_policy_problems(watch, policy, ACTING, kinds), None)
 
 
 class EngineChoice:
@@ -165,7 +168,9 @@ def _computes_as_sb3(cls: type) -> bool:
     return not any(callable(value) or hasattr(value, "__get__") for value in values)
 
 
-def _policy_problems(watch: Watch, policy: Any, names: tuple[str, ...]) -> Iterator[str]:
+def _policy_problems(
+    watch: Watch, policy: Any, names: tuple[str, ...], kinds: Collection[str] = tuple(KINDS)
+) -> Iterator[str]:
     if not _computes_as_sb3(watch.type_of(policy)):
         yield f"the policy is a {type(policy).__name__}, which has methods of its own"
         return
@@ -185,6 +190,8 @@ def _policy_problems(watch: Watch, policy: Any, names: tuple[str, ...]) -> Itera
         except NotCoveredError as error:
             yield f"the {name} has {error}"
         else:
+            others = [operation.module for operation in programs[name].operations if operation.kind not in kinds]
+            yield from (f"the {name} has a {type(module).__name__}" for module in others)
             yield from _network_problems(watch, name, network, programs[name])
     if len({*map(id, _parameters(networks))}) != len(_parameters(networks)):
         yield "networks share layers"
@@ -240,6 +247,8 @@ def _network_problems(watch: Watch, name: str, network: nn.Module, program: Prog
             yield from _layer_problems(watch, name, operation.module)
         elif operation.kind == "observation_norm":
             yield from _statistics_problems(watch, name, operation.module)
+        elif operation.kind == "batch_renorm":
+            yield from _renorm_problems(name, operation.module)
     used = {id(parameter) for operation in program.operations for parameter in parameters_of(operation)}
     if {id(parameter) for parameter in network.parameters()} != used:
         yield f"the {name} has parameters that none of its operations reads"
@@ -286,6 +295,11 @@ def _statistics_problems(watch: Watch, name: str, norm: Any) -> Iterator[str]:
     for key in ("mean", "variance"):
         tensor, what = watch.item(norm._buffers, key), f"the {name} has statistics of observations"
         yield from _tensor_problems(what, watch.tensor(tensor), (norm.features_dim,), th.float64)
+
+
+def _renorm_problems(name: str, renorm: Any) -> Iterator[str]:
+    for tensor in (renorm.scale, renorm.bias, renorm.ra_mean, renorm.ra_var):
+        yield from _tensor_problems(f"the {name} has batch renormalization", tensor, (renorm.num_features,))
 
 
 def _tensor_problems(

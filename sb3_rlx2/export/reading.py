@@ -22,6 +22,7 @@ from sb3_rlx2.engine import programs
 from sb3_rlx2.engine.networks import acting_network
 from sb3_rlx2.engine.support import why_not_acting
 from sb3_rlx2.engine.watch import Watch
+from sb3_rlx2.export.batch_renorm import Affine, affine_of, reads_affine
 from sb3_rlx2.export.sparse_policy import (
     Action,
     Activation,
@@ -51,12 +52,12 @@ def read_policy(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None = 
         raise ValueError(f"a {type(model).__name__} cannot be exported: it has neither an actor nor values of actions")
     if model.device.type != "cpu":
         policy = copy.deepcopy(policy).to("cpu")
-    reason = why_not_acting(Watch(), policy)
+    reason = why_not_acting(Watch(), policy, (*_OPERATIONS, "observation_norm", "batch_renorm"))
     if reason is not None:
         raise ValueError(f"the policy cannot be exported: {reason}{_hint(policy.observation_space)}")
     program = programs.acting_program(policy).first_output()
     norm, steps = _observation_norm(program)
-    operations = [_OPERATIONS[operation.kind](operation) for operation in steps]
+    operations = _operations(steps)
     if isinstance(network := policy._modules[name], QuantileNetwork):
         operations[-1] = _mean_over_quantiles(operations[-1], network.n_quantiles)
     observation_shape = tuple(map(int, policy.observation_space.shape))
@@ -90,6 +91,23 @@ def read_normalization(vec_normalize: VecNormalize, n_obs: int) -> Normalization
         raise ValueError(f"the VecNormalize has statistics for other observations than the policy's {n_obs} dimensions")
     std = np.sqrt(statistics.var + vec_normalize.epsilon)
     return Normalization(np.asarray(statistics.mean, np.float64).ravel(), std.ravel(), float(vec_normalize.clip_obs))
+
+
+def _operations(steps: list[programs.Operation]) -> list[Operation]:
+    """What a policy computes; batch renormalization becomes part of the layers that read it."""
+    renormalized: dict[int, Affine] = {}
+    operations: list[Operation] = []
+    for step in steps:
+        if step.kind == "batch_renorm":
+            renormalized[step.output] = affine_of(step, renormalized)
+            continue
+        operation = _OPERATIONS[step.kind](step)
+        if renormalized.keys() & {*operation.inputs}:
+            if not isinstance(operation, Linear):
+                raise ValueError("the policy cannot be exported: no linear layer reads its batch renormalization")
+            operation = reads_affine(operation, renormalized[operation.inputs[0]])
+        operations.append(operation)
+    return operations
 
 
 def _observation_norm(program: programs.Program) -> tuple[Normalization | None, list[programs.Operation]]:
