@@ -9,6 +9,7 @@ from helpers import quick
 from sb3_contrib.common.torch_layers import BatchRenorm1d
 from sb3_contrib.crossq.policies import CrossQPolicy
 from stable_baselines3.common.callbacks import BaseCallback
+from test_resume import assert_resumes
 
 from sb3_rlx2 import RLx2CrossQ
 from sb3_rlx2.common.batch_renorm import BatchRenorm
@@ -106,11 +107,10 @@ def test_the_statistics_of_the_actor_are_those_of_its_own_updates_alone():
 def test_looking_at_a_policy_changes_no_statistics_whatever_mode_it_is_in():
     model = crossq().learn(80)
     observations = th.as_tensor(model.replay_buffer.observations[:32, 0])
-    model.policy.set_training_mode(True)
     before = statistics(model.policy)
-    model._entropy_bonus(observations)
-    model.predict(observations.numpy())
-    model.report()
+    for look in (model._entropy_bonus, lambda given: model.predict(given.numpy()), lambda _: model.report()):
+        model.policy.train(True)
+        look(observations)
     assert same(before, statistics(model.policy))
 
 
@@ -148,6 +148,16 @@ def test_a_trained_model_can_be_copied():
         each.set_random_seed(0)
         each.train(9, 32)
     assert same(model.policy.state_dict().values(), copied.policy.state_dict().values())
+
+
+def test_a_resumed_training_has_the_statistics_of_one_that_was_never_stopped(tmp_path):
+    assert_resumes(crossq, tmp_path, callback=[])
+
+
+def test_a_batch_of_one_has_no_variance():
+    with pytest.raises(ValueError, match="batch_size=1 is not allowed: it must be at least 2, since batch renorm"):
+        crossq(batch_size=1)
+    crossq(batch_size=1, policy_kwargs={"net_arch": [32, 32], "batch_norm": False}).learn(60)
 
 
 def test_there_is_no_compiled_engine():

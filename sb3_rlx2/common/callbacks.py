@@ -221,7 +221,6 @@ class DynamicBufferCallback(BaseCallback):
 
     def _noise_free(self, observation: Any) -> th.Tensor:
         """The current policy's deterministic action, scaled to [-1, 1] unless it is discrete."""
-        self.model.policy.set_training_mode(False)
         with th.no_grad():
             return cast(th.Tensor, self.model.policy(observation, deterministic=True))
 

@@ -40,7 +40,7 @@ class RLx2CrossQ(RLx2EntropyAlgorithm, CrossQ):
     :param learning_rate: learning rate of Adam, or a schedule of the progress remaining (1 to 0), default 1e-3
     :param buffer_size: the maximum number of transitions in the replay buffer, default 1,000,000
     :param learning_starts: number of random first steps, default 100
-    :param batch_size: transitions in a gradient update, default 256
+    :param batch_size: transitions in a gradient update, at least 2, default 256
     :param gamma: discount factor, default 0.99
     :param train_freq: update every so many steps, or ``(n, "step" | "episode")``, default 1
     :param gradient_steps: updates each time; -1: as many as steps were taken, default 1
@@ -180,6 +180,14 @@ class RLx2CrossQ(RLx2EntropyAlgorithm, CrossQ):
             engine=engine,
             _init_setup_model=_init_setup_model,
         )
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if self.batch_size < 2 and self.policy_kwargs.get("batch_norm", True):
+            raise ValueError(
+                f"batch_size={self.batch_size} is not allowed: it must be at least 2, since batch renormalization "
+                "takes variances from each batch"
+            )
 
     def _describe_update(self) -> UpdateDescription:
         return crossq_description(self.policy_delay)
