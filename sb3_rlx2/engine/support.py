@@ -370,7 +370,11 @@ def _optimizer_problems(
     for option in OPTIONS:
         if watch.item(groups[0], option):
             yield f"the {name}'s Adam has {option}={groups[0][option]}"
-    betas = watch.sequence(watch.item(groups[0], "betas"))
+    betas = watch.item(groups[0], "betas")
+    if not isinstance(betas, (list, tuple)):
+        yield f"the {name}'s Adam has betas in a {type(betas).__name__}"
+        return
+    betas = watch.sequence(betas)
     rate_type = watch.call(lambda: type(groups[0]["lr"]))
     if issubclass(rate_type, th.Tensor) or any(isinstance(beta, th.Tensor) for beta in betas):
         yield f"the {name}'s Adam has a learning rate or betas in a tensor"

@@ -179,6 +179,11 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], cached(numba.njit(nogil=True, error_model="numpy")(function), function))
 
 
+def compiled_with_gil(function: Callable[P, R]) -> Callable[P, R]:
+    """The same for a function that calls Python's C API: it holds the GIL while it runs."""
+    return cast(Callable[P, R], cached(numba.njit(error_model="numpy")(function), function))
+
+
 def is_on_disk(function: Callable[..., Any]) -> bool:
     """Whether the machine code of a function is on the disk, so that it need not be compiled.
 
