@@ -17,10 +17,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_rlx2
+from sb3_rlx2.engine.networks import optimizer_of
 from sb3_rlx2.files import replacing
 
 STEPS = 420
@@ -40,9 +43,9 @@ class LossLogger(Logger):
             self.losses.append(float(value))
 
 
-def environment(n_envs: int, normalize: bool) -> VecEnv:
-    """Pendulum, short episodes."""
-    env: VecEnv = DummyVecEnv([lambda: gym.make("Pendulum-v1", max_episode_steps=50)] * n_envs)
+def environment(name: str, n_envs: int, normalize: bool) -> VecEnv:
+    """An environment with short episodes."""
+    env: VecEnv = DummyVecEnv([lambda: gym.make(name, max_episode_steps=50)] * n_envs)
     return VecNormalize(env) if normalize else env
 
 
@@ -79,9 +82,10 @@ def run(
 ) -> dict[str, np.ndarray]:
     """Make a short run and return its trace."""
     often = {"topology_interval": 50, "n_steps_delay": 120, "buffer_min_size": 50, "buffer_check_interval": 100}
-    model = getattr(sb3_rlx2, algorithm)(
+    cls = getattr(sb3_rlx2, algorithm)
+    model = cls(
         "MlpPolicy",
-        environment(n_envs, normalize),
+        environment("CartPole-v1" if issubclass(cls, DQN | QRDQN) else "Pendulum-v1", n_envs, normalize),
         seed=3,
         learning_starts=60,
         buffer_size=300,
@@ -93,8 +97,8 @@ def run(
     model.set_logger(logger)
     model.learn(STEPS)
     trace = {f"policy.{name}": tensor.numpy().copy() for name, tensor in model.policy.state_dict().items()}
-    for network in ("actor", "critic"):
-        optimizer = getattr(model, network).optimizer
+    for network in model.network_sparsities:
+        optimizer = optimizer_of(model.policy, network)
         for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
             trace |= {f"{network}.{i}.{key}": t.numpy().copy() for key, t in optimizer.state[parameter].items()}
     if getattr(model, "log_ent_coef", None) is not None:

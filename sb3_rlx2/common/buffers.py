@@ -316,11 +316,13 @@ def draw(buffer: ReplayBuffer, updates: int, batch_size: int) -> Samples:
     :param batch_size: number of transitions in each
     """
     held, n_envs = buffer.size(), buffer.n_envs
-    rows = np.empty((updates, batch_size), np.int64)
-    environments = np.zeros((updates, batch_size), np.int64)
-    for update in range(updates):
-        rows[update] = np.random.randint(0, held, size=batch_size)
-        if n_envs > 1:  # with one there is nothing to draw, and NumPy's generator stays as it is
+    environments = None
+    if n_envs == 1:  # there are no environments to draw
+        rows = np.random.randint(0, held, size=(updates, batch_size))
+    else:
+        rows, environments = np.empty((2, updates, batch_size), np.int64)
+        for update in range(updates):
+            rows[update] = np.random.randint(0, held, size=batch_size)
             environments[update] = np.random.randint(0, n_envs, size=batch_size)
     newest = (buffer.pos - 1) % buffer.buffer_size
     if isinstance(buffer, DynamicReplayBuffer):

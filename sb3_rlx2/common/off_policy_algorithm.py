@@ -47,6 +47,7 @@ from sb3_rlx2.common.topology import (
     follow_budgets,
     has_sparse_layers,
     uncompiled_policy,
+    watch_evolution,
 )
 from sb3_rlx2.common.topology_rules import Topology, is_sparse, resolve_rules
 from sb3_rlx2.common.torch_training import WholeUpdates
@@ -237,7 +238,6 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         """Make replay buffer, networks and optimizers, and choose the engine."""
         with self._as_the_base_algorithm_sees_it():
             super()._setup_model()
-        self._evolve_topology()
         self._choose_engine()
 
     def _automatic_device(self) -> th.device:
@@ -317,9 +317,8 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         self._statistics_before = RunningStatistics(normalize)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._check_reset()
-        self._evolve_topology()
-        self._warn_of_what_will_not_happen()
         choice = self._choose_engine()
+        self._warn_of_what_will_not_happen()
         if self.verbose >= 1:
             print(choice)
         return result
@@ -508,13 +507,13 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
 
     def _make_updates(self, gradient_steps: int, batch_size: int, offline: bool = False) -> None:
         self._prepare_replay_buffer()
-        self._evolve_topology()
         if isinstance(self.policy, SimBaMixin):
             self.policy.keep_unit_norm()
         before, choice = self.__dict__.get("_engine_choice"), self._choose_engine()
         if self.verbose >= 1 and before is not None and before.reason != choice.reason:
             print(choice)
         if choice.reason is not None or gradient_steps < 1:
+            self._evolve_topology()
             state = self.__dict__.setdefault("_update_state", UpdateState())
             periods = dict.fromkeys(("actor_loss", "ent_coef_loss"), NEVER) if offline else self._periods_of_losses()
             logged = dict(self.logger.name_to_value) if periods else {}
@@ -540,11 +539,16 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
         return {name: value for name, value in self.__dict__.items() if name not in OF_THIS_OBJECT}
 
     def _choose_engine(self) -> EngineChoice:
-        """The engine for the next updates; decided anew when anything that it rests on has changed."""
+        """The engine for the next updates, and evolution by the current settings.
+
+        Both are decided anew when anything that they rest on has changed.
+        """
         choice: EngineChoice | None = self.__dict__.get("_engine_choice")
         if choice is None or not choice.holds:
+            self._evolve_topology()
             trains = (RLx2OffPolicyAlgorithm, self.dense_class)
             self._engine_choice = choice = EngineChoice(self, trains, COMPILED_BUFFERS, layout_problem)
+            watch_evolution(choice.watch, self)
         return choice
 
     def _prepare_replay_buffer(self) -> None:

@@ -14,6 +14,7 @@ from sb3_rlx2.common.clocks import TIMESTEPS, UPDATES, Interval, read_clock
 from sb3_rlx2.common.stages import network_stages
 from sb3_rlx2.common.topology_rules import Topology, check_topology, resolve_rules
 from sb3_rlx2.engine.networks import learning_networks, optimizer_of
+from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.sparse import Budget, Evolution, TopologyEvolver, density, relocate, sparse_layers
 from sb3_rlx2.sparse.checks import check_drop_fraction
 from sb3_rlx2.sparse.layers import index_problem
@@ -99,6 +100,20 @@ def evolve_topology(model: OffPolicyAlgorithm, settings: TopologySettings) -> di
         evolver.check_mirrors()
         evolver.prepare()
     return attached.evolvers
+
+
+def watch_evolution(watch: Watch, model: OffPolicyAlgorithm) -> None:
+    """Watch what ``evolve_topology`` goes by, beside networks and optimizers.
+
+    :param watch: what is read through
+    :param model: an RLx2 algorithm
+    """
+    attributes = vars(model)
+    for name in ("topology", "topology_interval", "topology_end", "drop_fraction"):
+        watch.item(attributes, name)
+    if isinstance(attributes["topology"], dict):
+        watch.items(attributes["topology"])
+    watch.item(vars(uncompiled_policy(model)), EVOLVERS)
 
 
 def follow_budgets(model: OffPolicyAlgorithm, topology: Topology, saved: Mapping[str, th.Tensor]) -> None:

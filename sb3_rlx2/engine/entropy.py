@@ -20,7 +20,7 @@ from sb3_rlx2.engine.operations import backward, network_at
 from sb3_rlx2.engine.optimizer import adam, count_steps, keep, parameter_at
 from sb3_rlx2.engine.plan import address
 from sb3_rlx2.engine.records import OPTIMIZER, PARAMETER
-from sb3_rlx2.engine.replay import read_observation, read_tile, return_length
+from sb3_rlx2.engine.replay import read_observation, read_tile, return_length, sampled_environment
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.kernels.compiled import compiled
@@ -242,7 +242,7 @@ def find_intermediate_states(
         if sample % TILE == 0:
             starts[sample // TILE] = count
         row = load_int64(task.sampled_rows, update * task.batch + sample)
-        env = load_int64(task.sampled_envs, update * task.batch + sample)
+        env = sampled_environment(task, update * task.batch + sample)
         for k in range(return_length(task, row, env) - 1):
             entries[count, 0] = sample
             entries[count, 1] = ((row + k) % task.n_rows) * task.n_envs + env
@@ -290,6 +290,8 @@ def entropy_description(
 class EntropyUpdates(Updates):
     """Compiled updates of a maximum-entropy algorithm; its block begins with ``ENTROPY_FIELDS``."""
 
+    n_noises = 2
+
     def _describe(self) -> None:
         super()._describe()
         settings = self.settings
@@ -312,25 +314,34 @@ class EntropyUpdates(Updates):
         :param fixed_coefficient: the entropy coefficient; not used where it is learned
         """
         self.bind(samples, tau)
-        settings, (updates, batch) = self.settings, samples.rows.shape
+        settings, (noise, next_noise) = self.settings, self.noises
         settings["target_entropy"], settings["fixed_coefficient"] = target_entropy, fixed_coefficient
+        settings["noise"], settings["next_noise"] = noise.data_ptr(), next_noise.data_ptr()
+        if samples.n_steps > 1:
+            self._draw_bonuses(samples)
+            return
+        # Compiled code reads no bonuses of returns with one reward
+        for of_update, of_next in zip(noise, next_noise, strict=True):
+            of_update.normal_()
+            of_next.normal_()
+
+    def _draw_bonuses(self, samples: Samples) -> None:
+        """Find the states between the first and the last of each return, and draw all noise in SB3's order."""
+        settings, (updates, batch), (noise, next_noise) = self.settings, samples.rows.shape, self.noises
         tiles, most = -(-batch // TILE), batch * (samples.n_steps - 1)
         entries = np.empty((updates * most, ENTRY_FIELDS), np.int64)
         starts = np.zeros(updates * tiles + 1, np.int64)
-        noise, next_noise = (th.empty(updates, batch, self.n_act, dtype=th.float32, device="cpu") for _ in range(2))
         entry_noise, found = [], 0
         for update in range(updates):
-            if samples.n_steps > 1:
-                of_update = starts[update * tiles : (update + 1) * tiles]
-                count = find_intermediate_states(self._address, entries[found:], of_update, update)
-                of_update += found
-                found += count
-                entry_noise.append(th.empty(count, self.n_act, dtype=th.float32, device="cpu").normal_())
+            of_update = starts[update * tiles : (update + 1) * tiles]
+            count = find_intermediate_states(self._address, entries[found:], of_update, update)
+            of_update += found
+            found += count
+            entry_noise.append(th.empty(count, self.n_act, dtype=th.float32, device="cpu").normal_())
             noise[update].normal_()
             next_noise[update].normal_()
         starts[-1] = found
-        together = th.cat(entry_noise) if entry_noise else noise
-        self._drawn = (entries, starts, noise, next_noise, together)
+        together = th.cat(entry_noise)
+        self._drawn = (entries, starts, together)
         settings["starts"], settings["entries"] = address(starts), address(entries)
-        settings["noise"], settings["next_noise"] = noise.data_ptr(), next_noise.data_ptr()
         settings["entry_noise"] = together.data_ptr()

@@ -13,12 +13,12 @@ class Samples(NamedTuple):
     """Which transitions make up the batches of some updates, and how.
 
     :param rows: rows in the replay buffer, [updates, batch] int64
-    :param environments: environments, [updates, batch] int64
+    :param environments: environments, [updates, batch] int64; None: there is but one
     :param n_steps: number of rewards in the target
     :param newest: row of the newest transition
     """
 
     rows: Array
-    environments: Array
+    environments: Array | None
     n_steps: int
     newest: int

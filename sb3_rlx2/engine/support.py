@@ -107,17 +107,18 @@ class EngineChoice:
         buffer_classes: tuple[type, ...],
         buffer_problem: Callable[[Watch, Any], str | None],
     ) -> None:
-        self._watch = Watch()
+        self.watch = Watch()
+        """What the choice rests on is read through it; so may be what else decides about updates."""
         self._policy, self._updates_class, self._verbose = model.policy, model.updates_class, model.verbose
         self._description: UpdateDescription = model._describe_update()
         self._coefficient_optimizer = vars(model).get("ent_coef_optimizer")
-        if (problem := buffer_problem(self._watch, model)) is not None:
+        if (problem := buffer_problem(self.watch, model)) is not None:
             raise ValueError(f"the replay buffer {problem}")
-        engine = self._watch.item(vars(model), "engine")
+        engine = self.watch.item(vars(model), "engine")
         self.reason: str | None = "engine='torch'"
         """Why it is not the compiled engine; None if it is."""
         if engine != "torch":
-            self.reason = next(_problems(self._watch, model, trains, buffer_classes, engine == "compiled"), None)
+            self.reason = next(_problems(self.watch, model, trains, buffer_classes, engine == "compiled"), None)
         if engine == "compiled" and self.reason is not None:
             raise ValueError(
                 f"engine='compiled' does not cover this {type(model).__name__}: {self.reason}. "
@@ -127,7 +128,7 @@ class EngineChoice:
     @property
     def holds(self) -> bool:
         """Whether everything that the choice rests on is still as it was."""
-        return self._watch.holds
+        return self.watch.holds
 
     @cached_property
     def updates(self) -> Updates:

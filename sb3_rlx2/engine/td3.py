@@ -8,7 +8,7 @@ from sb3_rlx2.engine.critics import lowest_value, squared_errors, tile_input
 from sb3_rlx2.engine.description import Phase, TargetUpdates, UpdateDescription
 from sb3_rlx2.engine.functions import tile_function
 from sb3_rlx2.engine.loop import add_to_sum, task_at
-from sb3_rlx2.engine.noise import normal_noise
+from sb3_rlx2.engine.noise import fill_normal
 from sb3_rlx2.engine.operations import backward, forward, network_at
 from sb3_rlx2.engine.replay import clip, read_tile
 from sb3_rlx2.engine.samples import Samples
@@ -116,6 +116,7 @@ class TD3Updates(Updates):
     """Compiled updates of TD3, and of DDPG."""
 
     algorithm = TD3
+    n_noises = 1
 
     def prepare(self, samples: Samples, tau: float, noise: float, noise_clip: float) -> None:
         """Bind what the next run learns from, and draw the noise of target actions.
@@ -126,7 +127,7 @@ class TD3Updates(Updates):
         :param noise_clip: its largest magnitude
         """
         self.bind(samples, tau)
-        self.settings["noise"], self.settings["noise_clip"] = 0, noise_clip
+        (target_noise,) = self.noises
         if noise > 0:
-            self._noise = normal_noise(samples, self.n_act, noise)
-            self.settings["noise"] = self._noise.data_ptr()
+            fill_normal(target_noise, noise)
+        self.settings["noise"], self.settings["noise_clip"] = target_noise.data_ptr() if noise > 0 else 0, noise_clip

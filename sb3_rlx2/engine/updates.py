@@ -70,6 +70,8 @@ class Updates:
 
     algorithm: ClassVar[Record]
     """The algorithm's own parameter block."""
+    n_noises: ClassVar[int] = 0
+    """How many numbers of noise an update draws for each transition and dimension of the actions."""
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class Updates:
             address(self._targets),
         )
         task["n_results"] = len(self.columns)
-        self._batch = 0
+        self._batch, self._sampled = 0, (0, 0)
         self._powers_of: tuple[int, float] | None = None
         self._buffer_arrays: list[Array] = []
         if verbose >= 1 and not cast(Any, update_loop).signatures and not is_on_disk(cast(Any, update_loop).py_func):
@@ -256,6 +258,17 @@ class Updates:
         task["thread_memory"] = address(self._thread_memory)
         self._batch = batch
 
+    def _reserve_samples(self, updates: int, batch: int) -> None:
+        """Memory for what is drawn for a run, and for its results."""
+        task = self.task
+        self._rows, self._environments = np.empty((2, updates, batch), np.int64)
+        self._results = np.empty((updates, len(self.columns)))
+        shape = (self.n_noises, updates, batch, self.n_act)
+        self.noises = th.empty(shape, dtype=th.float32, device="cpu").unbind()
+        task["n_updates"], task["sampled_rows"], task["results"] = updates, address(self._rows), address(self._results)
+        self._environments_address = address(self._environments)
+        self._sampled = (updates, batch)
+
     def read_from(self, buffer: ReplayBuffer, normalize: VecNormalize | None, gamma: float) -> None:
         """Bind the replay buffer's arrays.
 
@@ -306,16 +319,20 @@ class Updates:
         :param samples: which transitions
         :param tau: Polyak coefficient
         """
-        self.reserve(samples.rows.shape[1])
+        updates, batch = samples.rows.shape
+        self.reserve(batch)
+        if (updates, batch) != self._sampled:
+            self._reserve_samples(updates, batch)
         task = self.task
         if self._powers_of != (samples.n_steps, self._gamma):
             self._powers = (self._gamma ** np.arange(samples.n_steps + 1)).astype(np.float32)
             task["powers"] = address(self._powers)
             self._powers_of = (samples.n_steps, self._gamma)
-        self._samples = samples
-        task["n_updates"] = len(samples.rows)
+        self._rows[...] = samples.rows
+        if samples.environments is not None:
+            self._environments[...] = samples.environments
+        task["sampled_envs"] = 0 if samples.environments is None else self._environments_address
         task["n_steps"], task["newest"] = samples.n_steps, samples.newest
-        task["sampled_rows"], task["sampled_envs"] = address(samples.rows), address(samples.environments)
         self._targets[0]["tau"] = tau
 
     def limit_gradients(self, norm: float) -> None:
@@ -369,10 +386,10 @@ class Updates:
         task["is_whole"] = parts is None
         for number, phase in enumerate(self._description.phases):
             self._parts[number] = ALL if parts is None else parts.get(phase.network, 0)
-        results = np.full((len(self._samples.rows), len(self.columns)), np.nan)
-        task["results"] = address(results)
+        self._results.fill(np.nan)
         self._shared["barrier"] = self._shared["is_not_finite"] = 0
-        return results, update_loop(self._address, self._threads())
+        completed = update_loop(self._address, self._threads())
+        return self._results.copy(), completed
 
     def _read_optimizer_settings(self) -> None:
         for number, optimizer in enumerate(self.optimizers.values()):

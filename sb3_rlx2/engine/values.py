@@ -8,6 +8,7 @@ import numpy as np
 from numba.core.ccallback import CFunc
 
 from sb3_rlx2.engine.description import Phase, TargetUpdates, UpdateDescription
+from sb3_rlx2.engine.replay import sampled_environment
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.kernels.compiled import compiled
@@ -28,7 +29,7 @@ def stored_action(task: Block, n_actions: int, sample: int) -> int:
     :param n_actions: number of actions
     :param sample: number of the sample in this call
     """
-    env = load_int64(task.sampled_envs, sample)
+    env = sampled_environment(task, sample)
     action = load_int64(task.actions, load_int64(task.sampled_rows, sample) * task.n_envs + env)
     return int(action) if 0 <= action < n_actions else -1
 
