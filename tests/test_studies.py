@@ -136,14 +136,22 @@ def test_names_of_algorithms_are_those_of_the_zoo():
     assert ALGORITHMS["td3"] is TD3
 
 
-@pytest.mark.parametrize(("algorithm", "config"), [("rlx2_td3", None), ("rlx2_td3", "tiny"), ("rlx2_sac", "rigl")])
-def test_a_packaged_entry_makes_the_model_that_the_zoo_makes(algorithm, config, tmp_path):
+@pytest.mark.parametrize(
+    ("algorithm", "config", "environment"),
+    [
+        ("rlx2_td3", None, "Pendulum-v1"),
+        ("rlx2_td3", "tiny", "Pendulum-v1"),
+        ("rlx2_sac", "rigl", "Pendulum-v1"),
+        ("rlx2_qrdqn", None, "CartPole-v1"),
+    ],
+)
+def test_a_packaged_entry_makes_the_model_that_the_zoo_makes(algorithm, config, environment, tmp_path):
     pytest.importorskip("rl_zoo3")
     from test_hyperparameters import experiment
 
-    entry = read_entry(algorithm, "Pendulum-v1", config)
-    ours = make_model(algorithm, entry, make_environment("Pendulum-v1", entry), seed=3)
-    zoos = experiment(algorithm, config, "Pendulum-v1", tmp_path, {"n_timesteps": 100})[1]
+    entry = read_entry(algorithm, environment, config)
+    ours = make_model(algorithm, entry, make_environment(environment, entry), seed=3)
+    zoos = experiment(algorithm, config, environment, tmp_path, {"n_timesteps": 100})[1]
     for name in (
         "gamma",
         "tau",
@@ -158,6 +166,21 @@ def test_a_packaged_entry_makes_the_model_that_the_zoo_makes(algorithm, config, 
         assert (mine(1.0), mine(0.5)) == (theirs(1.0), theirs(0.5)) if callable(mine) else mine == theirs
     assert repr(ours.action_noise) == repr(zoos.action_noise)
     assert [p.shape for p in ours.policy.parameters()] == [p.shape for p in zoos.policy.parameters()]
+
+
+@pytest.mark.parametrize(
+    "given", ["dict(net_arch=[8, 8], activation_fn=nn.ELU)", {"net_arch": [8, 8], "activation_fn": "ELU"}]
+)
+def test_policy_arguments_are_a_mapping_or_the_string_that_the_zoo_evaluates(given):
+    model = make_model("rlx2_td3", {"policy_kwargs": given}, make_environment("Pendulum-v1", {}), seed=0)
+    assert (model.policy.net_arch, model.policy.activation_fn) == ([8, 8], th.nn.ELU)
+
+
+@pytest.mark.parametrize("given", ["dict([8])", "dict(net_arch=print(1))", "dict(**{})", "[8, 8]", "dict(", 3])
+def test_other_strings_are_not_run_and_refused_in_one_line(given):
+    with pytest.raises(ValueError, match=r"policy_kwargs: .* is not allowed: it must be a mapping") as caught:
+        make_model("rlx2_td3", {"policy_kwargs": given}, make_environment("Pendulum-v1", {}), seed=0)
+    assert "\n" not in str(caught.value)
 
 
 def test_normalized_environments_are_evaluated_with_the_statistics_of_training_and_true_rewards():

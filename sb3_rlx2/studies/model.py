@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -143,9 +144,16 @@ def _schedule(given: str) -> LinearSchedule:
 
 
 def _policy_arguments(given: Any) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"policy_kwargs: {given!r} is not allowed: it must be a mapping")
-    arguments = dict(given)
+    try:
+        read = _read_expression(ast.parse(given, mode="eval").body) if isinstance(given, str) else given
+        if not isinstance(read, Mapping):
+            raise ValueError("no mapping")
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(
+            f"policy_kwargs: {given!r} is not allowed: it must be a mapping, or a string such as "
+            "'dict(net_arch=[256, 256], activation_fn=nn.ReLU)'"
+        ) from error
+    arguments = dict(read)
     name = arguments.get("activation_fn")
     if isinstance(name, str):
         activation = getattr(nn, name.removeprefix("nn."), None)
@@ -153,3 +161,16 @@ def _policy_arguments(given: Any) -> dict[str, Any]:
             raise ValueError(f"policy_kwargs, activation_fn: {name!r} is no module of torch.nn")
         arguments["activation_fn"] = activation
     return arguments
+
+
+def _read_expression(expression: ast.expr) -> Any:
+    """What the zoo would evaluate, of literals, ``dict(…)`` and names in ``nn``; nothing is run."""
+    if isinstance(expression, ast.Call) and isinstance(expression.func, ast.Name) and expression.func.id == "dict":
+        names = [keyword.arg for keyword in expression.keywords]
+        if expression.args or None in names:
+            raise ValueError("dict() with other arguments than keywords")
+        values = [_read_expression(keyword.value) for keyword in expression.keywords]
+        return dict(zip(names, values, strict=True))
+    if isinstance(expression, ast.Attribute) and isinstance(expression.value, ast.Name) and expression.value.id == "nn":
+        return f"nn.{expression.attr}"
+    return ast.literal_eval(expression)
