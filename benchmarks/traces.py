@@ -28,6 +28,7 @@ from sb3_rlx2.files import replacing
 
 STEPS = 420
 ALGORITHMS = [name for name in sb3_rlx2.__all__ if name.startswith("RLx2")]
+COMPILED = [name for name in ALGORITHMS if getattr(sb3_rlx2, name).updates_class is not None]
 
 
 class LossLogger(Logger):
@@ -51,22 +52,24 @@ def environment(name: str, n_envs: int, normalize: bool) -> VecEnv:
 
 def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and settings of each run."""
-    for algorithm, engine, n_steps in itertools.product(ALGORITHMS, ("compiled", "torch"), (1, 3)):
+    engines = [(name, "torch") for name in ALGORITHMS] + [(name, "compiled") for name in COMPILED]
+    for (algorithm, engine), n_steps in itertools.product(engines, (1, 3)):
         yield f"{algorithm} {engine} n={n_steps}", {"algorithm": algorithm, "engine": engine, "n_steps": n_steps}
         yield (
             f"{algorithm} {engine} n={n_steps} VecNormalize 3 environments",
             {"algorithm": algorithm, "engine": engine, "n_steps": n_steps, "n_envs": 3, "normalize": True},
         )
-    for algorithm, activation in itertools.product(ALGORITHMS, (th.nn.Tanh, th.nn.ELU)):
+    for algorithm, activation in itertools.product(COMPILED, (th.nn.Tanh, th.nn.ELU)):
         yield (
             f"{algorithm} compiled {activation.__name__}",
             {"algorithm": algorithm, "engine": "compiled", "n_steps": 3, "activation_fn": activation},
         )
-    for algorithm in ALGORITHMS:
+    for algorithm in COMPILED:
         yield (
             f"{algorithm} compiled 8 updates a step",
             {"algorithm": algorithm, "engine": "compiled", "n_steps": 3, "gradient_steps": 8},
         )
+    for algorithm in ALGORITHMS:
         yield (
             f"{algorithm} dense",
             {"algorithm": algorithm, "engine": "auto", "n_steps": 1, "topology": "dense", "dynamic_buffer": False},
