@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_rlx2.common.batch_renorm import with_gradients_everywhere
+from sb3_rlx2.common.batch_renorm import replace_batch_renorm
 from sb3_rlx2.common.stages import network_stages
 from sb3_rlx2.common.topology import EVOLVERS
 from sb3_rlx2.engine.acting import FastActor
@@ -73,10 +73,10 @@ class SparseNetworksMixin(BasePolicy):
         super().__init__(*args, **kwargs)
 
     def _sparsify(self, network: nn.Module, parts: Sequence[nn.Module], argument: str) -> None:
-        with_gradients_everywhere(network)
         sparsity: float = getattr(self, argument)
         if sparsity == 0.0:
             return
+        replace_batch_renorm(network)
         extractor = network.features_extractor
         assert isinstance(extractor, nn.Module)
         place = f"{argument}={sparsity} in {type(network).__name__}"
