@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -19,7 +16,7 @@ from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -29,11 +26,13 @@ from sb3_rlx2.common.argument_ranges import check_action_space, check_learning_a
 from sb3_rlx2.common.arguments import check_device, constructor_arguments, did_you_mean
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
-from sb3_rlx2.common.clocks import TIMESTEPS, UPDATES, Interval, read_clock
+from sb3_rlx2.common.clocks import Interval
+from sb3_rlx2.common.collecting import CheckedCollecting
 from sb3_rlx2.common.compiled_training import train_compiled
-from sb3_rlx2.common.finite import CheckedStorage, Observation, RunningStatistics, check_reset
+from sb3_rlx2.common.finite import RunningStatistics
 from sb3_rlx2.common.from_dense import arguments_of, go_on_from
-from sb3_rlx2.common.policies import SparsePolicyMixin, dense_policy_class, policy_arguments, sparse_policy_class
+from sb3_rlx2.common.planned_steps import PlannedSteps
+from sb3_rlx2.common.policies import dense_policy_class, policy_arguments, sparse_policy_class
 from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
 from sb3_rlx2.common.saving.algorithm_names import PACKAGE, algorithm_name
 from sb3_rlx2.common.saving.buffer_checks import counter_problem, layout_problem
@@ -42,22 +41,20 @@ from sb3_rlx2.common.saving.parameters import CheckedParameters
 from sb3_rlx2.common.simba import SimBaMixin
 from sb3_rlx2.common.topology import (
     TopologySettings,
-    attached_evolvers,
     evolve_topology,
     follow_budgets,
     has_sparse_layers,
-    uncompiled_policy,
     watch_evolution,
 )
 from sb3_rlx2.common.topology_rules import Topology, is_sparse, resolve_rules
 from sb3_rlx2.common.torch_training import WholeUpdates
 from sb3_rlx2.common.update_state import UpdateState
-from sb3_rlx2.engine.description import NEVER, UpdateDescription
+from sb3_rlx2.engine.description import NEVER
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.support import ENGINES, Engine, EngineChoice
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.files import register
-from sb3_rlx2.sparse import EvolutionCounters, TopologyEvolver, dense_state_dict
+from sb3_rlx2.sparse import EvolutionCounters, dense_state_dict
 from sb3_rlx2.sparse.checks import check_count, check_sparsity
 
 if TYPE_CHECKING:
@@ -73,7 +70,7 @@ COMPILED_BUFFERS = (ReplayBuffer, DynamicReplayBuffer)
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="RLx2OffPolicyAlgorithm")
 
 
-class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorithm):
+class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollecting, PlannedSteps, OffPolicyAlgorithm):
     """Sparse training (RLx2) on top of an off-policy algorithm of Stable-Baselines3.
 
     A subclass names that algorithm as its second base class: ``class RLx2TD3(RLx2OffPolicyAlgorithm, TD3)``. Updates
@@ -338,74 +335,6 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
             callback = CallbackList([*own, callback])
         return super()._init_callback(callback, progress_bar)
 
-    def _warn_of_what_will_not_happen(self) -> None:
-        """One warning that names what the planned steps are too few for."""
-        if self.__dict__.get("_has_warned"):
-            return
-        total, first = self._total_timesteps, max(self.num_timesteps, self.learning_starts)
-        missing = []
-        if total <= self.learning_starts or self.gradient_steps == 0:
-            settings = f"learning_starts={self.learning_starts}, gradient_steps={self.gradient_steps}"
-            missing.append(f"no gradient update is made ({settings})")
-        elif (rate := self._updates_per_step()) is not None:
-            for name, evolver in attached_evolvers(self).items():
-                if not (evolver.layers and evolver.rule.evolves):
-                    continue
-                # Evolution ends before the step at which it has annealed to nothing
-                end = self._end_of_evolution(name, evolver, first, rate)
-                if self._next_evolution(name, evolver, first, rate) >= end:
-                    settings = f"topology_interval={self.topology_interval}, topology_end={self.topology_end}"
-                    missing.append(f"the {name}'s topology does not evolve ({settings})")
-            delay, unit = read_clock(self.n_steps_delay, "n_steps_delay")
-            last = total if unit == TIMESTEPS else self._n_updates + (total - first) * rate - 1
-            if self.n_steps > 1 and last < delay:
-                missing.append(f"targets stay 1-step (n_steps_delay={self.n_steps_delay})")
-        if self.dynamic_buffer and self.buffer_min_size >= self.buffer_size:
-            sizes = f"buffer_min_size={self.buffer_min_size}, buffer_size={self.buffer_size}"
-            missing.append(f"the replay buffer forgets nothing ({sizes})")
-        if missing:
-            self._has_warned = True
-            message = f"{type(self).__name__}.learn() ends at {total} environment steps: {'; '.join(missing)}"
-            warnings.warn(message, stacklevel=6)
-
-    def _next_evolution(self, name: str, evolver: TopologyEvolver, first: int, rate: float) -> float:
-        """Environment step at which a network's topology evolves next, if updates begin at the step ``first``."""
-        interval, unit = read_clock(self.topology_interval, "topology_interval")
-        if unit == TIMESTEPS:
-            return max(first, (evolver.counters.get("clock", first) // interval + 1) * interval)
-        left = interval - evolver.counters["updates"] % interval
-        return first + left * self._describe_update().periods[name] / rate
-
-    def _interval_in_updates(self, name: str) -> float:
-        """ΔT in gradient updates of a network, one a step where their number depends on the length of episodes."""
-        interval, unit = read_clock(self.topology_interval, "topology_interval")
-        if unit == UPDATES:
-            return interval
-        return max(1.0, interval * (self._updates_per_step() or 1.0) / self._describe_update().periods[name])
-
-    def _end_of_evolution(self, name: str, evolver: TopologyEvolver, first: int, rate: float) -> float:
-        """Environment step at which the evolution of a network's topology ends."""
-        if self.topology_end is None:
-            return self._total_timesteps
-        end, unit = read_clock(self.topology_end, "topology_end")
-        step: float = end
-        if unit == UPDATES:
-            step = first + (end - evolver.counters["updates"]) * self._describe_update().periods[name] / rate
-        return min(self._total_timesteps, step)
-
-    def _updates_per_step(self) -> float | None:
-        """Gradient updates per environment step; None if that depends on the length of episodes."""
-        if self.gradient_steps < 0:
-            return 1.0
-        train_freq = cast(TrainFreq, self.train_freq)
-        if train_freq.unit == TrainFrequencyUnit.EPISODE:
-            return None
-        return self.gradient_steps / (train_freq.frequency * self.n_envs)
-
-    @abstractmethod
-    def _describe_update(self) -> UpdateDescription:
-        """What one update consists of, by the current hyperparameters."""
-
     def _optimizers_of_losses(self) -> dict[str, th.optim.Optimizer]:
         """The optimizers in the order in which an update of ``train`` steps them, by its variable that is the loss."""
         known: Any = self
@@ -424,66 +353,6 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, OffPolicyAlgorit
     def _prepare_updates(self, updates: Any, samples: Samples) -> None:
         """Bind what the next compiled updates learn from, and draw their noise as SB3's ``train`` would."""
         raise NotImplementedError
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[Array, Array]:
-        self._statistics_before = RunningStatistics(self._vec_normalize_env)
-        self._noise_free_action: Array | None = None
-        found = None if self.num_timesteps < learning_starts else self._scaled_actions()
-        if found is None:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        action, self._noise_free_action = found
-        action = self.policy.scale_action(self.policy.unscale_action(action))  # SB3's numbers to the last bit
-        if action_noise is not None:
-            action = np.clip(action + action_noise(), -1, 1)
-        return self.policy.unscale_action(action), action
-
-    def _scaled_actions(self) -> tuple[Array, Array] | None:
-        """Actions with and without noise in [-1, 1], if compiled code computes just what ``predict`` would."""
-        own, policy = type(self).predict is OffPolicyAlgorithm.predict, self.policy
-        if not own or "predict" in vars(self) or "predict" in vars(policy) or not isinstance(policy, SparsePolicyMixin):
-            return None
-        return policy.scaled_actions(cast(Array, self._last_obs))
-
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: Array,
-        new_obs: Array | dict[str, Array],
-        reward: Array,
-        dones: Array,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        storage = replay_buffer
-        if isinstance(replay_buffer, DynamicReplayBuffer):  # it checks by itself
-            replay_buffer.num_timesteps = self.num_timesteps
-        else:
-            storage = cast(ReplayBuffer, CheckedStorage(replay_buffer, self.num_timesteps))
-        acted_on = self._last_obs
-        try:
-            super()._store_transition(storage, buffer_action, new_obs, reward, dones, infos)
-        except ValueError:
-            self._forget_step()
-            raise
-        if isinstance(policy := uncompiled_policy(self), SimBaMixin):
-            policy.observe(cast(Array, acted_on))
-        if dones.any():
-            self._check_reset()
-
-    def _check_reset(self) -> None:
-        """Check the observation from which the next step starts, unnormalized."""
-        observation = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
-        try:
-            check_reset(cast(Observation, observation), self.n_envs, self.num_timesteps)
-        except ValueError:
-            self._forget_step()
-            raise
-
-    def _forget_step(self) -> None:
-        """After a step that must not count: the next one follows a reset of the environment."""
-        self._statistics_before.put_back()
-        self._last_obs = None
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Make gradient updates, as the base algorithm does, after those of an offline phase where one is due.
