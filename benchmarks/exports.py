@@ -1,10 +1,12 @@
 """What exported policies take and give: bytes, time, instructions on microcontrollers, return.
 
-    python benchmarks/exports.py sizes                       the paper's agents, untrained: as large as trained ones
-    python benchmarks/exports.py returns --results FOLDER …  the best runs of studies: return with C beside predict
-    python benchmarks/exports.py plot                        size against return, time against return
+    python benchmarks/exports.py sizes          the paper's agents, untrained: as large as trained ones
+    python benchmarks/exports.py returns        the trained agents of the package: return with C beside predict
+    python benchmarks/exports.py calibrations   the same in int8, calibrated on other episodes
+    python benchmarks/exports.py rounding       what single precision makes of predict and of C
+    python benchmarks/exports.py plot           size against return, time against return
 
-``sizes`` and ``returns`` write benchmarks/results/exports_NAME.csv. The microcontrollers' columns need
+All but the last write benchmarks/results/exports_NAME.csv. The microcontrollers' columns need
 arm-none-eabi-gcc and qemu-system-arm.
 """
 
@@ -25,17 +27,19 @@ import microcontroller
 import numpy as np
 import torch as th
 from speed import TASKS, processor
-from trained_agents import best_run, load_run
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.export.c_compiler import find_compiler
-from sb3_rlx2.export.export import export
+from sb3_rlx2.export.c_compiler import compiled_policy, find_compiler
+from sb3_rlx2.export.c_files import prepared, quantized, write_c
+from sb3_rlx2.export.export import N_OBSERVATIONS, PRECISIONS, export
 from sb3_rlx2.export.observations import from_environment
 from sb3_rlx2.export.reading import read_policy
+from sb3_rlx2.export.sparse_policy import SparsePolicy
+from sb3_rlx2.trained import load_trained, trained_agents
 
 RESULTS = Path(__file__).parent / "results"
-N_OBSERVATIONS = 2000
-EPISODES = 50
+FIRST_SEED, EPISODES = 1_000_000, 100
+CALIBRATION_SEED = 0
 TIMER = """
 #include <time.h>
 #include "policy.h"
@@ -138,7 +142,7 @@ def sizes() -> None:
 
 def of_model(model: Any, agent: str, sparsity: float) -> list[dict[str, Any]]:
     """Rows of a model: float32 and int8."""
-    observations = from_environment(read_policy(model), model.env.envs[0].spec.id, N_OBSERVATIONS, 0)
+    observations = from_environment(read_policy(model), model.env.envs[0].spec.id, N_OBSERVATIONS["int8"], 0)
     rows = []
     for precision in ("float32", "int8"):
         with TemporaryDirectory() as name:
@@ -161,80 +165,134 @@ def of_model(model: Any, agent: str, sparsity: float) -> list[dict[str, Any]]:
     return rows
 
 
-def mean_return(env: str, act: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Over episodes with seeds of their own, the same for each policy."""
-    task, total = gym.make(env), 0.0
-    for seed in range(EPISODES):
-        observation, _ = task.reset(seed=1000 + seed)
-        is_over = False
+def returns_of(environment: str, act: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Of episodes whose starts no training has seen, the same for each policy."""
+    task, returns = gym.make(environment), []
+    for seed in range(FIRST_SEED, FIRST_SEED + EPISODES):
+        observation, _ = task.reset(seed=seed)
+        total, is_over = 0.0, False
         while not is_over:
             observation, reward, terminated, truncated, _ = task.step(act(observation))
             total, is_over = total + float(reward), terminated or truncated
-    return total / EPISODES
+        returns.append(total)
+    task.close()
+    return np.array(returns)
 
 
-def of_library(folder: Path, n_act: int) -> Callable[[np.ndarray], np.ndarray]:
-    """An exported policy, through ctypes."""
-    library = folder / f"policy{time.monotonic_ns()}.so"
-    subprocess.run([find_compiler() or "cc", "-O2", "-shared", "-fPIC", folder / "policy.c", "-o", library], check=True)
-    policy_act = ctypes.CDLL(str(library)).policy_act
-
-    def act(observation: np.ndarray) -> np.ndarray:
-        raw, action = np.ascontiguousarray(observation, np.float32), np.empty(n_act, np.float32)
-        policy_act(raw.ctypes.data_as(ctypes.c_void_p), action.ctypes.data_as(ctypes.c_void_p))
-        return action
-
-    return act
-
-
-def returns(results: list[Path]) -> None:
-    """The best run of each method of some studies on each environment: return, size and time."""
+def returns() -> None:
+    """The trained agents of the package: return in C beside that of predict on the same starts, and size."""
     rows = []
-    for of_method in (path for folder in results for path in sorted(folder.glob("*/*")) if path.is_dir()):
-        run = best_run([of_method])
-        if run is None:
-            continue
-        settings = run.settings
-        model, statistics = load_run(run)
-        layers = read_policy(model, statistics).layers
-        present = sum(len(layer.values) for layer in layers) / sum(layer.n_in * layer.n_out for layer in layers)
-        observations = from_environment(read_policy(model, statistics), settings.environment, N_OBSERVATIONS, 0)
-
-        def predict(observation: np.ndarray, model: Any = model, statistics: Any = statistics) -> np.ndarray:
-            known = observation if statistics is None else statistics.normalize_obs(observation)
-            return model.predict(known, deterministic=True)[0]
-
-        predicted = mean_return(settings.environment, predict)
-        for precision in ("float32", "int16", "int8"):
+    for environment in trained_agents():
+        policy = load_trained(environment)
+        small = prepared(policy)
+        calibration, others = (
+            from_environment(policy, environment, N_OBSERVATIONS["int8"], seed) for seed in (CALIBRATION_SEED, 1)
+        )
+        predicted = returns_of(environment, lambda observation, policy=policy: policy.predict(observation)[0])
+        exact = policy.predict(others)[0]
+        for precision in PRECISIONS:
             with TemporaryDirectory() as name:
                 folder = Path(name)
-                report = export(model, folder, precision=precision, vec_normalize=statistics, observations=observations)
-                found = mean_return(settings.environment, of_library(folder, model.action_space.shape[0]))
-                rows.append(
-                    {
-                        "task": settings.environment,
-                        "method": settings.method,
-                        "weights": f"{present:.0%}",
-                        "steps": settings.steps,
-                        "precision": precision,
-                        "tables": report.table_bytes,
-                        "C µs": f"{microseconds_of_c(folder, observations):.2f}",
-                        "return of predict": f"{predicted:.1f}",
-                        "return in C": f"{found:.1f}",
-                        "difference": f"{abs(found / predicted - 1):.2%}",
-                        "largest difference of an action": f"{report.agreement.largest:.1e}",
-                        "bound": "" if report.bound is None else f"{report.bound:.2g}",
-                    }
-                )
+                quantization = None if precision == "float32" else quantized(small, calibration, precision)
+                written = write_c(small, folder, "policy", quantization)
+                act = compiled_policy(written.path, folder / "policy.so", policy.n_act, find_compiler() or "cc")
+                found = returns_of(environment, lambda observation, act=act: act(np.asarray(observation)[None])[0])
+                apart = np.abs(act(others) - exact) / policy.action.half_range
+                boards = on_boards(folder, others)
+            rows.append(
+                {
+                    "task": environment,
+                    "precision": precision,
+                    "tables": written.table_bytes,
+                    "Cortex-M4F instructions": boards["Cortex-M4F instructions"],
+                    **compared(found, predicted),
+                    "mean difference of an action": f"{apart.mean():.1e}",
+                    "largest": f"{apart.max():.1e}",
+                    "proven": "" if quantization is None else f"{quantization.bound:.2g}",
+                }
+            )
             print(rows[-1], flush=True)
-    note = f"Mean of {EPISODES} episodes; of each method the run with the best last evaluation"
-    write("returns", rows, "python benchmarks/exports.py returns --results FOLDER ...", note)
+    note = (
+        f"{EPISODES} episodes with the same starts for each. Differences of actions, on other episodes, in half ranges"
+    )
+    write("returns", rows, "python benchmarks/exports.py returns", note)
 
 
-PRECISIONS = (("float32", "o", "#0072B2"), ("int16", "^", "#009E73"), ("int8", "s", "#D55E00"))
+def calibrations() -> None:
+    """The trained agents in int8, calibrated on other episodes: how much the return depends on them."""
+    rows = []
+    for environment in trained_agents():
+        policy = load_trained(environment)
+        small = prepared(policy)
+        predicted = returns_of(environment, lambda observation, policy=policy: policy.predict(observation)[0])
+        for seed in (2, 3, 4):
+            quantization = quantized(small, from_environment(policy, environment, N_OBSERVATIONS["int8"], seed), "int8")
+            with TemporaryDirectory() as name:
+                written = write_c(small, Path(name), "policy", quantization)
+                act = compiled_policy(written.path, Path(name) / "policy.so", policy.n_act, find_compiler() or "cc")
+                found = returns_of(environment, lambda observation, act=act: act(np.asarray(observation)[None])[0])
+            rows.append({"task": environment, "seed of the calibration": seed, **compared(found, predicted)})
+            print(rows[-1], flush=True)
+    note = f"int8, {EPISODES} episodes with the same starts for each"
+    write("calibrations", rows, "python benchmarks/exports.py calibrations", note)
 
 
-PICTURED = ("RLx2", "recipe", "dense")
+def compared(found: np.ndarray, predicted: np.ndarray) -> dict[str, str]:
+    """Columns of returns of C beside those of predict, episode by episode."""
+    mean, differences = predicted.mean(), found - predicted
+    return {
+        "return of predict": f"{mean:.1f}",
+        "return in C": f"{found.mean():.1f}",
+        "difference": f"{differences.mean() / mean:+.2%}",
+        "standard error": f"{differences.std(ddof=1) / np.sqrt(EPISODES) / mean:.2%}",
+    }
+
+
+def rounding() -> None:
+    """What single precision makes of the trained agents: distances of predict and of C from double precision."""
+    rows = []
+    for environment in trained_agents():
+        policy = load_trained(environment)
+        raw = from_environment(policy, environment, N_OBSERVATIONS["int8"], 1).astype(np.float32)
+        exact = policy.action.low + policy.action.half_range.astype(float) * (
+            np.tanh(policy.values(raw)[policy.output]) + 1.0
+        )
+        one, batch = (np.concatenate([in_torch(policy, some) for some in np.split(raw, n)]) for n in (len(raw), 1))
+        with TemporaryDirectory() as name:
+            written = write_c(prepared(policy), Path(name), "policy")
+            act = compiled_policy(written.path, Path(name) / "policy.so", policy.n_act, find_compiler() or "cc")
+            in_c = act(raw)
+        size = np.maximum(np.abs(policy.action.low), np.abs(policy.action.high))
+        for what, left, right in (
+            ("predict and double precision", one, exact),
+            ("C and double precision", in_c, exact),
+            ("C and predict", in_c, one),
+            ("predict and predict of a batch", one, batch),
+        ):
+            differences = (np.abs(left.astype(float) - right) / size).max(1)
+            rows.append(
+                {
+                    "task": environment,
+                    "distance of": what,
+                    "largest": f"{differences.max():.1e}",
+                    "share above 1e-6": f"{(differences > 1e-6).mean():.1%}",
+                }
+            )
+    note = f"{N_OBSERVATIONS['int8']:,} observations; distances of actions as a share of their largest size"
+    write("rounding", rows, "python benchmarks/exports.py rounding", note)
+
+
+def in_torch(policy: SparsePolicy, raw: np.ndarray) -> np.ndarray:
+    """Actions of an agent of TD3, computed as predict does: by PyTorch, in single precision."""
+    x = th.as_tensor(raw if policy.normalization is None else policy.normalization(raw))
+    for layer in policy.layers:
+        x = th.nn.functional.linear(x, th.as_tensor(layer.dense_weight), th.as_tensor(layer.bias))
+        x = th.tanh(x) if layer.output == policy.output else th.relu(x)
+    low, high = policy.action.low, policy.action.high
+    return low + 0.5 * (x.numpy() + 1.0) * (high - low)
+
+
+MARKS = {"float32": ("o", "#0072B2"), "int16": ("^", "#009E73"), "int8": ("s", "#D55E00")}
 
 
 def plot() -> None:
@@ -245,40 +303,54 @@ def plot() -> None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import NullFormatter
 
-    with (RESULTS / "exports_returns.csv").open(newline="") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    rows = [row for row in rows if row["method"] in PICTURED]
+    rows, sizes = read("returns"), read("sizes")
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    for column, label, name in (("tables", "bytes of tables in flash", "size"), ("C µs", "µs of an action", "time")):
+    for column, label, name in (
+        ("tables", "bytes of tables in flash", "size"),
+        ("Cortex-M4F instructions", "instructions of an action on a Cortex-M4F", "time"),
+    ):
         figure, axes = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.6), layout="constrained", squeeze=False)
         for axis, task in zip(axes[0], tasks, strict=True):
-            for precision, marker, color in PRECISIONS:
-                of_task = [row for row in rows if row["task"] == task and row["precision"] == precision]
-                xs = [float(row[column]) for row in of_task]
-                ys = [float(row["return in C"]) for row in of_task]
-                axis.plot(xs, ys, marker, color=color, label=precision, linestyle="none")
-                for x, y, row in zip(xs, ys, of_task, strict=True):
-                    offset = (0, {"float32": 7, "int16": -13, "int8": -22}[precision])
-                    what = f"{row['method']}, {row['weights']}"
-                    axis.annotate(what, (x, y), offset, textcoords="offset points", ha="center", fontsize=8)
+            for row in (row for row in rows if row["task"] == task):
+                x, y = float(row[column]), float(row["return in C"])
+                error = float(row["standard error"].rstrip("%")) / 100 * float(row["return of predict"])
+                marker, color = MARKS[row["precision"]]
+                axis.errorbar(x, y, error, fmt=marker, color=color, capsize=3, label=row["precision"])
+            axis.axhline(float(row["return of predict"]), color="#888888", linewidth=1, label="predict")
+            for dense in sizes:
+                if dense["agent"] == f"RLx2TD3 {task}" and dense["sparsity"] == "0%":
+                    color = MARKS[dense["precision"]][1]
+                    axis.axvline(float(dense[column]), color=color, linestyle=":", label=f"dense, {dense['precision']}")
             axis.set(xscale="log", xlabel=label, title=task)
             axis.xaxis.set_minor_formatter(NullFormatter())
-            axis.margins(0.15, 0.3)
+            axis.set_ylim(0.0, 1.1 * axis.get_ylim()[1])
             axis.grid(alpha=0.3)
         axes[0][0].set_ylabel("return")
-        axes[0][0].legend(title="tables", loc="lower left")
+        axes[0][0].legend(loc="lower center", fontsize=8)
         figure.savefig(RESULTS / f"exports_{name}.png", dpi=120)
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of a table."""
+    with (RESULTS / f"exports_{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+COMMANDS = {
+    "sizes": sizes,
+    "returns": returns,
+    "calibrations": calibrations,
+    "rounding": rounding,
+    "plot": plot,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sizes", "returns", "plot"))
-    parser.add_argument("--results", type=Path, nargs="+", help="folders of studies' results, with their models")
+    parser.add_argument("what", choices=COMMANDS)
     arguments = parser.parse_args()
     th.set_num_threads(1)
-    if arguments.what == "returns" and arguments.results is None:
-        parser.error("returns needs --results")
-    {"sizes": sizes, "returns": lambda: returns(arguments.results), "plot": plot}[arguments.what]()
+    COMMANDS[arguments.what]()
 
 
 if __name__ == "__main__":

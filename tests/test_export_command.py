@@ -62,7 +62,7 @@ def test_c_in_float32_and_int8(pendulum, capsys, tmp_path):
     assert "bytes of flash" in output
     status, output, _ = run(capsys, pendulum, "--to", "c", "--out", tmp_path / "int8", "--precision", "int8")
     assert status == 0
-    assert "checked on 1000 observations" in output
+    assert "checked on 10000 observations" in output
 
 
 @needs_compiler
@@ -157,4 +157,4 @@ def test_a_saved_replay_buffer_calibrates(capsys, tmp_path):
     of = ["--precision", "int8", "--replay-buffer", tmp_path / "buffer.pkl", "--out", tmp_path]
     status, output, errors = run(capsys, tmp_path / "agent.zip", "--to", "c", *of)
     assert status == 0, errors
-    assert "checked on 1000 observations" in output
+    assert "checked on 10000 observations" in output

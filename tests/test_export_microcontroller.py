@@ -8,6 +8,7 @@ import pytest
 from export_helpers import MODELS, TASKS, observations, predictions, quick
 
 from sb3_rlx2 import RLx2DQN, RLx2TD3
+from sb3_rlx2.export.c_compiler import compiled_policy
 from sb3_rlx2.export.checks import agreement
 from sb3_rlx2.export.reading import read_policy
 
@@ -29,7 +30,9 @@ def test_ten_thousand_actions_are_those_of_predict(algorithm, precision, board, 
     ran = microcontroller.run(microcontroller.BOARDS[board], tmp_path / "policy.c", raw, tmp_path, dtype=dtype)
     found = agreement(read_policy(model), raw, ran.actions, predictions(model, raw).reshape(ran.actions.shape))
     assert found.n == 10_000
-    assert found.largest <= (found.allowed if report.bound is None else report.bound)
+    assert found.largest <= report.agreement.allowed
+    on_host = compiled_policy(tmp_path / "policy.c", tmp_path / "policy.so", len(ran.actions[0]), "cc", dtype=dtype)
+    np.testing.assert_array_equal(ran.actions, on_host(raw))
     assert ran.ram_bytes == 0
     assert report.stack_bytes < ran.stack_bytes < report.stack_bytes + 400
     assert report.table_bytes < ran.flash_bytes < report.table_bytes + 2000

@@ -16,7 +16,7 @@ import numpy as np
 from sb3_rlx2.export.c_functions import FUNCTIONS, Function, activation_call
 from sb3_rlx2.export.c_layers import layer_code
 from sb3_rlx2.export.c_text import Buffer, Call, number, offsets, table
-from sb3_rlx2.export.quantization import Quantization, quantize, relu_readers
+from sb3_rlx2.export.quantization import LIMIT, Quantization, quantize, relu_readers
 from sb3_rlx2.export.simplification import simplified, sorted_by_connections
 from sb3_rlx2.export.sparse_policy import (
     Activation,
@@ -140,7 +140,7 @@ class _Writer:
             return
         levels = self.quantization.levels[number_]
         size, rates = self.policy.widths[number_], (1.0 / levels.units).astype(np.float32)
-        limit = number(levels.limit)
+        limit = number(LIMIT)
         if len(rates) == 1:
             self.use("to_levels_of_one_unit")
             text = f"to_levels_of_one_unit({size}U, {number(rates[0])}, {limit}, {{0}}, {{out}})"
@@ -315,16 +315,11 @@ def _header(policy: SparsePolicy, name: str, quantization: Quantization | None, 
         if isinstance(action, GreedyAction):
             notes[-1] += " Of actions whose values are equal within rounding it may be another one."
     else:
-        within = f"actions are within {quantization.bound:.3g} half ranges of the exact ones."
-        if isinstance(action, GreedyAction):
-            within = (
-                f"the value of the action is below the best one's by at most {quantization.bound:.3g} of the largest "
-                "value in the calibration."
-            )
         notes += [
             "",
-            f"Computed with weights of {quantization.bits} bits. Observations must be finite. For those within the "
-            f"range of the calibration, below, {within}",
+            f"Computed with weights of {quantization.bits} bits. Observations must be finite.",
+            f"{quantization.measured.told(action)[0].upper()}{quantization.measured.told(action)[1:]}.",
+            f"Proven is {quantization.bound:.3g} for all observations within the range of the calibration:",
             f"least:   {_listed(quantization.low)}",
             f"largest: {_listed(quantization.high)}",
         ]
@@ -365,7 +360,7 @@ def _main(policy: SparsePolicy, name: str, quantization: Quantization | None) ->
     upper, action, expected = name.upper(), policy.action, policy.example_action
     if isinstance(action, SquashedAction):
         scale = np.maximum(action.half_range, np.float32(1e-30))
-        allowed = scale * np.float32(2e-6 if quantization is None else max(quantization.bound, 2e-6))
+        allowed = scale * np.float32(2e-6 if quantization is None else max(quantization.allowed, 2e-6))
         kind, decimal, cast = "float", "%.9g", "(double)"
     else:  # the example is one whose action no rounding changes
         expected, allowed = expected.astype(np.int32), np.zeros(1, np.int32)

@@ -14,7 +14,7 @@ import numpy as np
 
 from sb3_rlx2.export.c_functions import Function, activation_call
 from sb3_rlx2.export.c_text import TYPES, table
-from sb3_rlx2.export.quantization import QuantizedLayer
+from sb3_rlx2.export.quantization import LIMIT, QuantizedLayer
 from sb3_rlx2.export.sparse_policy import Array, Linear
 
 MAX_WIDTH = 65535
@@ -67,8 +67,6 @@ def layer_code(
     makes_levels = quantized is not None and quantized.shifts is not None
     kind = f"{shape}_to_levels" if makes_levels else shape
     arrays, counts = _arrays(layer, is_dense, quantized), _counts(layer, is_dense)
-    if makes_levels and quantized is not None:
-        counts["limit"] = ("int32_t", str(quantized.limit))
     shown = f"{layer.n_in} inputs, {layer.n_out} outputs, {len(layer.values)} of {layer.n_in * layer.n_out} weights"
     tables = [table(f"{name}_{field}", _at_least_one(array)) for field, array in arrays.items()]
     values = ", ".join([*(f"{name}_{field}" for field in arrays), *(value for _, value in counts.values())])
@@ -190,9 +188,9 @@ _STORE_LEVEL = """if (sum <= 0)
 }
 else
 {
-    const int32_t level = (int32_t)((uint32_t)sum >> layer->shifts[row]);
-    y[row] = (int16_t)((level < layer->limit) ? level : layer->limit);
-}"""
+    const uint32_t level = (uint32_t)sum >> layer->shifts[row];
+    y[row] = (int16_t)((level < @LIMIT) ? level : @LIMIT);
+}""".replace("@LIMIT", f"{LIMIT}U")
 
 
 def _loop(

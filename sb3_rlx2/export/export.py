@@ -19,7 +19,7 @@ from sb3_rlx2.export.checks import Agreement, agreement, predictions
 from sb3_rlx2.export.folders import appearing_together
 from sb3_rlx2.export.numpy_files import write_npz, write_safetensors
 from sb3_rlx2.export.onnx_files import OPSET, onnx_policy, write_onnx
-from sb3_rlx2.export.quantization import Quantization
+from sb3_rlx2.export.quantization import Measured, Quantization
 from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.sparse_policy import Array, GreedyAction, SparsePolicy
 
@@ -27,7 +27,7 @@ Target = Literal["c", "onnx", "safetensors", "numpy"]
 Precision = Literal["float32", "int16", "int8"]
 TARGETS: tuple[str, ...] = get_args(Target)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-N_OBSERVATIONS = 1000
+N_OBSERVATIONS = {"float32": 1000, "int16": 10_000, "int8": 10_000}
 """For the check and for the calibration of integers, unless said otherwise."""
 Act = Callable[[Array], Array]
 
@@ -42,8 +42,10 @@ class ExportReport:
     :param notes: what else is to be known, a sentence each
     :param table_bytes: of C's constant tables, otherwise None
     :param stack_bytes: of the numbers that a call in C keeps, otherwise None
-    :param bound: of integers: how far an action can be from the exact one, in units of half its range, for observations
-        within the range of the calibration; otherwise None
+    :param measured: of integers: how far actions were from the exact ones on observations that the tables were not
+        fitted to; otherwise None
+    :param bound: of integers: what is proven for all observations within the range of the calibration, in the same
+        units; otherwise None
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class ExportReport:
     notes: tuple[str, ...] = ()
     table_bytes: int | None = None
     stack_bytes: int | None = None
+    measured: Measured | None = None
     bound: float | None = None
 
     def __str__(self) -> str:
@@ -127,13 +130,13 @@ def export(
         )
     policy = read_policy(model, vec_normalize)
     if observations is None:
-        observations = sources.from_buffer(model, N_OBSERVATIONS, seed)
+        observations = sources.from_buffer(model, N_OBSERVATIONS[precision], seed)
         if observations is None and precision != "float32":
             raise ValueError(
                 f"{precision} is calibrated on observations: there are none, and the replay buffer is empty"
             )
         if observations is None:
-            observations = sources.drawn(policy, model.observation_space, N_OBSERVATIONS, seed)  # type: ignore[arg-type]
+            observations = sources.drawn(policy, model.observation_space, N_OBSERVATIONS[precision], seed)  # type: ignore[arg-type]
     observations = _checked(policy, observations)
     expected = predictions(model, vec_normalize, observations)
     example = _clearest(policy, observations)
@@ -152,7 +155,7 @@ def export(
             made = _Made(_flat(SparsePolicy.load(file)))
         found = agreement(policy, observations, made.act(observations), expected)
         if made.quantization is not None:
-            found = found._replace(allowed=found.allowed + made.quantization.bound)
+            found = found._replace(allowed=found.allowed + made.quantization.allowed)
         if not found.holds:
             raise ValueError(f"nothing is written, since the export does not compute what predict does. On {found}")
         files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
@@ -163,6 +166,7 @@ def export(
         notes=made.notes,
         table_bytes=None if made.written is None else made.written.table_bytes,
         stack_bytes=None if made.written is None else made.written.stack_bytes,
+        measured=None if made.quantization is None else made.quantization.measured,
         bound=None if made.quantization is None else made.quantization.bound,
     )
 
@@ -183,7 +187,13 @@ def _make_c(
     if compiler is not None:
         dtype = np.int32 if isinstance(policy.action, GreedyAction) else np.float32
         act = compiled_policy(written.path, room / f"{name}.so", policy.n_act, compiler, dtype=dtype)
-        return _Made(act, (f"compiled by {compiler}",), written, quantization)
+        notes = [f"compiled by {compiler}"]
+        if quantization is not None:
+            notes.append(
+                f"{quantization.measured.told(policy.action)}; proven is {quantization.bound:.2g} for all within the "
+                "range of the calibration"
+            )
+        return _Made(act, tuple(notes), written, quantization)
     if quantization is not None:
         raise ValueError(
             f"precision={precision!r} needs a C compiler to be checked, and there is none: cc, gcc or clang"

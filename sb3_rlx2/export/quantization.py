@@ -1,39 +1,51 @@
-"""Policies with integer weights: one scale for each row, 16-bit levels between layers, and a bound on the error.
+"""Policies with integer weights: one scale for each row, 16-bit levels between layers, and how far actions are off.
 
 A weight is ``scale[row] * q`` with an integer q, in [-127, 127] for int8 and [-2047, 2047] for int16. What a layer
-reads are levels, integers of 16 bits, each input with a unit of its own, which the weights have taken in; so a row's
-sum is exact in 32 bits. A layer whose output goes through ReLU into further layers makes levels by a shift, without
-floating-point numbers: the unit of an output is its row's scale times a power of two. Everything else is computed in
-floats.
+reads are levels, integers of 16 bits, each input with a unit of its own, which the weights have taken in. A row's sum
+is exact in 32 bits: where its integers could add up to more, its scale is larger. A layer whose output goes through
+ReLU into further layers makes levels by a shift, without floating-point numbers: the unit of an output is its row's
+scale times a power of two. Everything else is computed in floats.
 
-Weights are rounded so that rows, not weights, are nearest to the exact ones on the states of the calibration: those of
-a row up or down together (as in Nagel et al., "Up or Down?", ICML 2020, here by coordinate descent).
+An input with a coarse unit has a large weight, which sets the scale of the row and leaves few integers to the others.
+So units follow the sizes seen in the calibration, and are finer for inputs that contribute much (as in SmoothQuant:
+Xiao et al., ICML 2023, https://arxiv.org/abs/2211.10438, with strength 1/2).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from sb3_rlx2.export.sparse_policy import Action, Activation, Array, GreedyAction, LayerNorm, Linear, SparsePolicy
+from sb3_rlx2.export.ranges import ROUNDING, Value, error_of_weights, value_of
+from sb3_rlx2.export.rounding import Inputs, rounded_rows
+from sb3_rlx2.export.sparse_policy import (
+    Action,
+    Activation,
+    Array,
+    GreedyAction,
+    Linear,
+    Operation,
+    SparsePolicy,
+)
 
 HEADROOM = 4.0
-"""How much larger than in the calibration an observation may be before it is cut off."""
+"""How much larger than in the calibration an input of a layer may be, at least, before it is cut off."""
+LOOSE = 64.0
+"""Units that were seen small, or never, have at least the range that interval arithmetic asks for, divided by this."""
 LARGEST_WEIGHTS = {"int8": 127, "int16": 2047}
-"""By precision; larger weights would leave less room for levels in sums of 32 bits."""
-LARGEST_LEVEL = 32767
+"""By precision."""
+LIMIT = 32767
+"""The largest level."""
 LARGEST_SUM = 2**30
 """Of a row's products, and of its bias: both together fit in 32 bits."""
-LIPSCHITZ = {"relu": 1.0, "tanh": 1.0, "silu": 1.1, "gelu": 1.13, "gelu_tanh": 1.13}
-LOWEST = {"silu": -0.2785, "gelu": -0.17, "gelu_tanh": -0.1701}
-"""Minimum of activations that fall before they rise."""
-LOOSE = 64.0
-"""Up to how many times what a unit was seen to have its levels reach, where interval arithmetic asks for more."""
-STEPS = 4
-"""Of coordinate descent, for each weight of a row."""
-ROUNDING = 1e-6
-"""Of floating-point numbers, as a share of the largest one."""
+LEAST_SHARE = 1 / 16
+"""Of the levels, for an input that contributes little."""
+HELD_OUT = 8
+"""Of so many observations one is kept out of the calibration, to measure on."""
+TINY = 1e-30
+"""Instead of 0 where something is divided by it."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +56,33 @@ class QuantizedLayer:
     :param biases: [n_out], int32, in units of the sums
     :param scales: unit of each row's sum, [n_out], float32
     :param shifts: how far sums are shifted to become levels, [n_out], uint8; None: they become floats
-    :param limit: the largest level that it makes
     """
 
     weights: Array
     biases: Array
     scales: Array
     shifts: Array | None
-    limit: int
+
+    @property
+    def half(self) -> Array:
+        """What its biases hold so that shifting, which rounds down, rounds to the nearest, [n_out]."""
+        if self.shifts is None:
+            return np.zeros(len(self.biases))
+        return np.where(self.shifts > 0, 2.0 ** (self.shifts.astype(np.float64) - 1.0), 0.0)
+
+    @property
+    def units(self) -> Array:
+        """What one level of an output stands for, [n_out]."""
+        shifts = np.zeros(1) if self.shifts is None else self.shifts.astype(np.float64)
+        return self.scales.astype(np.float64) * 2.0**shifts
+
+    def levels(self, sums: Array) -> Array:
+        """What its sums become, [..., n_out].
+
+        :param sums: of whole numbers, [..., n_out]
+        """
+        shifts = np.zeros(1) if self.shifts is None else self.shifts.astype(np.float64)
+        return np.minimum(np.floor(np.maximum(sums, 0.0) / 2.0**shifts), LIMIT)
 
 
 @dataclass(frozen=True)
@@ -59,11 +90,43 @@ class Levels:
     """A value as integers.
 
     :param units: what one level stands for, [n], or [1] if it is the same for all
-    :param limit: levels lie in [-limit, limit]
     """
 
     units: Array
-    limit: int
+
+    def __call__(self, x: Array) -> Array:
+        """Turn floats into levels.
+
+        :param x: [..., n]
+        """
+        return np.clip(np.rint(x / self.units), -LIMIT, LIMIT)
+
+
+class Measured(NamedTuple):
+    """How far actions of integers were from the exact ones, on observations that tables were not fitted to.
+
+    :param n: number of observations
+    :param largest: difference, in units of half the range of an action; of discrete actions how far the value of one
+        was below the best one's, as a share of the largest value
+    :param mean: the same, on average
+    """
+
+    n: int
+    largest: float
+    mean: float
+
+    def told(self, action: Action) -> str:
+        """What was measured, in a sentence without its full stop.
+
+        :param action: the kind of actions
+        """
+        what, unit = "actions differed from the exact ones", "half ranges"
+        if isinstance(action, GreedyAction):
+            what, unit = "the values of actions were below those of the best ones", "of the largest value"
+        return (
+            f"on {self.n:,} observations that the tables were not fitted to {what} by at most {self.largest:.2g} "
+            f"{unit}, {self.mean:.2g} on average"
+        )
 
 
 @dataclass(frozen=True)
@@ -72,9 +135,11 @@ class Quantization:
 
     :param layers: by the number of the value that each makes
     :param levels: of values that are turned from floats into levels, by their numbers
-    :param bound: how far actions can be from those of the float policy, in units of half their range, for all
-        observations between the least and the largest of the calibration; of discrete actions how far the value of one
-        can be below the best one's, as a share of the largest value in the calibration
+    :param measured: how far actions were from those of the float policy
+    :param seen: the largest difference on the observations of the calibration, in the same units; of discrete actions
+        twice the largest one of a value
+    :param bound: what is proven, in the same units, for all observations between the least and the largest of the
+        calibration
     :param low: the least observation of the calibration, raw, [n_obs]
     :param high: the largest
     :param bits: of a weight
@@ -82,38 +147,17 @@ class Quantization:
 
     layers: dict[int, QuantizedLayer]
     levels: dict[int, Levels]
+    measured: Measured
+    seen: float
     bound: float
     low: Array
     high: Array
     bits: int
 
-
-@dataclass
-class _Value:
-    """What is known of a value.
-
-    :param low: what it can be at least, [n], for all observations that are not cut off
-    :param high: and at most
-    :param low_seen: the same for observations like those of the calibration
-    :param high_seen: and at most
-    :param error: how far the integers' value can be from the exact one then, [n]
-    :param largest: the largest size in the calibration, [n]
-    """
-
-    low: Array
-    high: Array
-    low_seen: Array
-    high_seen: Array
-    error: Array
-    largest: Array
-
     @property
-    def size(self) -> Array:
-        return np.maximum(-self.low, self.high)
-
-    @property
-    def size_seen(self) -> Array:
-        return np.maximum(-self.low_seen, self.high_seen)
+    def allowed(self) -> float:
+        """By how much C may differ on the observations of the calibration: it rounds some numbers in another way."""
+        return min(self.bound, 1.5 * self.seen)
 
 
 def relu_readers(policy: SparsePolicy) -> dict[int, int]:
@@ -139,182 +183,154 @@ def quantize(policy: SparsePolicy, observations: Array, precision: str) -> Quant
     """Turn a policy's layers into integers.
 
     :param policy: the policy
-    :param observations: raw observations to calibrate on, [n, n_obs]
+    :param observations: raw observations to calibrate on, [n, n_obs]; the last ones are measured on
     :param precision: of weights, ``"int8"`` or ``"int16"``
     """
-    seen = policy.values(observations)
-    relus = relu_readers(policy)
-    values, levels, layers = {0: _observation(policy, seen[0])}, {}, {}
-    units: dict[int, Levels] = {}
-    read_by_layers = {layer.inputs[0] for layer in policy.layers}
-
-    def float_to_levels(number: int) -> None:
-        """Levels of a value that exists as floats."""
-        value = values[number]
-        reach = np.minimum(value.size, LOOSE * value.largest)
-        if number != 0:
-            reach = np.array([reach.max()])
-        limit = _limit(policy, number, precision)
-        unit = (np.maximum(reach, np.finfo(np.float32).tiny * 1e6) / limit).astype(np.float32).astype(np.float64)
-        levels[number] = units[number] = Levels(unit, limit)
-        value.error = value.error + 0.5 * unit + np.maximum(value.size_seen + value.error - unit * limit, 0.0)
-
-    if 0 in read_by_layers:
-        float_to_levels(0)
+    calibration = _Calibration(policy, observations, precision)
     for operation in policy.operations:
-        value = _result(
-            operation, [values[number] for number in operation.inputs], np.abs(seen[operation.output]).max(0)
-        )
-        values[operation.output] = value
-        if isinstance(operation, Linear):
-            (source,) = operation.inputs
-            relu = relus.get(operation.output)
-            limit = 0 if relu is None else _limit(policy, relu, precision)
-            layer = _quantized_layer(operation, units[source], value, limit, seen[source], precision)
-            layers[operation.output] = layer
-            value.error = value.error + _weight_error(operation, layer, units[source], values[source])
-            if layer.shifts is not None and relu is not None:
-                unit = layer.scales.astype(np.float64) * 2.0**layer.shifts
-                value.error = value.error + unit + np.maximum(value.high_seen + value.error - unit * limit, 0.0)
-                units[relu] = Levels(unit, limit)
-        is_levels = operation.output in units or operation.output in relus
-        if operation.output in read_by_layers and not is_levels:
-            float_to_levels(operation.output)
-    error = float(values[policy.output].error.max())
-    raw, bound = observations.astype(np.float64), _bound(policy.action, error, seen[policy.output])
-    bits = LARGEST_WEIGHTS[precision].bit_length() + 1
-    return Quantization(layers, levels, bound + ROUNDING, raw.min(0), raw.max(0), bits)
+        calibration.add(operation)
+    exact, computed = calibration.exact[policy.output], calibration.computed[policy.output]
+    measured_on = slice(calibration.fitted % len(exact), None)  # all, where there is one only
+    raw, error = observations.astype(np.float64), float(calibration.known[policy.output].error.max())
+    largest = max(float(np.abs(exact).max()), TINY)
+    return Quantization(
+        calibration.layers,
+        calibration.levels,
+        _measured(policy.action, computed[measured_on], exact[measured_on], largest),
+        _seen(policy.action, computed, exact, largest) + ROUNDING,
+        _bound(policy.action, error, largest) + ROUNDING,
+        raw.min(0),
+        raw.max(0),
+        bits=LARGEST_WEIGHTS[precision].bit_length() + 1,
+    )
 
 
-def _bound(action: Action, error: float, outputs: Array) -> float:
-    if isinstance(action, GreedyAction):  # the best one's value may fall as much as another one's rises
-        return 2.0 * error / max(float(np.abs(outputs).max()), float(np.finfo(np.float32).tiny))
-    return 2.0 * float(np.tanh(0.5 * error))
+class _Calibration:
+    """Turns one operation after the other into integers, and computes with them what C does.
 
-
-def _observation(policy: SparsePolicy, seen: Array) -> _Value:
-    largest = np.abs(seen).max(0)
-    reach = np.where(largest > 0.0, HEADROOM * largest, 1.0)
-    if policy.normalization is not None:
-        reach = np.minimum(reach, policy.normalization.clip)
-    return _Value(-reach, reach, seen.min(0), seen.max(0), ROUNDING * largest, reach)
-
-
-def _limit(policy: SparsePolicy, number: int, precision: str) -> int:
-    """The largest level of a value with which no sum of those that read it can overflow."""
-    most = max(int(layer.counts.max()) for layer in policy.layers if layer.inputs[0] == number)
-    return min(LARGEST_LEVEL, LARGEST_SUM // (LARGEST_WEIGHTS[precision] * max(most, 1)))
-
-
-def _quantized_layer(
-    layer: Linear, read: Levels, value: _Value, limit: int, seen: Array, precision: str
-) -> QuantizedLayer:
-    largest_weight = LARGEST_WEIGHTS[precision]
-    rows = np.repeat(np.arange(layer.n_out), layer.counts)
-    units = np.broadcast_to(read.units, layer.n_in)
-    in_levels = layer.values * units[layer.columns]
-    largest = np.zeros(layer.n_out)
-    np.maximum.at(largest, rows, np.abs(in_levels))
-    # The tables hold scales in single precision: weights are rounded to multiples of those
-    scales = np.maximum(largest / largest_weight, np.abs(layer.bias) / (LARGEST_SUM // 4))
-    scales = np.maximum(scales * (1.0 + 1e-6), 1e-30).astype(np.float32)
-    exact, means = in_levels / scales[rows], seen.mean(0) / units
-    covariance = np.cov(seen / units, rowvar=False, bias=True).reshape(layer.n_in, layer.n_in)
-    weights = np.rint(exact)
-    for end, count in zip(layer.ends, layer.counts, strict=True):
-        row = slice(end - count, end)
-        columns = layer.columns[row]
-        weights[row] = _nearest_row(exact[row], covariance[np.ix_(columns, columns)], largest_weight)
-    # What is left of the error is zero on average
-    left = np.bincount(rows, (exact - weights) * means[layer.columns], minlength=layer.n_out)
-    biases = np.rint(np.clip(layer.bias / scales + left, -(LARGEST_SUM // 2), LARGEST_SUM // 2))
-    shifts = None
-    if limit:
-        reach = np.minimum(np.maximum(value.high, 0.0), LOOSE * value.largest) / scales
-        shifts = np.ceil(np.log2(np.maximum(reach / limit, 1.0))).astype(np.uint8)
-    biases += _half(shifts)
-    return QuantizedLayer(weights.astype(precision), biases.astype(np.int32), scales, shifts, limit)
-
-
-def _half(shifts: Array | None) -> Array:
-    """What makes shifting, which rounds down, round to the nearest."""
-    return np.zeros(1) if shifts is None else np.where(shifts > 0, 2.0 ** (shifts.astype(np.float64) - 1.0), 0.0)
-
-
-def _nearest_row(exact: Array, covariance: Array, largest_weight: int) -> Array:
-    """Integers with which a row's sums vary the least from the exact ones, by coordinate descent from rounding.
-
-    :param exact: weights in units of the row's scale, [count]
-    :param covariance: of the inputs in the calibration, [count, count]
-    :param largest_weight: no weight is larger
+    :param policy: the policy
+    :param observations: raw observations, [n, n_obs]
+    :param precision: of weights
     """
-    weights = np.rint(exact)
-    variances = covariance.diagonal()
-    slope = covariance @ (weights - exact)
-    for _ in range(STEPS * len(weights)):
-        step = -np.sign(slope)
-        allowed = (np.abs(weights + step) <= largest_weight) & (np.abs(weights + step - exact) < 1.5)
-        gain = np.where(allowed, 2.0 * np.abs(slope) - variances, 0.0)
-        best = int(gain.argmax())
-        if gain[best] <= 1e-9 * variances[best]:
-            break
-        weights[best] += step[best]
-        slope += step[best] * covariance[best]
-    return weights
+
+    def __init__(self, policy: SparsePolicy, observations: Array, precision: str) -> None:
+        self.policy, self.largest_weight, self.dtype = policy, LARGEST_WEIGHTS[precision], precision
+        self.fitted = max(len(observations) - len(observations) // HELD_OUT, 1)
+        """Number of observations that tables are fitted to, the first ones."""
+        self.exact = policy.values(observations)
+        self.computed = {0: self.exact[0]}
+        """Values, as the integers make them."""
+        self.read: dict[int, Array] = {}
+        """Levels of those that layers read."""
+        self.units: dict[int, Array] = {}
+        """Of these levels."""
+        self.known: dict[int, Value] = {}
+        self.layers: dict[int, QuantizedLayer] = {}
+        self.levels: dict[int, Levels] = {}
+        self.relus = relu_readers(policy)
+        self.read_by_layers = {layer.inputs[0] for layer in policy.layers}
+        seen, largest = self.exact[0], np.abs(self.exact[0]).max(0)
+        size = np.where(largest > 0.0, HEADROOM * largest, 1.0)
+        self.known[0] = Value(-size, size, seen.min(0), seen.max(0), ROUNDING * largest, largest)
+        if 0 in self.read_by_layers:
+            self._read_as_levels(0)
+
+    def add(self, operation: Operation) -> None:
+        """The next operation.
+
+        :param operation: of the policy
+        """
+        output, reads = operation.output, operation.inputs
+        largest = np.abs(self.exact[output]).max(0)
+        self.known[output] = value_of(operation, [self.known[number] for number in reads], largest)
+        if output in self.read:  # a ReLU that its layer has computed
+            return
+        if isinstance(operation, Linear):
+            self._add_layer(operation)
+        else:
+            self.computed[output] = operation(*(self.computed[number] for number in reads))
+        if output in self.read_by_layers:
+            self._read_as_levels(output)
+
+    def _add_layer(self, layer: Linear) -> None:
+        (source,), output, relu = layer.inputs, layer.output, self.relus.get(layer.output)
+        before, value = self.known[source], self.known[output]
+        common = np.maximum(before.largest, before.size / LOOSE) / self.units[source]
+        inputs = Inputs(self.read[source][: self.fitted], self.units[source], common)
+        rows = rounded_rows(
+            layer,
+            inputs,
+            self.exact[output][: self.fitted],
+            self.largest_weight,
+            LARGEST_SUM // LIMIT,
+            LARGEST_SUM // 4,
+        )
+        shifts = None
+        if relu is not None:
+            reach = np.maximum(self.exact[relu].max(0), np.maximum(value.high, 0.0) / LOOSE)
+            reach = reach * HEADROOM / self._shares(relu, reach)
+            shifts = np.ceil(np.log2(np.maximum(reach / rows.scales / LIMIT, 1.0))).astype(np.uint8)
+        biases = np.rint(np.clip(rows.biases / rows.scales, -(LARGEST_SUM // 2), LARGEST_SUM // 2)).astype(np.int32)
+        made = QuantizedLayer(rows.weights.astype(self.dtype), biases, rows.scales, shifts)
+        made = self.layers[output] = replace(made, biases=biases + made.half.astype(np.int32))
+        numbers, scales = np.repeat(np.arange(layer.n_out), layer.counts), rows.scales.astype(np.float64)
+        weights = np.zeros((layer.n_out, layer.n_in))
+        weights[numbers, layer.columns] = rows.weights
+        sums = self.read[source] @ weights.T + made.biases
+        self.computed[output] = scales * sums
+        value.error = value.error + error_of_weights(
+            layer, rows.weights * scales[numbers] / self.units[source][layer.columns], biases * scales, before
+        )
+        if relu is not None:
+            self.units[relu], self.read[relu] = made.units, made.levels(sums)
+            value.error = value.error + made.units
+            value.error = value.error + np.maximum(value.high_seen + value.error - made.units * LIMIT, 0.0)
+
+    def _read_as_levels(self, number: int) -> None:
+        """Levels of a value that exists as floats."""
+        value = self.known[number]
+        if number == 0:
+            reach = value.size / self._shares(0, value.largest)
+        else:
+            reach = np.array([HEADROOM * np.maximum(value.largest, value.size / LOOSE).max()])
+        unit = (np.maximum(reach, TINY) / LIMIT).astype(np.float32).astype(np.float64)
+        self.levels[number] = Levels(unit)
+        self.units[number] = np.broadcast_to(unit, self.policy.widths[number])
+        self.read[number] = self.levels[number](self.computed[number])
+        value.error = value.error + 0.5 * unit + np.maximum(value.size_seen + value.error - unit * LIMIT, 0.0)
+
+    def _shares(self, number: int, common: Array) -> Array:
+        """Which share of the levels a value's elements get: more if they contribute more, [n].
+
+        :param number: of the value
+        :param common: size up to which its elements are common, [n]
+        """
+        largest = np.full(len(common), TINY)
+        for layer in self.policy.layers:
+            if layer.inputs[0] == number:
+                rows = np.repeat(np.arange(layer.n_out), layer.counts)
+                brought = np.abs(layer.values) * common[layer.columns]
+                sizes = np.sqrt(np.bincount(rows, brought**2, minlength=layer.n_out))
+                np.maximum.at(largest, layer.columns, brought / np.maximum(sizes, TINY)[rows])
+        shares: Array = np.clip(np.sqrt(largest / largest.max()), LEAST_SHARE, 1.0)
+        return shares
 
 
-def _weight_error(layer: Linear, quantized: QuantizedLayer, read: Levels, source: _Value) -> Array:
-    """How far a row can be from the exact one because of its rounded weights and bias."""
-    rows = np.repeat(np.arange(layer.n_out), layer.counts)
-    units = np.broadcast_to(read.units, layer.n_in)[layer.columns]
-    scales = quantized.scales.astype(np.float64)
-    off = quantized.weights * scales[rows] / units - layer.values
-    # Deviations times inputs between the least and the largest, around the middle, which the bias partly makes good
-    low, high = source.low_seen[layer.columns], source.high_seen[layer.columns]
-    bias_off = (quantized.biases - _half(quantized.shifts)) * scales - layer.bias
-    middle = bias_off + np.bincount(rows, off * 0.5 * (low + high), minlength=layer.n_out)
-    around = np.abs(off) * (0.5 * (high - low) + source.error[layer.columns])
-    return np.abs(middle) + np.bincount(rows, around, minlength=layer.n_out) + ROUNDING * np.abs(layer.bias)
+def _measured(action: Action, computed: Array, exact: Array, largest: float) -> Measured:
+    """Of outputs of the network."""
+    if isinstance(action, GreedyAction):
+        chosen = np.take_along_axis(exact, action(computed)[:, None], 1)
+        differences = (exact.max(1, keepdims=True) - chosen) / largest
+    else:
+        differences = np.abs(np.tanh(computed) - np.tanh(exact))
+    return Measured(len(exact), float(differences.max()), float(differences.mean()))
 
 
-def _result(operation: object, read: list[_Value], largest: Array) -> _Value:
-    """What is known of an operation's result, with the error that comes from what it reads."""
-    if isinstance(operation, Linear):
-        (x,) = read
-        low, high = _interval(operation, x.low, x.high)
-        low_seen, high_seen = _interval(operation, x.low_seen, x.high_seen)
-        rows = np.repeat(np.arange(operation.n_out), operation.counts)
-        brought = np.abs(operation.values) * x.error[operation.columns]
-        error: Array = np.bincount(rows, brought, minlength=operation.n_out)
-        return _Value(low, high, low_seen, high_seen, error, largest)
-    if isinstance(operation, Activation):
-        (x,) = read
-        factor = LIPSCHITZ.get(operation.function) or max(1.0, operation.parameter)
-        low, high = _through(operation, x.low, x.high)
-        low_seen, high_seen = _through(operation, x.low_seen, x.high_seen)
-        return _Value(low, high, low_seen, high_seen, factor * x.error + ROUNDING, largest)
-    if isinstance(operation, LayerNorm):
-        (x,) = read
-        reach = np.sqrt(len(operation.weight)) * np.abs(operation.weight) + np.abs(operation.bias)
-        # How far a variance can fall is not known
-        error = np.full(len(reach), 2.0 * reach.max()) if x.error.any() else np.zeros(len(reach))
-        return _Value(-reach, reach, -reach, reach, error, largest)
-    x, y = read
-    return _Value(
-        x.low + y.low, x.high + y.high, x.low_seen + y.low_seen, x.high_seen + y.high_seen, x.error + y.error, largest
-    )
+def _seen(action: Action, computed: Array, exact: Array, largest: float) -> float:
+    if isinstance(action, GreedyAction):  # the best one's value may fall as much as another one's rises
+        return 2.0 * float(np.abs(computed - exact).max()) / largest
+    return float(np.abs(np.tanh(computed) - np.tanh(exact)).max())
 
 
-def _interval(layer: Linear, low: Array, high: Array) -> tuple[Array, Array]:
-    rows = np.repeat(np.arange(layer.n_out), layer.counts)
-    ends = layer.values * low[layer.columns], layer.values * high[layer.columns]
-    return tuple(  # type: ignore[return-value]
-        layer.bias + np.bincount(rows, choose(*ends), minlength=layer.n_out) for choose in (np.minimum, np.maximum)
-    )
-
-
-def _through(activation: Activation, low: Array, high: Array) -> tuple[Array, Array]:
-    at_low, at_high = activation(low), activation(high)
-    lowest = LOWEST.get(activation.function, np.inf)
-    falls = np.where((low < 0.0) & (lowest < 0.0), lowest, np.inf)
-    return np.minimum(np.minimum(at_low, at_high), falls), np.maximum(at_low, at_high)
+def _bound(action: Action, error: float, largest: float) -> float:
+    return 2.0 * error / largest if isinstance(action, GreedyAction) else 2.0 * float(np.tanh(0.5 * error))

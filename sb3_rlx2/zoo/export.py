@@ -128,7 +128,7 @@ def _observations(
     if env not in gymnasium.registry:
         raise ValueError(f"--env {env}: there is no such environment{did_you_mean(env, gymnasium.registry)}")
     policy = read_policy(model, statistics)
-    return sources.from_environment(policy, env, arguments.check or N_OBSERVATIONS, arguments.seed)
+    return sources.from_environment(policy, env, arguments.check or N_OBSERVATIONS[arguments.precision], arguments.seed)
 
 
 def _environments(path: Path) -> list[str]:
