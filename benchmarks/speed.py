@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py updates     gradient updates of TD3 and SAC: ours, our torch path, SB3's dense, SBX's
     python benchmarks/speed.py values      gradient updates of DQN and QR-DQN beside the dense ones, in processor time
+    python benchmarks/speed.py crossq      gradient updates of CrossQ, which PyTorch computes, in processor time
     python benchmarks/speed.py steps       whole environment steps, and what collecting one costs beside env.step
     python benchmarks/speed.py vectorised  environment steps with one and with eight environments
     python benchmarks/speed.py residual    the update with SimBaPolicy's residual blocks, and with the same densely
@@ -37,13 +38,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from sb3_contrib import QRDQN, TQC
+from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
-from sb3_rlx2 import RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2CrossQ, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.files import replacing
 from sb3_rlx2.kernels import autograd
 from sb3_rlx2.kernels import products as k
@@ -219,6 +220,28 @@ def values(arguments: argparse.Namespace) -> None:
         rows.append(row | {"speed-up over dense": f"{seconds['dense'] / seconds['compiled']:.1f}"})
         print(rows[-1], flush=True)
     write("values", rows)
+
+
+def crossq(arguments: argparse.Namespace) -> None:
+    """Milliseconds of processor time of an update of CrossQ on HalfCheetah, networks as by default, on one thread."""
+    th.set_num_threads(1)
+    common: dict[str, Any] = {"buffer_size": 20_000, "learning_starts": 10**9, "seed": 0, "device": "cpu"}
+    models = {"dense": filled(CrossQ("MlpPolicy", "HalfCheetah-v5", **common))}
+    for sparsities in ((0.90, 0.80), (0.98, 0.95)):
+        own = {"actor_sparsity": sparsities[0], "critic_sparsity": sparsities[1], "n_steps": 1}
+        name = f"{sparsities[0]:.0%}/{sparsities[1]:.0%}"
+        models[name] = filled(RLx2CrossQ("MlpPolicy", "HalfCheetah-v5", **common, **own))
+    calls = {name: (lambda m=model: m.train(3, 256)) for name, model in models.items()}  # one of the actor
+    seconds = best_times(calls, arguments.rounds, clock=time.process_time)
+    rows = [
+        {
+            "sparsity of actor/critics": name,
+            "ms": f"{1e3 * each / 3:.1f}",
+            "speed-up over dense": f"{seconds['dense'] / each:.1f}",
+        }
+        for name, each in seconds.items()
+    ]
+    write("crossq", rows)
 
 
 class TimedEnv(gym.Wrapper):
@@ -605,7 +628,8 @@ def plot(arguments: argparse.Namespace) -> None:
 
 
 FUNCTIONS = (
-    updates, values, steps, vectorised, residual, scaling, kernels, layers, memory, peak, threads, train_for, plot,
+    updates, values, crossq, steps, vectorised, residual, scaling, kernels, layers, memory, peak, threads, train_for,
+    plot,
 )  # fmt: skip
 
 
