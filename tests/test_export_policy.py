@@ -13,6 +13,7 @@ from export_helpers import (
     GREEDY,
     LARGEST,
     MODELS,
+    Choice,
     Walk,
     apart,
     normalized,
@@ -21,14 +22,16 @@ from export_helpers import (
     quick,
     with_network,
 )  # fmt: skip
+from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation
 from hypothesis import given
 from hypothesis import strategies as st
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_rlx2 import RLx2CrossQ, RLx2QRDQN, RLx2SAC, RLx2TD3
-from sb3_rlx2.export import numpy_files
+from sb3_rlx2.export import export, numpy_files
 from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.simplification import simplified, sorted_by_connections
 from sb3_rlx2.export.sparse_policy import GreedyAction, SparsePolicy, read_safetensors
@@ -184,6 +187,23 @@ def test_images_are_refused_with_the_reason():
 
     model = RLx2TD3("CnnPolicy", DummyVecEnv([Images]), buffer_size=10, device="cpu")
     refused(model, "the observation space is Box(0, 255, (3, 36, 36), uint8)", "convolutions are not exported")
+
+
+@pytest.mark.parametrize(
+    ("space", "policy"),
+    [(spaces.Discrete(6), "MlpPolicy"), (spaces.Dict({"one": spaces.Box(-1, 1, (2,))}), "MultiInputPolicy")],
+)
+def test_other_observations_are_refused_and_exported_once_they_are_flat(space, policy, tmp_path):
+    class Other(Choice):
+        observation_space = space
+
+        def reset(self, **kwargs):
+            return self.observation_space.sample(), {}
+
+    model = DQN(policy, DummyVecEnv([Other]), buffer_size=10, device="cpu")
+    refused(model, f"the observation space is {space}. Box is exported, which gymnasium.wrappers.FlattenObservation")
+    flat = DQN("MlpPolicy", FlattenObservation(Other()), buffer_size=10, device="cpu")
+    assert export.export(flat, tmp_path, "numpy").agreement.n_other == 0
 
 
 def test_statistics_of_other_observations_are_refused():

@@ -166,12 +166,11 @@ def _name(model: OffPolicyAlgorithm) -> str:
 
 
 def _hint(space: spaces.Space[Any]) -> str:
-    is_image = isinstance(space, spaces.Box) and len(space.shape) == 3
-    return (
-        ". Image scaling and convolutions are not exported: microcontrollers have no memory for them"
-        if is_image
-        else ""
-    )
+    if not isinstance(space, spaces.Box):
+        return ". Box is exported, which gymnasium.wrappers.FlattenObservation makes of other spaces before training"
+    if len(space.shape) == 3:
+        return ". Image scaling and convolutions are not exported: microcontrollers have no memory for them"
+    return ""
 
 
 def _linear(operation: programs.Operation) -> Linear:
