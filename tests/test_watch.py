@@ -1,5 +1,8 @@
 """What was read through a watch is noticed when it changes, and nothing else is."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch as th
@@ -95,3 +98,12 @@ def test_all_items_of_a_dict_are_read_at_once():
         assert watch.holds
         things.update(change)
         assert not watch.holds
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_addresses_are_not_copied(duplicate):
+    watch = Watch()
+    watch.keys({})
+    assert watch.holds
+    with pytest.raises(TypeError, match="addresses"):
+        duplicate(watch._objects)

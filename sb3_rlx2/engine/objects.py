@@ -140,6 +140,9 @@ class SameObjects:
             self._checks[name] = function
         self._address = int(self._checks.ctypes.data)
 
+    def __reduce__(self) -> str:
+        raise TypeError("what holds addresses cannot be copied or saved")
+
     @property
     def hold(self) -> bool:
         """Whether all is still as it was."""
