@@ -83,7 +83,8 @@ class _Renormalized(th.autograd.Function):
         eps: float,
     ) -> th.Tensor:
         std, root = variance.sqrt(), (variance / r**2 + eps).sqrt()
-        shift, rate = d * std / r, scale / root
+        shift = th.where(d == 0.0, 0.0, d * std / r)  # of an infinite variance too
+        rate = scale / root
         ctx.save_for_backward(centered, rate, std, root, r, d, shift)
         return th.addcmul(bias + rate * shift, centered, rate)
 
