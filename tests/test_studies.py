@@ -76,7 +76,7 @@ def test_shipped_studies_have_a_full_and_a_short_form(path):
     full, quick = (expand(read_study(path, short)) for short in (False, True))
     assert {run.method for run in full} == {run.method for run in quick}
     assert sum(run.steps for run in quick) <= 40_000
-    assert {run.environment for run in quick} == {"Pendulum-v1"}
+    assert {run.environment for run in quick} in ({"Pendulum-v1"}, {"CartPole-v1"})  # which need no extra
 
 
 def test_hyperparameters_are_the_packaged_ones_then_the_studys_then_the_methods(study_file):
