@@ -164,7 +164,7 @@ def connections(policy: SparsePolicy, size: int) -> np.ndarray:
     figure = plt.figure(figsize=(size / 100, size / 100), dpi=100)
     axes = figure.add_axes((0.03, 0.03, 0.94, 0.85))
     for place, layer in enumerate(policy.layers):
-        rows, columns = np.repeat(np.arange(layer.n_out), layer.counts), layer.columns.astype(int)
+        rows, columns = layer.rows, layer.columns.astype(int)
         ends = np.stack(
             [
                 np.stack([np.full(len(rows), place), height(columns, layer.n_in)], -1),

@@ -33,7 +33,7 @@ def layer_of(weights, bias):
 
 def sums(layer, made, levels):
     weights = np.zeros((layer.n_out, layer.n_in))
-    weights[np.repeat(np.arange(layer.n_out), layer.counts), layer.columns] = made.weights
+    weights[layer.rows, layer.columns] = made.weights
     return levels @ weights.T * made.scales.astype(np.float64) + made.biases
 
 

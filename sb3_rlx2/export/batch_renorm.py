@@ -51,7 +51,7 @@ def reads_affine(layer: Linear, affine: Affine) -> Linear:
     :param affine: what it reads
     """
     values = layer.values.astype(np.float64)
-    rows = np.repeat(np.arange(layer.n_out), layer.counts)
+    rows = layer.rows
     brought = np.bincount(rows, values * affine.shift[layer.columns], minlength=layer.n_out)
     return replace(
         layer,

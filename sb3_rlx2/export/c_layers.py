@@ -85,7 +85,7 @@ def _arrays(layer: Linear, is_dense: bool, quantized: QuantizedLayer | None) -> 
     arrays: dict[str, Array] = {}
     if is_dense:
         dense = np.zeros((layer.n_out, layer.n_in), weights.dtype)
-        dense[np.repeat(np.arange(layer.n_out), layer.counts), layer.columns] = weights
+        dense[layer.rows, layer.columns] = weights
         arrays["weights"] = dense.ravel()
     else:
         arrays |= {"runs": runs(layer.counts), "weights": weights, "columns": layer.columns}

@@ -166,7 +166,7 @@ class _Graph:
             return self.constant(name, layer.dense_weight)
         from onnx import helper, numpy_helper
 
-        rows = np.repeat(np.arange(layer.n_out), layer.counts)
+        rows = layer.rows
         flat = rows.astype(np.int64) * layer.n_in + layer.columns
         values = numpy_helper.from_array(layer.values, name)
         indices = numpy_helper.from_array(flat, f"{name}_indices")

@@ -273,7 +273,7 @@ class _Calibration:
         biases = np.rint(np.clip(rows.biases / rows.scales, -(LARGEST_SUM // 2), LARGEST_SUM // 2)).astype(np.int32)
         made = QuantizedLayer(rows.weights.astype(self.dtype), biases, rows.scales, shifts)
         made = self.layers[output] = replace(made, biases=biases + made.half.astype(np.int32))
-        numbers, scales = np.repeat(np.arange(layer.n_out), layer.counts), rows.scales.astype(np.float64)
+        numbers, scales = layer.rows, rows.scales.astype(np.float64)
         weights = np.zeros((layer.n_out, layer.n_in))
         weights[numbers, layer.columns] = rows.weights
         sums = self.read[source] @ weights.T + made.biases
@@ -308,7 +308,7 @@ class _Calibration:
         largest = np.full(len(common), TINY)
         for layer in self.policy.layers:
             if layer.inputs[0] == number:
-                rows = np.repeat(np.arange(layer.n_out), layer.counts)
+                rows = layer.rows
                 brought = np.abs(layer.values) * common[layer.columns]
                 sizes = np.sqrt(np.bincount(rows, brought**2, minlength=layer.n_out))
                 np.maximum.at(largest, layer.columns, brought / np.maximum(sizes, TINY)[rows])

@@ -57,7 +57,7 @@ def error_of_weights(layer: Linear, weights: Array, biases: Array, source: Value
     :param source: what it reads
     :return: [n_out]
     """
-    rows, off = np.repeat(np.arange(layer.n_out), layer.counts), weights - layer.values
+    rows, off = layer.rows, weights - layer.values
     # Deviations times inputs between the least and the largest, around the middle, which the bias partly makes good
     low, high = source.low_seen[layer.columns], source.high_seen[layer.columns]
     middle = biases - layer.bias + np.bincount(rows, off * 0.5 * (low + high), minlength=layer.n_out)
@@ -77,7 +77,7 @@ def value_of(operation: object, read: list[Value], largest: Array) -> Value:
         (x,) = read
         low, high = _interval(operation, x.low, x.high)
         low_seen, high_seen = _interval(operation, x.low_seen, x.high_seen)
-        rows = np.repeat(np.arange(operation.n_out), operation.counts)
+        rows = operation.rows
         brought = np.abs(operation.values) * x.error[operation.columns]
         error: Array = np.bincount(rows, brought, minlength=operation.n_out)
         return Value(low, high, low_seen, high_seen, error, largest)
@@ -100,7 +100,7 @@ def value_of(operation: object, read: list[Value], largest: Array) -> Value:
 
 
 def _interval(layer: Linear, low: Array, high: Array) -> tuple[Array, Array]:
-    rows = np.repeat(np.arange(layer.n_out), layer.counts)
+    rows = layer.rows
     ends = layer.values * low[layer.columns], layer.values * high[layer.columns]
     return tuple(  # type: ignore[return-value]
         layer.bias + np.bincount(rows, choose(*ends), minlength=layer.n_out) for choose in (np.minimum, np.maximum)

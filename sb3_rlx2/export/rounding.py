@@ -95,10 +95,11 @@ def rounded_rows(
             bias = means[row] - best @ inputs.means[columns]
             sizes = np.abs(best)
             scale = max(sizes.max() / largest_weight, sizes.sum() / largest_total, abs(bias) / largest_bias, SMALLEST)
-            weights[connections], chosen = nearest_row(best, covariance, factor, scale, largest_weight)
-            while np.abs(weights[connections]).sum() > largest_total:
-                scale *= 1.1
+            while True:
                 weights[connections], chosen = nearest_row(best, covariance, factor, scale, largest_weight)
+                if np.abs(weights[connections]).sum() <= largest_total:
+                    break
+                scale *= 1.1
             scale = chosen
         scales[row] = max(scale, SMALLEST)
         biases[row] = means[row] - float(scales[row]) * (weights[connections] @ inputs.means[columns])

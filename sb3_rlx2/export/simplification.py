@@ -44,7 +44,7 @@ def _without_constants(policy: SparsePolicy) -> SparsePolicy:
 
 def _with_constant_inputs(layer: Linear, constants: Array) -> Linear:
     is_constant = ~np.isnan(constants)[layer.columns]
-    rows = np.repeat(np.arange(layer.n_out), layer.counts)
+    rows = layer.rows
     brought = layer.values[is_constant] * constants[layer.columns[is_constant]]
     bias = layer.bias + np.bincount(rows[is_constant], brought, minlength=layer.n_out)
     return _chosen(layer, ~is_constant, bias.astype(np.float32))
@@ -60,7 +60,7 @@ def _without_unread_units(policy: SparsePolicy) -> SparsePolicy:
         for operation in reversed(policy.operations):
             units = read[groups[operation.output]]
             if isinstance(operation, Linear):
-                rows = np.repeat(np.arange(operation.n_out), operation.counts)
+                rows = operation.rows
                 read[groups[operation.inputs[0]]][operation.columns[units[rows]]] = True
             elif isinstance(operation, LayerNorm):
                 units[:] = True
@@ -126,6 +126,6 @@ def _with_units(layer: Linear, outputs: Array, inputs: Array) -> Linear:
 
 
 def _chosen(layer: Linear, kept: Array, bias: Array) -> Linear:
-    rows = np.repeat(np.arange(layer.n_out), layer.counts)
+    rows = layer.rows
     counts = np.bincount(rows[kept], minlength=layer.n_out).astype(layer.counts.dtype)
     return replace(layer, values=layer.values[kept], columns=layer.columns[kept], counts=counts, bias=bias)

@@ -84,10 +84,15 @@ class Linear:
         return np.cumsum(self.counts, dtype=np.int64)
 
     @cached_property
+    def rows(self) -> Array:
+        """Which output each connection belongs to, [nnz]."""
+        return np.repeat(np.arange(self.n_out), self.counts)
+
+    @cached_property
     def dense_weight(self) -> Array:
         """``W``, [n_out, n_in], float32."""
         weight = np.zeros((self.n_out, self.n_in), np.float32)
-        weight[np.repeat(np.arange(self.n_out), self.counts), self.columns] = self.values
+        weight[self.rows, self.columns] = self.values
         return weight
 
     def __call__(self, x: Array) -> Array:
