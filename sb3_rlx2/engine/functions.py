@@ -47,7 +47,8 @@ def address_of(function: CFunc | None) -> int:
     return cast(int, function.address)
 
 
-def _call(b: Builder, result: Any, address: Value, *arguments: Value) -> Value:
+def call(b: Builder, result: Any, address: Value, *arguments: Value) -> Value:
+    """Emit a call of a C function by its address; its arguments are int64."""
     kind = ir.FunctionType(result, [INT64] * len(arguments))
     return b.call(b.inttoptr(address, kind.as_pointer()), arguments)
 
@@ -57,10 +58,10 @@ def call_tile(
     b: Builder, function: Value, task: Value, update: Value, tile: Value, memory: Value, gradients: Value, sums: Value
 ) -> None:
     """Call a tile function by its address."""
-    _call(b, ir.VoidType(), function, task, update, tile, memory, gradients, sums)
+    call(b, ir.VoidType(), function, task, update, tile, memory, gradients, sums)
 
 
 @intrinsic(INT64, *[INT64] * (1 + STEP_ARGUMENTS))
 def call_step(b: Builder, function: Value, task: Value, update: Value, thread: Value) -> Value:
     """Call a step function by its address."""
-    return _call(b, INT64, function, task, update, thread)
+    return call(b, INT64, function, task, update, thread)

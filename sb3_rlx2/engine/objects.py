@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
+from sb3_rlx2.engine.functions import call
 from sb3_rlx2.kernels.compiled import compiled_with_gil
 from sb3_rlx2.kernels.records import INTEGER, Record
 from sb3_rlx2.kernels.vectors import INT64, Builder, Value, intrinsic, load_int64
@@ -49,28 +50,22 @@ FUNCTIONS = {
 }
 
 
-def _call(b: Builder, function: Value, *arguments: Value) -> Value:
-    kind = ir.FunctionType(INT64, [INT64] * len(arguments))
-    return b.call(b.inttoptr(function, kind.as_pointer()), arguments)
-
-
 @intrinsic(None, INT64, INT64)
 def _release(b: Builder, function: Value, reference: Value) -> None:
     """Give a reference back."""
-    kind = ir.FunctionType(ir.VoidType(), [INT64])
-    b.call(b.inttoptr(function, kind.as_pointer()), [reference])
+    call(b, ir.VoidType(), function, reference)
 
 
 @intrinsic(INT64, INT64, INT64)
 def _call_with_one(b: Builder, function: Value, first: Value) -> Value:
     """Call a C function by its address."""
-    return _call(b, function, first)
+    return call(b, INT64, function, first)
 
 
 @intrinsic(INT64, INT64, INT64, INT64)
 def _call_with_two(b: Builder, function: Value, first: Value, second: Value) -> Value:
     """Call a C function by its address."""
-    return _call(b, function, first, second)
+    return call(b, INT64, function, first, second)
 
 
 @compiled_with_gil

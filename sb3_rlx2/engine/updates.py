@@ -260,7 +260,7 @@ class Updates:
 
     def _reserve_samples(self, updates: int, batch: int) -> None:
         """Memory for what is drawn for a run, and for its results."""
-        task = self.task
+        task, self._sampled = self.task, (0, 0)  # Ctrl-C may come at any time
         self._rows, self._environments = np.empty((2, updates, batch), np.int64)
         self._results = np.empty((updates, len(self.columns)))
         shape = (self.n_noises, updates, batch, self.n_act)

@@ -81,6 +81,11 @@ class Watch:
         self._seen.add(key)
         return True
 
+    def _compare(self, known: list[T], entry: T) -> None:
+        """Have compiled code compare something further."""
+        known.append(entry)
+        self._objects = None
+
     def item(self, mapping: dict[Any, Any], key: Any) -> Any:
         """What a dict, such as an object's ``vars``, has under a key; None if nothing. Watched: that very object.
 
@@ -89,8 +94,7 @@ class Watch:
         """
         value = mapping.get(key)
         if self._is_new("item", mapping, key):
-            self._items.append((mapping, key, value))
-            self._objects = None
+            self._compare(self._items, (mapping, key, value))
         return value
 
     def items(self, mapping: dict[Any, T]) -> dict[Any, T]:
@@ -99,8 +103,7 @@ class Watch:
         :param mapping: the dict
         """
         if self._is_new("size", mapping):
-            self._sizes.append((mapping, len(mapping)))
-            self._objects = None
+            self._compare(self._sizes, (mapping, len(mapping)))
         return {key: self.item(mapping, key) for key in mapping}
 
     def keys(self, mapping: dict[Any, Any]) -> tuple[Any, ...]:
@@ -112,8 +115,7 @@ class Watch:
         if keys:
             self._keys.append((mapping, keys))
         else:
-            self._sizes.append((mapping, 0))
-            self._objects = None
+            self._compare(self._sizes, (mapping, 0))
         return keys
 
     def sequence(self, sequence: list[T] | tuple[T, ...]) -> tuple[T, ...]:
@@ -123,8 +125,7 @@ class Watch:
         """
         entries = tuple(sequence)
         if not isinstance(sequence, tuple):
-            self._lists.append((sequence, entries))
-            self._objects = None
+            self._compare(self._lists, (sequence, entries))
         return entries
 
     def entries(self, mapping: Mapping[Any, T]) -> dict[Any, T]:
@@ -141,8 +142,7 @@ class Watch:
         :param value: the object
         """
         if self._is_new("type", value):
-            self._types.append((value, type(value)))
-            self._objects = None
+            self._compare(self._types, (value, type(value)))
         return type(value)
 
     def attributes(self, owner: object, *names: str) -> tuple[Any, ...]:
