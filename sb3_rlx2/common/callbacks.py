@@ -59,7 +59,6 @@ class TopologyEvolutionCallback(BaseCallback):
         super().__init__(verbose)
         self.settings = TopologySettings(topology, topology_interval, topology_end, drop_fraction)
         self.settings.check()
-        self._densities: dict[str, float] = {}
         self._printed: dict[str, int | None] = {}
 
     def _init_callback(self) -> None:
@@ -78,30 +77,32 @@ class TopologyEvolutionCallback(BaseCallback):
             )
             self.settings = own_settings
         evolvers = evolve_topology(model, self.settings)
-        self._densities = {name: network_density(module) for name, module in networks(model).items()}
         self._printed = {name: _last_update(evolver) for name, evolver in evolvers.items()}
         for evolver in evolvers.values():
             evolver.warn_of_layers_that_stay()
 
     def _on_step(self) -> bool:
+        if any(self.locals["dones"]):  # the only time at which SB3 writes its log
+            self._record()
         return True
 
-    def _on_rollout_end(self) -> None:
-        for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
-            evolution = evolver.last_evolution
-            if evolution is not None and evolution.dropped != evolution.grown:
-                self._densities[name] = network_density(networks(_off_policy(self.model, self))[name])
-        for name, value in self._densities.items():
-            self.logger.record(f"rlx2/{name}_density", value)
-        for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
-            evolver.prepare()  # environment steps were made
+    def _record(self) -> None:
+        model = cast(OffPolicyAlgorithm, self.model)
+        for name, network in networks(model).items():
+            self.logger.record(f"rlx2/{name}_density", network_density(network))
+        for name, evolver in attached_evolvers(model).items():
             if evolver.chains:
                 self.logger.record(f"rlx2/{name}_unreachable_outputs", evolver.unreachable_outputs)
+
+    def _on_rollout_end(self) -> None:
+        for evolver in attached_evolvers(cast(OffPolicyAlgorithm, self.model)).values():
+            if evolver.clock is not None:
+                evolver.prepare()  # environment steps were made
         if self.verbose >= 1:
             self._print_evolutions()
 
     def _print_evolutions(self) -> None:
-        for name, evolver in attached_evolvers(_off_policy(self.model, self)).items():
+        for name, evolver in attached_evolvers(cast(OffPolicyAlgorithm, self.model)).items():
             evolution = evolver.last_evolution
             if evolution is not None and evolution.update != self._printed.get(name):
                 print(
@@ -111,9 +112,10 @@ class TopologyEvolutionCallback(BaseCallback):
                 self._printed[name] = evolution.update
 
     def _on_training_end(self) -> None:
+        self._record()
         # RLx2's own algorithms bring evolution along; with stock ones it ends with this callback's learn()
         if not hasattr(self.model, "_topology_settings"):
-            detach_topology(_off_policy(self.model, self))
+            detach_topology(cast(OffPolicyAlgorithm, self.model))
 
 
 class DynamicBufferCallback(BaseCallback):
@@ -150,7 +152,7 @@ class DynamicBufferCallback(BaseCallback):
     @property
     def buffer(self) -> DynamicReplayBuffer:
         """The model's replay buffer."""
-        buffer = _off_policy(self.model, self).replay_buffer
+        buffer = cast(OffPolicyAlgorithm, self.model).replay_buffer
         if not isinstance(buffer, DynamicReplayBuffer):
             raise ValueError(
                 f"{type(self).__name__} needs replay_buffer_class=DynamicReplayBuffer, not {type(buffer).__name__}"
@@ -158,10 +160,12 @@ class DynamicBufferCallback(BaseCallback):
         return buffer
 
     def _init_callback(self) -> None:
-        _ = self.buffer  # checked before any work is done
+        _ = _off_policy(self.model, self), self.buffer  # checked before any work is done
+        # Callbacks of older checkpoints hold the number alone
+        self.check_interval = read_clock(self.check_interval, "buffer_check_interval")
 
     def _on_training_start(self) -> None:
-        model = _off_policy(self.model, self)
+        model = cast(OffPolicyAlgorithm, self.model)
         if self.buffer.n_steps > 1 and self.buffer.gamma != model.gamma:
             raise ValueError(
                 f"the replay buffer's gamma={self.buffer.gamma} differs from the algorithm's gamma={model.gamma}: "
@@ -182,29 +186,31 @@ class DynamicBufferCallback(BaseCallback):
             self.buffer.end_cut_episodes(cast(Any, last_obs))
 
     def _on_step(self) -> bool:
-        self.buffer.num_timesteps = self.num_timesteps  # which step it is that is stored next
+        model, buffer = cast(OffPolicyAlgorithm, self.model), self.buffer
+        buffer.num_timesteps = self.num_timesteps  # which step it is that is stored next
+        if any(self.locals["dones"]):  # the only time at which SB3 writes its log
+            self._record()
         if self.distance_threshold is None:
             return True
-        model = _off_policy(self.model, self)
-        before = self.num_timesteps - self.training_env.num_envs
+        before = self.num_timesteps - model.n_envs
         if not (before < model.learning_starts and not (model.use_sde and model.use_sde_at_warmup)):
             # RLx2's own algorithms know it from acting
             action = getattr(model, "_noise_free_action", None)
             if action is None:
                 observation, _ = model.policy.obs_to_tensor(cast(Any, model._last_obs))
                 action = self._noise_free(observation).cpu().numpy()
-            self.buffer.set_noise_free_action(action)
-        if self._is_check_due(before) and self.buffer.size() > 0 and self.buffer.last_check != self.num_timesteps:
-            self.buffer.last_check = self.num_timesteps  # a second callback of this kind finds it done
+            buffer.set_noise_free_action(action)
+        if self._is_check_due(before) and buffer.size() > 0 and buffer.last_check != self.num_timesteps:
+            buffer.last_check = self.num_timesteps  # a second callback of this kind finds it done
             self._check(self.distance_threshold)
         return True
 
     def _on_training_end(self) -> None:
+        self._record()
         self._stop_counting()
 
     def _is_check_due(self, timesteps_before: int) -> bool:
-        # Callbacks of older checkpoints hold the number alone
-        interval, unit = read_clock(self.check_interval, "buffer_check_interval")
+        interval, unit = self.check_interval
         before, now = timesteps_before, self.num_timesteps
         if unit == UPDATES:
             before, now = self._updates_before, self.buffer.n_updates
@@ -237,9 +243,11 @@ class DynamicBufferCallback(BaseCallback):
                 print(f"Policy distance {distance:.3f}: forgot the oldest {forgotten} transitions")
 
     def _on_rollout_end(self) -> None:
-        buffer = self.buffer
         # Loading, or sampling by others, may have left the buffer's count apart from the model's
-        buffer.n_updates = self.model._n_updates
+        self.buffer.n_updates = self.model._n_updates
+
+    def _record(self) -> None:
+        buffer = self.buffer
         self.logger.record("rlx2/buffer_size", buffer.n_transitions)
         self.logger.record("rlx2/buffer_capacity", buffer.capacity)
         self.logger.record("rlx2/n_steps", buffer.n_steps_in_use)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -26,21 +25,18 @@ class CheckedCollecting(OffPolicyAlgorithm):
     ) -> tuple[Array, Array]:
         self._statistics_before = RunningStatistics(self._vec_normalize_env)
         self._noise_free_action: Array | None = None
-        found = None if self.num_timesteps < learning_starts else self._scaled_actions()
+        found = None if self.num_timesteps < learning_starts else self._explore(action_noise)
         if found is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
-        action, self._noise_free_action = found
-        action = self.policy.scale_action(self.policy.unscale_action(action))  # SB3's numbers to the last bit
-        if action_noise is not None:
-            action = np.clip(action + action_noise(), -1, 1)
-        return self.policy.unscale_action(action), action
+        action, scaled_action, self._noise_free_action = found
+        return action, scaled_action
 
-    def _scaled_actions(self) -> tuple[Array, Array] | None:
-        """Actions with and without noise in [-1, 1], if compiled code computes just what ``predict`` would."""
+    def _explore(self, action_noise: ActionNoise | None) -> tuple[Array, Array, Array] | None:
+        """Actions, the same in [-1, 1], and without noise, if compiled code computes just what ``predict`` would."""
         own, policy = type(self).predict is OffPolicyAlgorithm.predict, self.policy
-        if not own or "predict" in vars(self) or "predict" in vars(policy) or not isinstance(policy, SparsePolicyMixin):
+        if not own or "predict" in vars(self) or not isinstance(policy, SparsePolicyMixin):
             return None
-        return policy.scaled_actions(cast(Array, self._last_obs))
+        return policy.explore(cast(Array, self._last_obs), action_noise)
 
     def _store_transition(
         self,
@@ -64,7 +60,7 @@ class CheckedCollecting(OffPolicyAlgorithm):
             raise
         if isinstance(policy := uncompiled_policy(self), SimBaMixin):
             policy.observe(cast(Array, acted_on))
-        if dones.any():
+        if any(dones):
             self._check_reset()
 
     def _check_reset(self) -> None:

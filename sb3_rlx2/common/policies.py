@@ -9,6 +9,8 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -29,6 +31,8 @@ from sb3_rlx2.sparse.units import Stages
 CONNECTION_ARGUMENTS = ("allocation", "connections", "weight_scale", "sparse_features_extractor")
 
 FAST_ACTOR = "fast_actor"
+EXPLORING = ("predict", "scale_action", "unscale_action")
+"""Methods of a policy that Stable-Baselines3 explores with; an object may have its own."""
 
 Observation = npt.NDArray[Any]
 
@@ -139,10 +143,7 @@ class SparseNetworksMixin(BasePolicy):
     def _fast_outputs(self, observations: Observation, deterministic: bool) -> tuple[Observation, Observation] | None:
         """What ``FastActor`` returns; None if the compiled code does not cover the policy."""
         actor = self._fast_actor()
-        if actor is None:
-            return None
-        count = len(observations)
-        return actor(np.ascontiguousarray(observations, np.float32).reshape(count, actor.n_obs), deterministic)
+        return None if actor is None else actor(observations, deterministic)
 
     def _fast_actor(self) -> FastActor | None:
         """The compiled actor, if it covers this policy; decided anew when anything that this rests on has changed."""
@@ -156,8 +157,9 @@ class SparseNetworksMixin(BasePolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """As in Stable-Baselines3, but done only where it changes anything: this is called at every step."""
-        if any(network.training is not mode for network in (self, *learning_networks(self).values())):
-            super().set_training_mode(mode)
+        for network in (self, *learning_networks(self).values()):
+            if network.training is not mode:
+                super().set_training_mode(mode)
 
     def __getstate__(self) -> dict[str, Any]:
         # Evolvers listen to this very policy's optimizers: a copy gets its own from evolve_topology
@@ -234,23 +236,26 @@ class SparsePolicyMixin(SparseNetworksMixin):
         :param deterministic: whether SAC's actions are to be without noise
         :return: actions [n, ...]; None if it does not
         """
-        found = self.scaled_actions(observations, deterministic)
-        return None if found is None else self.unscale_action(found[0])
-
-    def scaled_actions(
-        self, observations: Observation, deterministic: bool = False
-    ) -> tuple[Observation, Observation] | None:
-        """Actions in [-1, 1] from the actor's connections alone, if the compiled code covers it.
-
-        :param observations: [n, ...]
-        :param deterministic: whether SAC's actions are to be without noise
-        :return: the actions, and the same without noise, [n, ...] each; None if it does not
-        """
         found = self._fast_outputs(observations, deterministic)
         if found is None:
             return None
-        shape = (len(observations), *cast(tuple[int, ...], self.action_space.shape))
-        return found[0].reshape(shape), found[1].reshape(shape)
+        return self.unscale_action(found[0].reshape(len(observations), *cast(spaces.Box, self.action_space).shape))
+
+    def explore(
+        self, observations: Observation, action_noise: ActionNoise | None
+    ) -> tuple[Observation, Observation, Observation] | None:
+        """Actions to explore with, from the actor's connections alone, if the compiled code covers it.
+
+        :param observations: [n, ...]
+        :param action_noise: called for what is added to actions in [-1, 1]; None: nothing is
+        :return: actions for the environment and the same in [-1, 1], [n, ...] each, and the latter without any noise,
+            [n, action_dim]; None if the compiled code does not cover the policy
+        """
+        actor = self._fast_actor()
+        if actor is None or not vars(self).keys().isdisjoint(EXPLORING):
+            return None
+        action, noise_free = actor(observations, False)
+        return *actor.exploration(action, None if action_noise is None else action_noise()), noise_free
 
 
 class SparseValuePolicyMixin(SparseNetworksMixin):

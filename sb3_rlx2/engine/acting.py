@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
+from sb3_rlx2.engine.exploring import Exploration
 from sb3_rlx2.engine.networks import acting_network
 from sb3_rlx2.engine.operations import (
     ACTIVATION,
@@ -21,7 +22,7 @@ from sb3_rlx2.engine.operations import (
     network_at,
     operation_at,
 )
-from sb3_rlx2.engine.plan import NetworkBlocks, address
+from sb3_rlx2.engine.plan import NetworkBlocks
 from sb3_rlx2.engine.programs import acting_program
 from sb3_rlx2.engine.records import OPERATION
 from sb3_rlx2.engine.replay import clip
@@ -82,16 +83,18 @@ def _normalize_observation(x: int, y: int, count: int, mean: int, variance: int,
 
 
 @compiled
-def _outputs(network_address: int, x: int, count: int, memory: int, out: int) -> None:
+def _outputs(network_address: int, count: int, numbers: Array) -> None:
     """Outputs of a network for some observations.
 
     :param network_address: address of its block
-    :param x: [count, n_in]
     :param count: number of observations
-    :param memory: room for the values of one observation
-    :param out: [count, n_out]
+    :param numbers: float32: the observations, [count, n_in], behind them the outputs, [count, n_out], and behind these
+        room for the values of one observation
     """
     network = network_at(network_address)
+    x = numbers.ctypes.data
+    out = x + count * network.n_in * FLOAT_BYTES
+    memory = out + count * network.n_out * FLOAT_BYTES
     for sample in range(count):
         inputs = x + sample * network.n_in * FLOAT_BYTES
         for i in range(network.n_operations):
@@ -137,6 +140,8 @@ class FastActor:
         self.n_act = self._n_out // 2 if self.is_gaussian else self._n_out
         if self.is_greedy:
             self.n_act = int(policy.action_space.n)
+        else:
+            self.exploration = Exploration(policy.action_space)
         self._room = int(self._blocks.network[0]["activation_bytes"]) // (TILE * FLOAT_BYTES)
         self._blocks.refresh()
         self._address = self._blocks.address
@@ -151,15 +156,17 @@ class FastActor:
     def __call__(self, observations: Array, deterministic: bool) -> tuple[Array, Array]:
         """Actions in [-1, 1], and the same without noise; of discrete actions the greedy one, int64.
 
-        :param observations: [count, n_obs] float32, contiguous
+        :param observations: [count, ...], n_obs numbers each
         :param deterministic: whether SAC's actions are to be without noise
         :return: two arrays [count, n_act], or [count] of discrete actions; one and the same where there is no noise
         """
         count = len(observations)
         # Of this call: several threads may act at once
-        memory = np.empty(count * self._n_out + self._room, np.float32)
-        out, results = memory[: count * self._n_out].reshape(count, self._n_out), address(memory)
-        _outputs(self._address, address(observations), count, results + out.nbytes, results)
+        first, end = count * self.n_obs, count * (self.n_obs + self._n_out)
+        numbers = np.empty(end + self._room, np.float32)
+        numbers[:first] = observations.reshape(-1)
+        _outputs(self._address, count, numbers)
+        out = numbers[first:end].reshape(count, self._n_out)
         if self.is_greedy:
             values = out if self._n_out == self.n_act else out.reshape(count, -1, self.n_act).mean(axis=1)
             greedy = values.argmax(axis=1)

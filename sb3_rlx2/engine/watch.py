@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import attrgetter, is_
 from typing import Any, TypeVar
 
@@ -28,12 +28,12 @@ class Watch:
     """
 
     def __init__(self) -> None:
+        self._checks: list[Callable[[], bool]] | None = None  # of what has been read so far, where there is any
         # What compiled code compares
         self._items: list[tuple[dict[Any, Any], Any, Any]] = []
         self._types: list[tuple[object, type]] = []
         self._sizes: list[tuple[dict[Any, Any], int]] = []
         self._lists: list[tuple[list[Any], tuple[Any, ...]]] = []
-        self._objects: SameObjects | None = None
         # Lists side by side, which a few calls of ``map`` compare
         self._tensors: list[th.Tensor] = []
         self._aliases: list[th.Tensor] = []
@@ -54,25 +54,36 @@ class Watch:
     @property
     def holds(self) -> bool:
         """Whether everything is still as it was when it was read."""
-        if self._objects is None:  # nothing has been read since
-            self._objects = SameObjects(self._items, self._sizes, self._lists, self._types)
-        if not self._objects.hold:
-            return False
+        if self._checks is None:  # nothing has been read since
+            self._checks = list(self._make_checks())
+        return all(check() for check in self._checks)
+
+    def _make_checks(self) -> Iterator[Callable[[], bool]]:
+        objects = SameObjects(self._items, self._sizes, self._lists, self._types)
+        yield lambda: objects.hold
+        if self._tensors:
+            yield self._same_memory
+            yield lambda: [*map(_dtype, self._tensors)] == self._dtypes
+        if self._placed:
+            yield lambda: [*map(th.Tensor.data_ptr, self._placed)] == self._addresses
+        if self._counted:
+            yield lambda: [*map(_version, self._counted)] == self._versions
+        if self._arrays:
+            yield lambda: [*map(_layout, self._arrays)] == self._layouts
+        if self._getters:
+            yield lambda: all([*map(get, owners)] == values for get, owners, values in self._getters.values())
+        if self._keys:
+            yield lambda: all(tuple(mapping) == keys for mapping, keys in self._keys)
+        if self._entries:
+            yield lambda: all(_are(held, keys) and _are(held.values(), values) for held, keys, values in self._entries)
+        if self._calls:
+            yield lambda: all(call() is result for call, result in self._calls)
+
+    def _same_memory(self) -> bool:
         try:
-            same_memory = all(map(th.Tensor.is_set_to, self._tensors, self._aliases))
+            return all(map(th.Tensor.is_set_to, self._tensors, self._aliases))
         except RuntimeError:  # on two devices
             return False
-        return (
-            same_memory
-            and [*map(th.Tensor.data_ptr, self._placed)] == self._addresses
-            and [*map(_dtype, self._tensors)] == self._dtypes
-            and [*map(_version, self._counted)] == self._versions
-            and [*map(_layout, self._arrays)] == self._layouts
-            and all([*map(get, owners)] == values for get, owners, values in self._getters.values())
-            and all(tuple(mapping) == keys for mapping, keys in self._keys)
-            and all(_are(mapping, keys) and _are(mapping.values(), values) for mapping, keys, values in self._entries)
-            and all(call() is result for call, result in self._calls)
-        )
 
     def _is_new(self, kind: str, owner: object, name: Any = None) -> bool:
         key = (kind, id(owner), name)
@@ -81,10 +92,10 @@ class Watch:
         self._seen.add(key)
         return True
 
-    def _compare(self, known: list[T], entry: T) -> None:
-        """Have compiled code compare something further."""
+    def _add(self, known: list[T], entry: T) -> None:
+        """Have something further compared."""
         known.append(entry)
-        self._objects = None
+        self._checks = None
 
     def item(self, mapping: dict[Any, Any], key: Any) -> Any:
         """What a dict, such as an object's ``vars``, has under a key; None if nothing. Watched: that very object.
@@ -94,7 +105,7 @@ class Watch:
         """
         value = mapping.get(key)
         if self._is_new("item", mapping, key):
-            self._compare(self._items, (mapping, key, value))
+            self._add(self._items, (mapping, key, value))
         return value
 
     def items(self, mapping: dict[Any, T]) -> dict[Any, T]:
@@ -103,7 +114,7 @@ class Watch:
         :param mapping: the dict
         """
         if self._is_new("size", mapping):
-            self._compare(self._sizes, (mapping, len(mapping)))
+            self._add(self._sizes, (mapping, len(mapping)))
         return {key: self.item(mapping, key) for key in mapping}
 
     def keys(self, mapping: dict[Any, Any]) -> tuple[Any, ...]:
@@ -113,9 +124,9 @@ class Watch:
         """
         keys = tuple(mapping)
         if keys:
-            self._keys.append((mapping, keys))
+            self._add(self._keys, (mapping, keys))
         else:
-            self._compare(self._sizes, (mapping, 0))
+            self._add(self._sizes, (mapping, 0))
         return keys
 
     def sequence(self, sequence: list[T] | tuple[T, ...]) -> tuple[T, ...]:
@@ -125,7 +136,7 @@ class Watch:
         """
         entries = tuple(sequence)
         if not isinstance(sequence, tuple):
-            self._compare(self._lists, (sequence, entries))
+            self._add(self._lists, (sequence, entries))
         return entries
 
     def entries(self, mapping: Mapping[Any, T]) -> dict[Any, T]:
@@ -133,7 +144,7 @@ class Watch:
 
         :param mapping: the dict
         """
-        self._entries.append((mapping, tuple(mapping), tuple(mapping.values())))
+        self._add(self._entries, (mapping, tuple(mapping), tuple(mapping.values())))
         return dict(mapping)
 
     def type_of(self, value: object) -> type:
@@ -142,7 +153,7 @@ class Watch:
         :param value: the object
         """
         if self._is_new("type", value):
-            self._compare(self._types, (value, type(value)))
+            self._add(self._types, (value, type(value)))
         return type(value)
 
     def attributes(self, owner: object, *names: str) -> tuple[Any, ...]:
@@ -152,7 +163,7 @@ class Watch:
         :param names: two or more attributes
         """
         get, owners, values = self._getters.setdefault(names, (attrgetter(*names), [], []))
-        owners.append(owner)
+        self._add(owners, owner)
         values.append(get(owner))
         return tuple(values[-1])
 
@@ -162,7 +173,7 @@ class Watch:
         :param function: the function
         """
         result = function()
-        self._calls.append((function, result))
+        self._add(self._calls, (function, result))
         return result
 
     def tensor(self, tensor: th.Tensor) -> th.Tensor:
@@ -170,7 +181,7 @@ class Watch:
 
         :param tensor: the tensor
         """
-        self._tensors.append(tensor)
+        self._add(self._tensors, tensor)
         self._aliases.append(tensor.detach())
         self._dtypes.append(tensor.dtype)
         return tensor
@@ -180,7 +191,7 @@ class Watch:
 
         :param tensor: the tensor
         """
-        self._placed.append(tensor)
+        self._add(self._placed, tensor)
         self._addresses.append(tensor.data_ptr())
         self._storages.append(tensor.detach())
         return tensor
@@ -191,7 +202,7 @@ class Watch:
         :param tensor: the tensor
         """
         if not tensor.is_inference():
-            self._counted.append(tensor)
+            self._add(self._counted, tensor)
             self._versions.append(tensor._version)
         return tensor
 
@@ -202,7 +213,7 @@ class Watch:
         """
         assert isinstance(array, np.ndarray)
         if self._is_new("array", array):
-            self._arrays.append(array)
+            self._add(self._arrays, array)
             self._layouts.append(_layout(array))
         return array
 
