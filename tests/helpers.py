@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import multiprocessing
+import signal
 import traceback
 import warnings
 from contextlib import contextmanager
@@ -160,6 +161,7 @@ def apart(function, *args, timeout=120):
     ours, theirs = context.Pipe(duplex=False)
 
     def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
         try:
             theirs.send((True, function(*args)))
         except BaseException:

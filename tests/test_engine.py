@@ -91,7 +91,7 @@ def test_same_run_for_any_depth_and_activation(algorithm, activation, net_arch):
 @pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("batch_size", [1, 63, 200])
 def test_same_run_for_any_batch_size(algorithm, batch_size):
-    assert_same_run(algorithm, batch_size=batch_size, n_steps_delay=0)
+    assert_same_run(algorithm, batch_size=batch_size, n_steps_delay=0, **few_quantiles(algorithm))
 
 
 @pytest.mark.parametrize("algorithm", ALL_COMPILED)
@@ -202,22 +202,22 @@ def with_data(algorithm, engine, **kwargs):
 
 
 @pytest.mark.parametrize("algorithm", ALL_COMPILED)
-def test_a_thousand_updates_drift_no_further_apart_than_torch_from_itself(algorithm):
-    kwargs = {"n_steps_delay": 300, "topology": "static", **few_quantiles(algorithm)}
+def test_hundreds_of_updates_drift_no_further_apart_than_torch_from_itself(algorithm):
+    kwargs = {"n_steps_delay": 200, "topology": "static", **few_quantiles(algorithm)}
     reference = with_data(algorithm, "torch", **kwargs)
-    reference.train(1000, 64)
+    reference.train(500, 64)
     drifts = []
-    for seed in range(4):
+    for seed in range(3):
         perturbed = with_data(algorithm, "torch", **kwargs)
         generator = th.Generator().manual_seed(seed)
         with th.no_grad():
             for parameter in perturbed.policy.parameters():
                 up = th.rand(parameter.shape, generator=generator) < 0.5
                 parameter.copy_(th.where(up, th.nextafter(parameter, parameter + 1.0), parameter))
-        perturbed.train(1000, 64)
+        perturbed.train(500, 64)
         drifts.append(largest_difference(perturbed, reference))
     ours = with_data(algorithm, "compiled", **kwargs)
-    ours.train(1000, 64)
+    ours.train(500, 64)
     assert 0 < largest_difference(ours, reference) < 1.5 * max(drifts)
 
 
@@ -257,7 +257,8 @@ def test_same_run_of_value_networks_for_any_depth(algorithm, net_arch):
 @pytest.mark.parametrize("norm", [0.05, 0.0, np.inf])
 def test_same_run_where_gradients_are_limited(algorithm, norm):
     # Batches of 400 have shards, whose gradients are added up before their norm is taken
-    model = assert_same_run(algorithm, max_grad_norm=norm, batch_size=400, target_update_interval=20, topology_end=1)
+    kwargs = {"max_grad_norm": norm, "batch_size": 400, "target_update_interval": 20, "topology_end": 1}
+    model = assert_same_run(algorithm, **kwargs, **few_quantiles(algorithm))
     first = next(iter(model.policy.optimizer.state.values()))["exp_avg"]
     assert (first.abs().sum() == 0) == (norm == 0)
 
