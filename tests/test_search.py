@@ -104,6 +104,22 @@ def test_short_trials_evolve_and_reach_their_targets(algo, n_timesteps):
         assert model.replay_buffer.last_check > 0
 
 
+@pytest.mark.parametrize("algo", ["rlx2_td3", "rlx2_sac", "rlx2_tqc", "rlx2_ddpg"])
+def test_widths_that_simba_does_not_have_are_pruned(algo):
+    drawn = set()
+    for seed in range(12):
+        plain, params = sampled(algo, seed)
+        drawn.add(params["net_arch"])
+        if params["net_arch"] == "big":
+            with pytest.raises(optuna.TrialPruned, match=r"one width, not \[400, 300\]"):
+                sampled(algo, seed, policy="SimBaPolicy")
+        else:
+            arguments, _ = sampled(algo, seed, policy="SimBaPolicy")
+            assert arguments["policy_kwargs"] == plain["policy_kwargs"]
+            ALGORITHMS[algo]("SimBaPolicy", environment(algo), buffer_size=10, **arguments)
+    assert {"medium", "big"} <= drawn
+
+
 def test_topology_that_evolves_in_a_part_of_the_training():
     fixed = {"learning_starts": 1000, "topology_end": 3000}
     for seed in range(10):

@@ -69,8 +69,12 @@ def sample_rlx2_params(
     :param additional_args: what the zoo tells about hindsight experience replay
     :return: arguments of the algorithm
     :raises ValueError: if the trial has no user attribute ``n_timesteps``, the length of its training in steps
+    :raises TrialPruned: if the file's policy is SimBaPolicy, whose blocks have one width, and the widths drawn differ
     """
     zoo = zoo_sampler(trial, n_actions, n_envs, {**additional_args})  # the zoo's sampler of TQC adds to them
+    widths = zoo["policy_kwargs"]["net_arch"]
+    if trial.study.user_attrs.get("policy") == "SimBaPolicy" and len(set(widths)) > 1:
+        raise optuna.TrialPruned(f"the blocks of a SimBaPolicy have one width, not {widths}")
     if "noise_type" in trial.params:
         # The zoo leaves it out for None, and RLx2TD3's default is noise
         zoo.setdefault("action_noise", None)
