@@ -37,23 +37,29 @@ class Still(gym.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
-class DoubleNoise(ActionNoise):
-    """Noise that is no float32."""
+class Noise(ActionNoise):
+    """Noise that is no array of float32, or not in the shape of the actions."""
+
+    def __init__(self, kind):
+        self.kind = kind
 
     def __call__(self):
-        return np.random.normal(size=1)
+        number = np.random.normal()
+        return {"double": np.array([number]), "number": number, "list": [number]}[self.kind]
 
 
 def noise_of(kind, space, n_envs):
-    if kind == "double":
-        return DoubleNoise()
+    if kind in ("double", "number", "list"):
+        return Noise(kind)
     noise = NormalActionNoise(np.zeros(space.shape), np.full(space.shape, 0.4))
     return {"none": None, "normal": VectorizedActionNoise(noise, n_envs) if n_envs > 1 else noise}[kind]
 
 
 @pytest.mark.parametrize("algorithm", COMPILED)
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize(("noise", "n_envs"), [("none", 2), ("normal", 1), ("normal", 3), ("double", 1)])
+@pytest.mark.parametrize(
+    ("noise", "n_envs"), [("none", 2), ("normal", 1), ("normal", 3), ("double", 2), ("number", 1), ("list", 1)]
+)
 def test_explores_with_the_numbers_of_stable_baselines3(algorithm, name, noise, n_envs):
     space = SPACES[name]
     model = algorithm("MlpPolicy", make_vec_env(lambda: Still(space), n_envs), **quick())

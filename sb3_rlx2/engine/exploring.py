@@ -42,16 +42,18 @@ class Exploration:
         self._shape = space.shape
         self._low, self._width = space.low.ravel(), (space.high - space.low).ravel()
 
-    def __call__(self, action: Array, noise: Array | None) -> tuple[Array, Array]:
+    def __call__(self, action: Array, noise: Any) -> tuple[Array, Array]:
         """Actions for the environments, and the same in [-1, 1] for the replay buffer.
 
         :param action: [n_envs, action_dim], in [-1, 1]
-        :param noise: broadcast to ``[n_envs, *action_space.shape]``, added in [-1, 1] and clipped there; None: none
+        :param noise: an array or what becomes one, added in [-1, 1], by NumPy's rules, and clipped there; None: none
         :return: two arrays [n_envs, *action_space.shape]
         """
         shape, dtype = (len(action), *self._shape), np.result_type(action, self._low)
-        if noise is not None and (noise.dtype != dtype or noise.size != action.size):
-            noise, dtype = np.broadcast_to(noise, shape), np.result_type(dtype, noise)
+        is_usual = isinstance(noise, np.ndarray) and noise.dtype == dtype and noise.size == action.size
+        if not (noise is None or is_usual):
+            noise = np.subtract(noise, np.zeros(shape, dtype))  # in the shape and the type of the sum
+            dtype = noise.dtype
         results = np.empty((2, *shape), dtype)
         flat = action.reshape(-1)
         _explore(
