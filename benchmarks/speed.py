@@ -36,10 +36,9 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numba
 import numpy as np
 import torch as th
-from numba.core import cgutils
+from peaks import multiply_adds
 from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
@@ -50,7 +49,6 @@ from sb3_rlx2 import RLx2CrossQ, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.files import replacing
 from sb3_rlx2.kernels import autograd
 from sb3_rlx2.kernels import products as k
-from sb3_rlx2.kernels import vectors as v
 from sb3_rlx2.sparse import SparseLinear
 
 RESULTS = Path(__file__).parent / "results"
@@ -423,47 +421,11 @@ def scaling(arguments: argparse.Namespace) -> None:
 def kernels(arguments: argparse.Namespace) -> None:
     """GFLOP/s of useful work of each product of a 256 x 256 layer with 256 samples, and a core's peaks, one thread."""
     th.set_num_threads(1)
-    peaks = {name: f"{value:.0f}" for name, value in peak_gflops(arguments.rounds).items()}
+    calls, operations = multiply_adds()
+    seconds = best_times(calls, arguments.rounds, 0.03)
+    peaks = {name: f"{operations / each / 1e9:.0f}" for name, each in seconds.items()}
     rows = [kernels_at(sparsity, arguments.rounds) | peaks for sparsity in (0.85, 0.90, 0.95, 0.98)]
     write("kernels", rows)
-
-
-def _multiply_adds(from_memory: bool) -> Any:
-    """A compiled function (address, rounds): so many rounds of ``CHAINS`` independent vector multiply-adds."""
-
-    def emit(b: Any, address: Any, rounds: Any) -> None:
-        slots = [cgutils.alloca_once_value(b, v.constant(1.0 + i)) for i in range(CHAINS)]
-        for i, slot in enumerate(slots):
-            b.store(v.constant(1.0 + i), slot)
-        with cgutils.for_range_slice(b, v.int64(0), rounds, v.int64(1)) as (number, _):
-            start = b.add(address, b.and_(b.mul(number, v.int64(CHAINS * v.VECTOR_BYTES)), v.int64(CACHED_BYTES - 1)))
-            for i, slot in enumerate(slots):
-                operand = v.load_vector(b, start, i * v.VECTOR_BYTES) if from_memory else b.load(slot)
-                b.store(v.multiply_add(b, operand, v.constant(0.5), b.load(slot)), slot)
-        for i, slot in enumerate(slots):
-            v.store_vector(b, b.load(slot), address, i * v.VECTOR_BYTES)
-
-    row = v.intrinsic(None, v.INT64, v.INT64)(emit)
-
-    def multiply_adds(address: int, rounds: int) -> None:
-        row(address, rounds)
-
-    return numba.njit(multiply_adds)
-
-
-CHAINS = 12
-"""As many as a core needs to work on at once, and few enough for its registers."""
-CACHED_BYTES = 16 * 1024
-"""Memory that the first-level cache holds; a power of 2."""
-
-
-def peak_gflops(rounds: int) -> dict[str, float]:
-    """GFLOP/s of multiply-adds of a core: of numbers in registers, and with one of three from the first-level cache."""
-    memory, count = np.zeros(CACHED_BYTES // v.FLOAT_BYTES + (CHAINS + 1) * v.LANES, np.float32), 10_000
-    address = int(memory.ctypes.data) + -int(memory.ctypes.data) % v.VECTOR_BYTES
-    work = {"core's peak": _multiply_adds(False), "one operand from the cache": _multiply_adds(True)}
-    calls = {name: (lambda f=function: f(address, count)) for name, function in work.items()}
-    return {name: 2e-9 * CHAINS * v.LANES * count / each for name, each in best_times(calls, rounds, 0.03).items()}
 
 
 def kernels_at(sparsity: float, rounds: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import traceback
 import warnings
 from contextlib import contextmanager
 
+import gymnasium as gym
 import torch as th
 from stable_baselines3.common.logger import Logger
 
@@ -26,6 +27,24 @@ ALL_COMPILED = [*COMPILED, *VALUE_BASED]
 ALL = [*ALGORITHMS, *VALUE_BASED]
 GAUSSIAN = (RLx2SAC, RLx2TQC, RLx2CrossQ)
 """Those whose actor tells mean and logarithm of the standard deviation."""
+
+
+class Still(gym.Env):
+    """Nothing ever happens: observations are random, there is no reward and no end.
+
+    :param observation_space: the observation space
+    :param action_space: the action space
+    """
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
 
 
 def each_engine(algorithms):

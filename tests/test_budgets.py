@@ -8,8 +8,8 @@ import torch as th
 from helpers import ALL, each_engine, environment, quick, targets_follow
 from test_engine import assert_same_run
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
-from sb3_rlx2.common.topology import networks
+from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3
+from sb3_rlx2.common.topology import network_density, networks
 from sb3_rlx2.files import register
 from sb3_rlx2.sparse import SET, Budget, RigL, Schedule, SparseLinear, TopologyRule, relocate, sparse_layers
 from sb3_rlx2.sparse.reachability import unreachable_outputs
@@ -71,6 +71,21 @@ def test_layers_follow_the_budget_and_everything_follows_them(algorithm, engine,
     for optimizer in optimizers:
         for parameter, state in optimizer.state.items():
             assert state["exp_avg"].shape == parameter.shape
+
+
+@pytest.mark.parametrize("rule", [GradualPruning(), Growing()])
+def test_the_density_that_is_logged_follows_the_budget(rule):
+    model = RLx2DQN("MlpPolicy", "CartPole-v1", **quick(topology=rule, sparsity=0.5))
+    logged = []
+
+    def note(locals_, _):
+        if locals_["dones"][0]:  # our own callbacks, which record, go before
+            logged.append((model.logger.name_to_value["rlx2/q_net_density"], network_density(model.q_net)))
+        return True
+
+    model.learn(160, callback=note)
+    assert all(density == now for density, now in logged)
+    assert len({density for density, _ in logged}) > 2
 
 
 @pytest.mark.parametrize("rule", [GradualPruning, RigLThatFalls])

@@ -4,11 +4,10 @@ import copy
 import pickle
 import re
 
-import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from helpers import ALGORITHMS, quick
+from helpers import ALGORITHMS, Still, quick
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -199,23 +198,14 @@ def test_a_sound_buffer_is_loaded_whatever_its_size_and_what_it_has_forgotten(al
     assert small._n_updates > 0
 
 
-class DictEnv(gymnasium.Env):
-    observation_space = spaces.Dict(
-        {"image": spaces.Box(0, 255, (2, 2), np.uint8), "number": spaces.Discrete(4), "vector": spaces.Box(-1, 1, (2,))}
-    )
-    action_space = spaces.Box(-1, 1, (1,))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), 0.0, False, False, {}
+DICT = spaces.Dict(
+    {"image": spaces.Box(0, 255, (2, 2), np.uint8), "number": spaces.Discrete(4), "vector": spaces.Box(-1, 1, (2,))}
+)
 
 
 def test_buffers_of_dict_observations_are_checked_key_by_key(tmp_path):
     kwargs = quick(buffer_size=ROWS, n_steps=1, dynamic_buffer=False)
-    model = RLx2TD3("MultiInputPolicy", DictEnv(), **kwargs)
+    model = RLx2TD3("MultiInputPolicy", Still(DICT, spaces.Box(-1, 1, (1,))), **kwargs)
     model.learn(60)
     model.save_replay_buffer(tmp_path / "sound.pkl")
     model.load_replay_buffer(tmp_path / "sound.pkl")
@@ -229,7 +219,7 @@ def test_buffers_of_dict_observations_are_checked_key_by_key(tmp_path):
     def put(name, key, value):
         return lambda buffer: getattr(buffer, name).__setitem__(key, value)
 
-    other = spaces.Dict({**DictEnv.observation_space.spaces, "number": spaces.Discrete(5)})
+    other = spaces.Dict({**DICT.spaces, "number": spaces.Discrete(5)})
     for change, message in (
         (put("observations", "vector", np.zeros((ROWS, 1, 3), np.float32)), r"observations\['vector'\] of shape"),
         (put("next_observations", "number", np.zeros((ROWS, 1, 1))), r"next_observations\['number'\] of type float64"),

@@ -1,6 +1,7 @@
 """The parts as callbacks, with stock Stable-Baselines3 and with RLx2's own algorithms."""
 
 import copy
+import csv
 import warnings
 
 import pytest
@@ -8,6 +9,8 @@ import torch as th
 from helpers import ALL, environment, quick
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 
 import sb3_rlx2.sac
 import sb3_rlx2.td3
@@ -133,3 +136,21 @@ def test_callbacks_refuse_what_they_cannot_work_with():
         TopologyEvolutionCallback(topology_interval=0)
     with pytest.raises(ValueError, match="buffer_distance_threshold=-1"):
         DynamicBufferCallback(buffer_distance_threshold=-1)
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_each_log_has_the_numbers_of_its_own_step(algorithm, n_envs, tmp_path):
+    env = make_vec_env(environment(algorithm), n_envs)
+    model = algorithm("MlpPolicy", env, **quick(buffer_distance_threshold=10.0))  # nothing is forgotten
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(450 * n_envs, log_interval=1)
+    model.logger.close()
+    with (tmp_path / "progress.csv").open() as file:
+        logs = [log for log in csv.DictReader(file) if log["rlx2/buffer_size"]]  # the first of those of a step
+    assert len(logs) >= 2
+    for log in logs:
+        # What the step that ends the episode brings is stored after the callbacks
+        assert float(log["rlx2/buffer_size"]) == float(log["time/total_timesteps"]) - n_envs
+        assert all(float(log[f"rlx2/{network}_density"]) > 0 for network in model.network_sparsities)
+    assert model.logger.name_to_value["rlx2/buffer_size"] == model.replay_buffer.n_transitions

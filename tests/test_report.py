@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, one_output, quick
+from helpers import ALGORITHMS, Still, one_output, quick
 from sb3_contrib import TQC, CrossQ
 from sb3_contrib.common.torch_layers import BatchRenorm1d
 from stable_baselines3 import DDPG, PPO, SAC, TD3
@@ -237,7 +237,7 @@ def test_inputs_by_connections(trained):
 
 def test_inputs_of_dict_observations_have_their_keys():
     space = spaces.Dict({"goal": spaces.Box(-1, 1, (2,)), "at": spaces.Box(-1, 1, (3,))})
-    env = _env(space)
+    env = Still(space, spaces.Box(-1, 1, (1,)))
     model = RLx2TD3("MultiInputPolicy", env, **quick(n_steps=1, dynamic_buffer=False)).learn(60)
     found = model.report()
     names = [given.name for given in found.inputs]
@@ -377,20 +377,3 @@ def test_the_command_refuses_models_of_other_algorithms(tmp_path, capsys):
         "td3, sac, ddpg, tqc, crossq, dqn, qrdqn" in refused(capsys, tmp_path / "ppo.zip")
     )
     assert "cannot be loaded as SAC" in refused(capsys, tmp_path / "ppo.zip", "--algo", "sac")
-
-
-def _env(space):
-    import gymnasium as gym
-
-    class Still(gym.Env):
-        observation_space = space
-        action_space = spaces.Box(-1, 1, (1,))
-
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=seed)
-            return self.observation_space.sample(), {}
-
-        def step(self, action):
-            return self.observation_space.sample(), 0.0, False, False, {}
-
-    return Still()

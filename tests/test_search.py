@@ -111,7 +111,7 @@ def test_widths_that_simba_does_not_have_are_pruned(algo):
         plain, params = sampled(algo, seed)
         drawn.add(params["net_arch"])
         if params["net_arch"] == "big":
-            with pytest.raises(optuna.TrialPruned, match=r"one width, not \[400, 300\]"):
+            with pytest.raises(optuna.TrialPruned, match=r"net_arch=\[400, 300\] is not allowed with SimBaPolicy"):
                 sampled(algo, seed, policy="SimBaPolicy")
         else:
             arguments, _ = sampled(algo, seed, policy="SimBaPolicy")

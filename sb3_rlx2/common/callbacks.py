@@ -48,6 +48,8 @@ class TopologyEvolutionCallback(BaseCallback):
     :raises ValueError: if an argument is out of range
     """
 
+    model: OffPolicyAlgorithm
+
     def __init__(
         self,
         topology: Topology = "rigl",
@@ -59,6 +61,7 @@ class TopologyEvolutionCallback(BaseCallback):
         super().__init__(verbose)
         self.settings = TopologySettings(topology, topology_interval, topology_end, drop_fraction)
         self.settings.check()
+        self._densities: dict[str, tuple[int | None, float]] = {}
         self._printed: dict[str, int | None] = {}
 
     def _init_callback(self) -> None:
@@ -77,6 +80,7 @@ class TopologyEvolutionCallback(BaseCallback):
             )
             self.settings = own_settings
         evolvers = evolve_topology(model, self.settings)
+        self._densities = {}
         self._printed = {name: _last_update(evolver) for name, evolver in evolvers.items()}
         for evolver in evolvers.values():
             evolver.warn_of_layers_that_stay()
@@ -87,22 +91,26 @@ class TopologyEvolutionCallback(BaseCallback):
         return True
 
     def _record(self) -> None:
-        model = cast(OffPolicyAlgorithm, self.model)
-        for name, network in networks(model).items():
-            self.logger.record(f"rlx2/{name}_density", network_density(network))
-        for name, evolver in attached_evolvers(model).items():
+        evolvers = attached_evolvers(self.model)
+        for name, network in networks(self.model).items():
+            update = _last_update(evolvers[name]) if name in evolvers else None
+            if name not in self._densities or self._densities[name][0] != update:
+                # Counting takes long where episodes are short or environments many
+                self._densities[name] = update, network_density(network)
+            self.logger.record(f"rlx2/{name}_density", self._densities[name][1])
+        for name, evolver in evolvers.items():
             if evolver.chains:
                 self.logger.record(f"rlx2/{name}_unreachable_outputs", evolver.unreachable_outputs)
 
     def _on_rollout_end(self) -> None:
-        for evolver in attached_evolvers(cast(OffPolicyAlgorithm, self.model)).values():
+        for evolver in attached_evolvers(self.model).values():
             if evolver.clock is not None:
                 evolver.prepare()  # environment steps were made
         if self.verbose >= 1:
             self._print_evolutions()
 
     def _print_evolutions(self) -> None:
-        for name, evolver in attached_evolvers(cast(OffPolicyAlgorithm, self.model)).items():
+        for name, evolver in attached_evolvers(self.model).items():
             evolution = evolver.last_evolution
             if evolution is not None and evolution.update != self._printed.get(name):
                 print(
@@ -115,7 +123,7 @@ class TopologyEvolutionCallback(BaseCallback):
         self._record()
         # RLx2's own algorithms bring evolution along; with stock ones it ends with this callback's learn()
         if not hasattr(self.model, "_topology_settings"):
-            detach_topology(cast(OffPolicyAlgorithm, self.model))
+            detach_topology(self.model)
 
 
 class DynamicBufferCallback(BaseCallback):
@@ -133,6 +141,8 @@ class DynamicBufferCallback(BaseCallback):
     :param verbose: 1 prints a line when transitions are forgotten
     :raises ValueError: if an argument is out of range
     """
+
+    model: OffPolicyAlgorithm
 
     N_OLDEST = 2048
     FORGET_FRACTION = 0.1
@@ -152,7 +162,7 @@ class DynamicBufferCallback(BaseCallback):
     @property
     def buffer(self) -> DynamicReplayBuffer:
         """The model's replay buffer."""
-        buffer = cast(OffPolicyAlgorithm, self.model).replay_buffer
+        buffer = self.model.replay_buffer
         if not isinstance(buffer, DynamicReplayBuffer):
             raise ValueError(
                 f"{type(self).__name__} needs replay_buffer_class=DynamicReplayBuffer, not {type(buffer).__name__}"
@@ -165,7 +175,7 @@ class DynamicBufferCallback(BaseCallback):
         self.check_interval = read_clock(self.check_interval, "buffer_check_interval")
 
     def _on_training_start(self) -> None:
-        model = cast(OffPolicyAlgorithm, self.model)
+        model = self.model
         if self.buffer.n_steps > 1 and self.buffer.gamma != model.gamma:
             raise ValueError(
                 f"the replay buffer's gamma={self.buffer.gamma} differs from the algorithm's gamma={model.gamma}: "
@@ -186,7 +196,7 @@ class DynamicBufferCallback(BaseCallback):
             self.buffer.end_cut_episodes(cast(Any, last_obs))
 
     def _on_step(self) -> bool:
-        model, buffer = cast(OffPolicyAlgorithm, self.model), self.buffer
+        model, buffer = self.model, self.buffer
         buffer.num_timesteps = self.num_timesteps  # which step it is that is stored next
         if any(self.locals["dones"]):  # the only time at which SB3 writes its log
             self._record()

@@ -110,7 +110,7 @@ class SimBaMixin(BasePolicy):
                 f"features_extractor_class={features_extractor_class.__name__} is not allowed with SimBaPolicy: it "
                 "must be ObservationNorm or FlattenExtractor"
             )
-        widths = _widths(DEFAULT_NET_ARCH if net_arch is None else net_arch)
+        widths = block_widths(DEFAULT_NET_ARCH if net_arch is None else net_arch)
         # The networks are built, by make_actor and make_critic, inside of the policy's own __init__
         self.expansion = check_count(expansion, "expansion", 1)
         if not isinstance(unit_norm, bool):
@@ -223,8 +223,12 @@ def _orthogonal(layer: nn.Linear) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def _widths(net_arch: Any) -> dict[str, list[int]]:
-    """The blocks' widths of actor and critics."""
+def block_widths(net_arch: Any) -> dict[str, list[int]]:
+    """The blocks' widths of actor and critics.
+
+    :param net_arch: as for ``SimBaPolicy``
+    :raises ValueError: if it is none of a ``SimBaPolicy``
+    """
     given = net_arch if isinstance(net_arch, Mapping) else {"pi": net_arch, "qf": net_arch}
     for name in ("pi", "qf"):
         blocks: Any = given.get(name)

@@ -13,6 +13,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER, convert_offpolicy_param
 
 from sb3_rlx2.common.clocks import TIMESTEPS, read_clock
 from sb3_rlx2.common.off_policy_algorithm import RLx2OffPolicyAlgorithm
+from sb3_rlx2.common.simba import block_widths
 from sb3_rlx2.zoo.algorithms import ALGORITHMS, PREFIX
 
 DENSITIES = ("actor_density", "critic_density", "density")
@@ -69,12 +70,14 @@ def sample_rlx2_params(
     :param additional_args: what the zoo tells about hindsight experience replay
     :return: arguments of the algorithm
     :raises ValueError: if the trial has no user attribute ``n_timesteps``, the length of its training in steps
-    :raises TrialPruned: if the file's policy is SimBaPolicy, whose blocks have one width, and the widths drawn differ
+    :raises TrialPruned: if the file's policy is SimBaPolicy, and it does not allow the widths drawn
     """
     zoo = zoo_sampler(trial, n_actions, n_envs, {**additional_args})  # the zoo's sampler of TQC adds to them
-    widths = zoo["policy_kwargs"]["net_arch"]
-    if trial.study.user_attrs.get("policy") == "SimBaPolicy" and len(set(widths)) > 1:
-        raise optuna.TrialPruned(f"the blocks of a SimBaPolicy have one width, not {widths}")
+    if trial.study.user_attrs.get("policy") == "SimBaPolicy":
+        try:
+            block_widths(zoo["policy_kwargs"]["net_arch"])
+        except ValueError as error:
+            raise optuna.TrialPruned(str(error)) from error
     if "noise_type" in trial.params:
         # The zoo leaves it out for None, and RLx2TD3's default is noise
         zoo.setdefault("action_noise", None)
