@@ -61,7 +61,7 @@ class TopologyEvolutionCallback(BaseCallback):
         super().__init__(verbose)
         self.settings = TopologySettings(topology, topology_interval, topology_end, drop_fraction)
         self.settings.check()
-        self._densities: dict[str, tuple[int | None, float]] = {}
+        self._counted: dict[str, tuple[int | None, float]] = {}  # of each network: its last evolution, and its density
         self._printed: dict[str, int | None] = {}
 
     def _init_callback(self) -> None:
@@ -80,7 +80,7 @@ class TopologyEvolutionCallback(BaseCallback):
             )
             self.settings = own_settings
         evolvers = evolve_topology(model, self.settings)
-        self._densities = {}
+        self._counted = {}
         self._printed = {name: _last_update(evolver) for name, evolver in evolvers.items()}
         for evolver in evolvers.values():
             evolver.warn_of_layers_that_stay()
@@ -94,10 +94,10 @@ class TopologyEvolutionCallback(BaseCallback):
         evolvers = attached_evolvers(self.model)
         for name, network in networks(self.model).items():
             update = _last_update(evolvers[name]) if name in evolvers else None
-            if name not in self._densities or self._densities[name][0] != update:
+            if name not in self._counted or self._counted[name][0] != update:
                 # Counting takes long where episodes are short or environments many
-                self._densities[name] = update, network_density(network)
-            self.logger.record(f"rlx2/{name}_density", self._densities[name][1])
+                self._counted[name] = update, network_density(network)
+            self.logger.record(f"rlx2/{name}_density", self._counted[name][1])
         for name, evolver in evolvers.items():
             if evolver.chains:
                 self.logger.record(f"rlx2/{name}_unreachable_outputs", evolver.unreachable_outputs)
@@ -171,8 +171,6 @@ class DynamicBufferCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         _ = _off_policy(self.model, self), self.buffer  # checked before any work is done
-        # Callbacks of older checkpoints hold the number alone
-        self.check_interval = read_clock(self.check_interval, "buffer_check_interval")
 
     def _on_training_start(self) -> None:
         model = self.model
@@ -220,7 +218,8 @@ class DynamicBufferCallback(BaseCallback):
         self._stop_counting()
 
     def _is_check_due(self, timesteps_before: int) -> bool:
-        interval, unit = self.check_interval
+        # Callbacks of older checkpoints hold the number alone
+        interval, unit = read_clock(self.check_interval, "buffer_check_interval")
         before, now = timesteps_before, self.num_timesteps
         if unit == UPDATES:
             before, now = self._updates_before, self.buffer.n_updates

@@ -59,8 +59,8 @@ class Watch:
         return all(check() for check in self._checks)
 
     def _make_checks(self) -> Iterator[Callable[[], bool]]:
-        objects = SameObjects(self._items, self._sizes, self._lists, self._types)
-        yield lambda: objects.hold
+        self._objects = SameObjects(self._items, self._sizes, self._lists, self._types)
+        yield lambda: self._objects.hold
         if self._tensors:
             yield self._same_memory
             yield lambda: [*map(_dtype, self._tensors)] == self._dtypes
