@@ -56,7 +56,9 @@ def row_of_update(model, number):
     """A row that is in the batch of this of the next updates, and in none before it."""
     twin = copy.deepcopy(model)
     state = np.random.get_state()
-    rows = draw(twin.replay_buffer, number, BATCH).rows
+    drawn = np.empty((2, number, BATCH), np.int64)
+    draw(twin.replay_buffer, drawn)
+    rows = drawn[0]
     np.random.set_state(state)
     reach = np.concatenate(rows[:-1])[:, None] + np.arange(model.n_steps)
     return next(row for row in rows[-1] if row not in reach)

@@ -162,7 +162,7 @@ def test_two_models_at_once_learn_what_they_learn_one_after_the_other(algorithm)
         """Repeat some updates whose random numbers are drawn already: NumPy and PyTorch have one generator for all."""
         updates = model._choose_engine().updates
         updates.read_from(model.replay_buffer, None, model.gamma)
-        model._prepare_updates(updates, draw(model.replay_buffer, 8, BATCH))
+        model._prepare_updates(updates, draw(model.replay_buffer, updates.room_for_samples(8, BATCH)))
 
         def run(before_first=lambda: None):
             before_first()

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rlx2.common.clocks import UPDATES, Interval, read_clock
 from sb3_rlx2.common.finite import FLOAT32_MAX, check_transition
-from sb3_rlx2.engine.samples import Samples
+from sb3_rlx2.engine.samples import Samples, draw_samples
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.sparse.checks import check_count
 
@@ -214,15 +214,14 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         :param batch_size: number of transitions
         :param env: to normalize observations and rewards
         """
-        return self._get_samples(self.rows_of(np.random.randint(0, self.size(), size=batch_size)), env)
+        drawn = np.random.randint(0, self.size(), size=batch_size)
+        return self._get_samples((drawn + self.first_drawn) % self.buffer_size, env)
 
-    def rows_of(self, drawn: Array) -> Array:
-        """Rows of the arrays that numbers drawn from 0 to ``size() - 1`` stand for.
-
-        :param drawn: the numbers
-        """
+    @property
+    def first_drawn(self) -> int:
+        """Row of the arrays that is meant where 0 is drawn of ``size()`` numbers."""
         # With nothing forgotten, the same numbers give the same rows as in SB3's own buffer
-        return (drawn + self._oldest_row) % self.buffer_size if self._forgotten_rows else drawn
+        return self._oldest_row if self._forgotten_rows else 0
 
     def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """n-step targets from the given rows, each with a random environment (RLx2, section 4.2).
@@ -308,26 +307,19 @@ def held_ranges(buffer: ReplayBuffer) -> list[tuple[int, int]]:
     return [(start, stop) for start, stop in ranges if start < stop] or [(0, 0)]
 
 
-def draw(buffer: ReplayBuffer, updates: int, batch_size: int) -> Samples:
+def draw(buffer: ReplayBuffer, drawn: Array) -> Samples:
     """Draw the batches of some updates with the very random numbers that ``buffer.sample`` would use.
 
     :param buffer: a ``ReplayBuffer`` or a ``DynamicReplayBuffer``
-    :param updates: number of updates, which have the same number of steps in their targets
-    :param batch_size: number of transitions in each
+    :param drawn: gets rows and environments, [2, updates, batch] int64; all updates have the same number of steps in
+        their targets
     """
-    held, n_envs = buffer.size(), buffer.n_envs
-    environments = None
-    if n_envs == 1:  # there are no environments to draw
-        rows = np.random.randint(0, held, size=(updates, batch_size))
-    else:
-        rows, environments = np.empty((2, updates, batch_size), np.int64)
-        for update in range(updates):
-            rows[update] = np.random.randint(0, held, size=batch_size)
-            environments[update] = np.random.randint(0, n_envs, size=batch_size)
     newest = (buffer.pos - 1) % buffer.buffer_size
+    oldest, n_steps = 0, 1
     if isinstance(buffer, DynamicReplayBuffer):
-        return Samples(buffer.rows_of(rows), environments, buffer.n_steps_in_use, newest)
-    return Samples(rows, environments, 1, newest)
+        oldest, n_steps = buffer.first_drawn, buffer.n_steps_in_use
+    draw_samples(buffer.size(), buffer.n_envs, oldest, buffer.buffer_size, drawn)
+    return Samples(n_steps, newest)
 
 
 def _stored_as(space: spaces.Space[Any], dtype: npt.DTypeLike | None) -> spaces.Space[Any]:

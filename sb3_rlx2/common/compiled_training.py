@@ -101,7 +101,7 @@ def _train(
         first = before + done + 1
         evolving = [name for name in evolvers if _trains(description, name, first) and evolvers[name].evolves_next]
         count = 1 if evolving else _updates_until_break(description, buffer, evolvers, first, gradient_steps - done)
-        algorithm._prepare_updates(updates, draw(buffer, count, batch_size))
+        algorithm._prepare_updates(updates, draw(buffer, updates.room_for_samples(count, batch_size)))
         if evolving:
             results, completed = _evolve(model, updates, (before, done), evolving)
         else:

@@ -20,7 +20,7 @@ from sb3_rlx2.engine.operations import backward, network_at
 from sb3_rlx2.engine.optimizer import adam, count_steps, keep, parameter_at
 from sb3_rlx2.engine.plan import address
 from sb3_rlx2.engine.records import OPTIMIZER, PARAMETER
-from sb3_rlx2.engine.replay import read_observation, read_tile, return_length, sampled_environment
+from sb3_rlx2.engine.replay import read_observation, read_tile, return_length
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.kernels.compiled import compiled
@@ -242,7 +242,7 @@ def find_intermediate_states(
         if sample % TILE == 0:
             starts[sample // TILE] = count
         row = load_int64(task.sampled_rows, update * task.batch + sample)
-        env = sampled_environment(task, update * task.batch + sample)
+        env = load_int64(task.sampled_envs, update * task.batch + sample)
         for k in range(return_length(task, row, env) - 1):
             entries[count, 0] = sample
             entries[count, 1] = ((row + k) % task.n_rows) * task.n_envs + env
@@ -308,7 +308,7 @@ class EntropyUpdates(Updates):
     def prepare(self, samples: Samples, tau: float, target_entropy: float, fixed_coefficient: float) -> None:
         """Bind what the next run learns from, and draw the noise of actions.
 
-        :param samples: which transitions
+        :param samples: how the transitions that were drawn are read
         :param tau: Polyak coefficient
         :param target_entropy: target entropy; not used where the coefficient is fixed
         :param fixed_coefficient: the entropy coefficient; not used where it is learned
@@ -327,7 +327,7 @@ class EntropyUpdates(Updates):
 
     def _draw_bonuses(self, samples: Samples) -> None:
         """Find the states between the first and the last of each return, and draw all noise in SB3's order."""
-        settings, (updates, batch), (noise, next_noise) = self.settings, samples.rows.shape, self.noises
+        settings, (updates, batch), (noise, next_noise) = self.settings, self._sampled, self.noises
         tiles, most = -(-batch // TILE), batch * (samples.n_steps - 1)
         entries = np.empty((updates * most, ENTRY_FIELDS), np.int64)
         starts = np.zeros(updates * tiles + 1, np.int64)

@@ -150,7 +150,7 @@ TASK = Record(
     newest=INTEGER,
     n_steps=INTEGER,
     sampled_rows=INTEGER,  # int64 [updates, batch]
-    sampled_envs=INTEGER,  # the same; 0: there is one environment
+    sampled_envs=INTEGER,  # the same
     powers=INTEGER,  # γ^0 .. γ^n, float32
     # VecNormalize: float64 [n_obs]; 0 where it does not normalize
     obs_mean=INTEGER,

@@ -55,19 +55,9 @@ def read_observation(task: Block, array: int, place: int, x: int, lane: int) -> 
 
 
 @compiled
-def sampled_environment(task: Block, sample: int) -> int:
-    """The environment of a transition that was drawn.
-
-    :param task: the task's block
-    :param sample: number of the transition among those of all updates
-    """
-    return load_int64(task.sampled_envs, sample) if task.sampled_envs != 0 else 0
-
-
-@compiled
 def _fetch(task: Block, sample: int) -> None:
     """Ask for the memory of a sample's transition; random rows of a large buffer are never in a cache."""
-    place = load_int64(task.sampled_rows, sample) * task.n_envs + sampled_environment(task, sample)
+    place = load_int64(task.sampled_rows, sample) * task.n_envs + load_int64(task.sampled_envs, sample)
     row_bytes = task.n_obs * (2 * FLOAT_BYTES if task.is_double else FLOAT_BYTES)
     for at in range(0, row_bytes + LINE_BYTES, LINE_BYTES):
         prefetch(task.observations + place * row_bytes + at)
@@ -128,7 +118,7 @@ def read_tile(task: Block, update: int, first: int, x: int, next_x: int, rewards
         if lane + AHEAD < count:
             _fetch(task, begin + lane + AHEAD)
         row = load_int64(task.sampled_rows, begin + lane)
-        env = sampled_environment(task, begin + lane)
+        env = load_int64(task.sampled_envs, begin + lane)
         place = row * task.n_envs + env
         length = return_length(task, row, env)
         total, last = 0.0, place

@@ -121,7 +121,7 @@ class TD3Updates(Updates):
     def prepare(self, samples: Samples, tau: float, noise: float, noise_clip: float) -> None:
         """Bind what the next run learns from, and draw the noise of target actions.
 
-        :param samples: which transitions
+        :param samples: how the transitions that were drawn are read
         :param tau: Polyak coefficient
         :param noise: standard deviation of the target actions' noise; 0: there is none, and nothing is drawn
         :param noise_clip: its largest magnitude

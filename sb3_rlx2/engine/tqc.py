@@ -120,7 +120,7 @@ class TQCUpdates(EntropyUpdates):
     ) -> None:
         """Bind what the next run learns from, and draw the noise of actions.
 
-        :param samples: which transitions
+        :param samples: how the transitions that were drawn are read
         :param tau: Polyak coefficient
         :param target_entropy: target entropy; not used where the coefficient is fixed
         :param fixed_coefficient: the entropy coefficient; not used where it is learned

@@ -258,15 +258,26 @@ class Updates:
         task["thread_memory"] = address(self._thread_memory)
         self._batch = batch
 
+    def room_for_samples(self, updates: int, batch: int) -> Array:
+        """Where the transitions of the next run are to be written: rows and environments, [2, updates, batch] int64.
+
+        :param updates: number of updates
+        :param batch: number of transitions in each
+        """
+        if (updates, batch) != self._sampled:
+            self.reserve(batch)
+            self._reserve_samples(updates, batch)
+        return self._places
+
     def _reserve_samples(self, updates: int, batch: int) -> None:
         """Memory for what is drawn for a run, and for its results."""
         task, self._sampled = self.task, (0, 0)  # Ctrl-C may come at any time
-        self._rows, self._environments = np.empty((2, updates, batch), np.int64)
+        self._places = np.empty((2, updates, batch), np.int64)
         self._results = np.empty((updates, len(self.columns)))
         shape = (self.n_noises, updates, batch, self.n_act)
         self.noises = th.empty(shape, dtype=th.float32, device="cpu").unbind()
-        task["n_updates"], task["sampled_rows"], task["results"] = updates, address(self._rows), address(self._results)
-        self._environments_address = address(self._environments)
+        task["n_updates"], task["results"] = updates, address(self._results)
+        task["sampled_rows"], task["sampled_envs"] = address(self._places[0]), address(self._places[1])
         self._sampled = (updates, batch)
 
     def read_from(self, buffer: ReplayBuffer, normalize: VecNormalize | None, gamma: float) -> None:
@@ -314,24 +325,16 @@ class Updates:
             task["clip_reward"] = normalize.clip_reward
 
     def bind(self, samples: Samples, tau: float) -> None:
-        """Set what the next run learns from.
+        """Set what the next run learns from: transitions whose place ``room_for_samples`` told.
 
-        :param samples: which transitions
+        :param samples: how they are read
         :param tau: Polyak coefficient
         """
-        updates, batch = samples.rows.shape
-        self.reserve(batch)
-        if (updates, batch) != self._sampled:
-            self._reserve_samples(updates, batch)
         task = self.task
         if self._powers_of != (samples.n_steps, self._gamma):
             self._powers = (self._gamma ** np.arange(samples.n_steps + 1)).astype(np.float32)
             task["powers"] = address(self._powers)
             self._powers_of = (samples.n_steps, self._gamma)
-        self._rows[...] = samples.rows
-        if samples.environments is not None:
-            self._environments[...] = samples.environments
-        task["sampled_envs"] = 0 if samples.environments is None else self._environments_address
         task["n_steps"], task["newest"] = samples.n_steps, samples.newest
         self._targets[0]["tau"] = tau
 

@@ -8,7 +8,6 @@ import numpy as np
 from numba.core.ccallback import CFunc
 
 from sb3_rlx2.engine.description import Phase, TargetUpdates, UpdateDescription
-from sb3_rlx2.engine.replay import sampled_environment
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.kernels.compiled import compiled
@@ -29,7 +28,7 @@ def stored_action(task: Block, n_actions: int, sample: int) -> int:
     :param n_actions: number of actions
     :param sample: number of the sample in this call
     """
-    env = sampled_environment(task, sample)
+    env = load_int64(task.sampled_envs, sample)
     action = load_int64(task.actions, load_int64(task.sampled_rows, sample) * task.n_envs + env)
     return int(action) if 0 <= action < n_actions else -1
 
@@ -63,7 +62,7 @@ class ValueUpdates(Updates):
     def prepare(self, samples: Samples, max_gradient_norm: float | None) -> None:
         """Bind what the next run learns from.
 
-        :param samples: which transitions
+        :param samples: how the transitions that were drawn are read
         :param max_gradient_norm: gradients of a larger norm are scaled down to it; None: they are not
         """
         self.bind(samples, 1.0)
