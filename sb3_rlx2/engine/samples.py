@@ -13,9 +13,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from sb3_rlx2.engine.functions import call
+from sb3_rlx2.engine.python_calls import call_with_one, int_with_one
 from sb3_rlx2.kernels.compiled import compiled_with_gil
-from sb3_rlx2.kernels.vectors import INT32, INT64, Builder, Value, intrinsic
 
 Array = npt.NDArray[Any]
 
@@ -33,18 +32,6 @@ class Samples(NamedTuple):
     newest: int
 
 
-@intrinsic(INT64, INT64, INT64)
-def _next_uint32(b: Builder, function: Value, state: Value) -> Value:
-    """The next number of a bit generator, 32 bits."""
-    return b.zext(call(b, INT32, function, state), INT64)
-
-
-@intrinsic(INT64, INT64, INT64)
-def _next_uint64(b: Builder, function: Value, state: Value) -> Value:
-    """The next number of a bit generator, 64 bits."""
-    return call(b, INT64, function, state)
-
-
 @compiled_with_gil
 def _fill(next_uint32: int, next_uint64: int, state: int, highest: int, numbers: Array) -> None:
     """Numbers 0 .. highest, each from as many tries as it takes to hit the range, as in ``RandomState.randint``."""
@@ -58,9 +45,9 @@ def _fill(next_uint32: int, next_uint64: int, state: int, highest: int, numbers:
         number = highest + 1
         while number > highest:
             if highest <= LARGEST_UINT32:
-                number = _next_uint32(next_uint32, state) & mask
+                number = int_with_one(next_uint32, state) & mask
             else:
-                number = _next_uint64(next_uint64, state) & mask
+                number = call_with_one(next_uint64, state) & mask
         numbers[i] = number
 
 

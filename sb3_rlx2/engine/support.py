@@ -414,7 +414,7 @@ def _state_problems(watch: Watch, name: str, entries: dict[str, Any], shape: tup
     for key, expected in (("step", ()), ("exp_avg", shape), ("exp_avg_sq", shape)):
         entry = watch.item(entries, key)
         if isinstance(entry, th.Tensor):
-            yield from _tensor_problems(f"the {name}'s Adam has {key}", watch.memory(entry), expected)
+            yield from _tensor_problems(f"the {name}'s Adam has {key}", watch.tensor(entry), expected)
         else:
             yield f"the {name}'s Adam has no tensor {key}"
 

@@ -239,6 +239,12 @@ def load_double(b: Builder, address: Value, index: Value) -> Value:
     return load(b, address, DOUBLE, index)
 
 
+@intrinsic(None, INT64, INT64, INT64)
+def store_int64(b: Builder, address: Value, index: Value, value: Value) -> None:
+    """Set the index-th int64 of an array."""
+    b.store(value, b.gep(pointer(b, address, INT64), [index]))
+
+
 @intrinsic(None, INT64, INT64, FLOAT)
 def store_float(b: Builder, address: Value, index: Value, value: Value) -> None:
     """Set the index-th float of an array."""
