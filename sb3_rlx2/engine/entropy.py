@@ -314,9 +314,9 @@ class EntropyUpdates(Updates):
         :param fixed_coefficient: the entropy coefficient; not used where it is learned
         """
         self.bind(samples, tau)
-        settings, (noise, next_noise) = self.settings, self.noises
-        settings["target_entropy"], settings["fixed_coefficient"] = target_entropy, fixed_coefficient
-        settings["noise"], settings["next_noise"] = noise.data_ptr(), next_noise.data_ptr()
+        fields, (noise, next_noise) = self.fields, self.noises
+        fields["target_entropy"][0], fields["fixed_coefficient"][0] = target_entropy, fixed_coefficient
+        fields["noise"][0], fields["next_noise"][0] = noise.data_ptr(), next_noise.data_ptr()
         if samples.n_steps > 1:
             self._draw_bonuses(samples)
             return

@@ -215,4 +215,9 @@ def update_loop(task_address: int, threads: int) -> int:
     :param threads: number of threads
     :return: number of updates made; fewer than asked for if one diverged
     """
+    task = task_at(task_address)
+    shared = shared_at(task.shared)
+    shared.barrier = shared.is_not_finite = 0
+    for i in range(task.n_updates * task.n_results):
+        store_double(task.results, i, math.nan)
     return int(on_threads(_updates, (task_address,), threads))

@@ -14,7 +14,7 @@ def fill_normal(noise: th.Tensor, std: float) -> None:
     :param noise: filled, [updates, batch, width] float32, contiguous
     :param std: standard deviation
     """
-    if len(noise) == 1 or noise[0].numel() % BLOCK == 0:
+    if noise.size(0) == 1 or noise[0].numel() % BLOCK == 0:
         noise.normal_(0, std)
         return
     for of_update in noise:

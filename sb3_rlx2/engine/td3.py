@@ -130,4 +130,4 @@ class TD3Updates(Updates):
         (target_noise,) = self.noises
         if noise > 0:
             fill_normal(target_noise, noise)
-        self.settings["noise"], self.settings["noise_clip"] = target_noise.data_ptr() if noise > 0 else 0, noise_clip
+        self.fields["noise"][0], self.fields["noise_clip"][0] = target_noise.data_ptr() if noise > 0 else 0, noise_clip

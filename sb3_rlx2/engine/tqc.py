@@ -127,4 +127,4 @@ class TQCUpdates(EntropyUpdates):
         :param dropped: how many of the highest quantiles of the TD target are dropped, for each critic
         """
         self.prepare(samples, tau, target_entropy, fixed_coefficient)
-        self.settings["n_targets"] = self.n_critics * (self._n_quantiles - dropped)
+        self.fields["n_targets"][0] = self.n_critics * (self._n_quantiles - dropped)

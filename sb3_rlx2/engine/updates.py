@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import is_
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -23,7 +24,7 @@ from sb3_rlx2.engine.records import GRADIENT, OPTIMIZER, PHASE, SHARED, STEP, TA
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.kernels.compiled import is_on_disk
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE
-from sb3_rlx2.kernels.records import Record
+from sb3_rlx2.kernels.records import Record, fields_of
 from sb3_rlx2.sparse.layers import SparseLinear, values_of
 from sb3_rlx2.sparse.unit_norm import unit_norms
 
@@ -89,6 +90,8 @@ class Updates:
         self.block, self.own = TASK.zeros(1), self.algorithm.zeros(1)
         self.task: Any = self.block[0]
         self.settings: Any = self.own[0]
+        # What is written at each run, since a field of a record takes five times as long to set
+        self._task_fields, self.fields = fields_of(self.block), fields_of(self.own)
         self._address = address(self.block)
         by_field = {task_field(name): program for name, program in self.programs.items()}
         self.n_obs = by_field.get("actor", by_field["critic"]).widths[0]
@@ -97,11 +100,13 @@ class Updates:
         self.n_critics = len(by_field["critic"].outputs)
         self.columns = {name: column for column, name in enumerate(description.results)}
         self._sums, self._shared = np.zeros(MAX_SHARDS * MAX_SUMS), SHARED.zeros(1)
+        self._completed = self._shared["completed"]
         self._optimizer_blocks = OPTIMIZER.zeros(len(self.optimizers))
         self._optimizer_blocks["max_gradient_norm"] = np.inf
         self._optimizer_settings: list[Any] = [None] * len(self.optimizers)
         self._phases, self._targets = PHASE.zeros(len(description.phases)), TARGETS.zeros(1)
-        self._parts = self._phases["parts"]
+        self._parts, self._tau = self._phases["parts"], self._targets["tau"]
+        self._runs_all_parts = False
         task = self.task
         task["n_obs"], task["n_act"], task["n_critics"] = self.n_obs, self.n_act, self.n_critics
         task["algorithm"], task["sums"], task["shared"] = map(address, (self.own, self._sums, self._shared))
@@ -297,9 +302,7 @@ class Updates:
             buffer.timeouts,
         ]
         task = self.task
-        if len(arrays) != len(self._buffer_arrays) or any(
-            x is not y for x, y in zip(arrays, self._buffer_arrays, strict=True)
-        ):
+        if len(arrays) != len(self._buffer_arrays) or not all(map(is_, arrays, self._buffer_arrays)):
             for name, array in zip(
                 ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"), arrays, strict=True
             ):
@@ -308,7 +311,7 @@ class Updates:
             task["n_envs"], task["n_rows"] = buffer.n_envs, buffer.buffer_size
             self._buffer_arrays = arrays
         self._gamma = gamma
-        task["reward_std"] = task["obs_mean"] = 0
+        self._task_fields["reward_std"][0] = self._task_fields["obs_mean"][0] = 0
         if normalize is not None and normalize.norm_obs:
             statistics = cast(RunningMeanStd, normalize.obs_rms)
             self._mean = np.ascontiguousarray(statistics.mean, np.float64)
@@ -330,13 +333,12 @@ class Updates:
         :param samples: how they are read
         :param tau: Polyak coefficient
         """
-        task = self.task
         if self._powers_of != (samples.n_steps, self._gamma):
             self._powers = (self._gamma ** np.arange(samples.n_steps + 1)).astype(np.float32)
-            task["powers"] = address(self._powers)
+            self.task["powers"] = address(self._powers)
             self._powers_of = (samples.n_steps, self._gamma)
-        task["n_steps"], task["newest"] = samples.n_steps, samples.newest
-        self._targets[0]["tau"] = tau
+        self._task_fields["n_steps"][0], self._task_fields["newest"][0] = samples
+        self._tau[0] = tau
 
     def limit_gradients(self, norm: float) -> None:
         """Scale down gradients of a network, all of its parameters together, to a norm.
@@ -350,7 +352,7 @@ class Updates:
     @property
     def completed(self) -> int:
         """Number of updates made so far, by all runs; compiled code counts them itself, so it is right at any time."""
-        return int(self._shared["completed"][0])
+        return cast(int, self._completed.item())
 
     @property
     def diverged(self) -> str:
@@ -384,13 +386,13 @@ class Updates:
             self.refresh()
             self._is_fresh = parts is None
         self._read_optimizer_settings()
-        task = self.task
-        task["updates_before"], task["updates_within"], task["runs_targets"] = before + within, within, targets
-        task["is_whole"] = parts is None
-        for number, phase in enumerate(self._description.phases):
-            self._parts[number] = ALL if parts is None else parts.get(phase.network, 0)
-        self._results.fill(np.nan)
-        self._shared["barrier"] = self._shared["is_not_finite"] = 0
+        fields = self._task_fields
+        fields["updates_before"][0], fields["updates_within"][0] = before + within, within
+        fields["runs_targets"][0] = targets
+        if parts is not None or not self._runs_all_parts:
+            self._runs_all_parts = fields["is_whole"][0] = parts is None
+            for number, phase in enumerate(self._description.phases):
+                self._parts[number] = ALL if parts is None else parts.get(phase.network, 0)
         completed = update_loop(self._address, self._threads())
         return self._results.copy(), completed
 
@@ -410,7 +412,7 @@ class Updates:
     def _threads(self) -> int:
         """Number of threads: as many as have enough to do, at most ``torch.get_num_threads()``."""
         worth = self._batch * self._connections // CONNECTIONS_PER_THREAD
-        return max(1, min(th.get_num_threads(), int(self.task["shards"]), worth))
+        return 1 if worth <= 1 else min(th.get_num_threads(), int(self.task["shards"]), worth)
 
     # --- gradients at all positions ---
 

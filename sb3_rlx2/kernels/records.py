@@ -35,6 +35,14 @@ class Record:
         return np.zeros(count, self.dtype)
 
 
+def fields_of(block: npt.NDArray[np.void]) -> dict[str, npt.NDArray[Any]]:
+    """The fields of records as arrays on the records' memory, by name.
+
+    :param block: records
+    """
+    return {name: block[name] for name in block.dtype.names or ()}
+
+
 def _view(dtype: np.dtype[Any]) -> Any:
     record = numba.from_dtype(dtype)
 
