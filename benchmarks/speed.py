@@ -46,6 +46,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_rlx2 import RLx2CrossQ, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2.engine import updates as engine
 from sb3_rlx2.files import replacing
 from sb3_rlx2.kernels import autograd
 from sb3_rlx2.kernels import products as k
@@ -167,6 +168,27 @@ def sbx_model(algo: str, env: str) -> Any | None:
     )
 
 
+def around_compiled_call(model: Any, calls: int = 2000) -> float:
+    """Median of the microseconds that a call of ``train`` takes beside the compiled one in its midst."""
+    loop, inside, whole = engine.update_loop, [], []
+
+    def timed(address: int, threads: int) -> int:
+        start = time.perf_counter()
+        completed = loop(address, threads)
+        inside.append(time.perf_counter() - start)
+        return completed
+
+    vars(engine)["update_loop"] = timed
+    try:
+        for _ in range(calls):
+            start = time.perf_counter()
+            model.train(1, 256)
+            whole.append(time.perf_counter() - start)
+    finally:
+        vars(engine)["update_loop"] = loop
+    return 1e6 * float(np.median(np.subtract(whole, inside)))
+
+
 def updates(arguments: argparse.Namespace) -> None:
     """Milliseconds of a gradient update, as ``train`` is called at each step."""
     rows = []
@@ -190,6 +212,7 @@ def updates(arguments: argparse.Namespace) -> None:
                     row[f"{name} ms"] = f"{1e3 * seconds[name]:.3f}" if name in seconds else ""
                 row["speed-up over dense"] = f"{seconds['dense SB3'] / seconds['compiled']:.1f}"
                 row["over SBX"] = f"{seconds['SBX'] / seconds['compiled']:.1f}" if "SBX" in seconds else ""
+                row["Python around the compiled call, µs"] = f"{around_compiled_call(models['compiled']):.0f}"
                 rows.append(row)
                 print(row, flush=True)
     write("updates", rows)
