@@ -59,14 +59,14 @@ class _Counts:
     """All counts of a model's updates, which follow from the one that compiled code keeps."""
 
     def __init__(self, model: OffPolicyAlgorithm, updates: Updates) -> None:
-        self._model, self._updates = model, updates
+        self._model, self._updates, self._evolvers = model, updates, attached_evolvers(model)
+        self._steps = updates.description.steps
         self._settled = updates.completed
         self._before = model._n_updates - self._settled
-        periods = updates.description.periods
-        self._steps_before = [
-            (evolver, periods[name], evolver.counters["updates"] - model._n_updates // periods[name])
-            for name, evolver in attached_evolvers(model).items()
-        ]
+        self._steps_before = {
+            name: evolver.counters["updates"] - self._steps(name, model._n_updates)
+            for name, evolver in self._evolvers.items()
+        }
 
     @property
     def n_updates(self) -> int:
@@ -79,8 +79,8 @@ class _Counts:
         if completed == self._settled:
             return
         n_updates, buffer = self._before + completed, self._model.replay_buffer
-        for evolver, period, before in self._steps_before:
-            missing = before + n_updates // period - evolver.counters["updates"]
+        for name, evolver in self._evolvers.items():
+            missing = self._steps_before[name] + self._steps(name, n_updates) - evolver.counters["updates"]
             if missing:
                 evolver.count(missing)
         self._model._n_updates = n_updates

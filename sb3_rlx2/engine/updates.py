@@ -106,7 +106,6 @@ class Updates:
         self._optimizer_settings: list[Any] = [None] * len(self.optimizers)
         self._phases, self._targets = PHASE.zeros(len(description.phases)), TARGETS.zeros(1)
         self._parts, self._tau = self._phases["parts"], self._targets["tau"]
-        self._runs_all_parts = False
         task = self.task
         task["n_obs"], task["n_act"], task["n_critics"] = self.n_obs, self.n_act, self.n_critics
         task["algorithm"], task["sums"], task["shared"] = map(address, (self.own, self._sums, self._shared))
@@ -384,15 +383,14 @@ class Updates:
         if parts is not None or not self._is_fresh:
             self._is_fresh = False
             self.refresh()
+            self._task_fields["is_whole"][0] = parts is None
+            for number, phase in enumerate(self._description.phases):
+                self._parts[number] = ALL if parts is None else parts.get(phase.network, 0)
             self._is_fresh = parts is None
         self._read_optimizer_settings()
         fields = self._task_fields
         fields["updates_before"][0], fields["updates_within"][0] = before + within, within
         fields["runs_targets"][0] = targets
-        if parts is not None or not self._runs_all_parts:
-            self._runs_all_parts = fields["is_whole"][0] = parts is None
-            for number, phase in enumerate(self._description.phases):
-                self._parts[number] = ALL if parts is None else parts.get(phase.network, 0)
         completed = update_loop(self._address, self._threads())
         return self._results.copy(), completed
 

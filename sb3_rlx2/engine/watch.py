@@ -23,7 +23,7 @@ _layout: Callable[[Any], Any] = attrgetter("shape", "strides", "dtype")
 class Watch:
     """Reads objects and remembers what it read: a decision that reads through it alone cannot go stale.
 
-    ``holds`` costs some 10 ns for each entry of a dict or a list and 20 ns for each tensor, or 200 with a PyTorch that
+    ``holds`` costs some 10 ns for each entry of a dict or a list and 60 ns for each tensor, or 200 with a PyTorch that
     has no DLPack C exchange API. Memory of tensors stays allocated as long as it is watched, so that nothing else can
     come to lie at its address.
     """
