@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import itertools
 import multiprocessing
 import signal
 import traceback
@@ -51,6 +52,12 @@ def each_engine(algorithms):
     """Pairs of an algorithm and an engine that computes its updates."""
     engines = ("compiled", "torch")
     return [(algorithm, engine) for algorithm in algorithms for engine in engines[algorithm not in ALL_COMPILED :]]
+
+
+def in_turn(each, *others):
+    """For cases of a test: each of the first with one of the others, in turn; not every pair, which would take long."""
+    turns = [itertools.cycle(other) for other in others]
+    return [(*(first if isinstance(first, tuple) else (first,)), *map(next, turns)) for first in each]
 
 
 def environment(algorithm):
