@@ -117,7 +117,7 @@ def test_topology_evolves_every_interval_updates_of_that_network(algorithm, n_en
     seen = {name: [] for name in networks(model)}
     for name, evolver in attached_evolvers(model).items():
         evolver.on_evolution = seen[name].append
-    model.learn(300)
+    model.learn(200)
     for name in seen:
         updates = model._n_updates // (getattr(model, "policy_delay", 1) if name == "actor" else 1)
         assert model.topology_counters[name]["updates"] == updates
@@ -232,22 +232,22 @@ def test_buffer_forgets_every_interval_when_the_policy_has_moved_but_never_below
             return True
 
     model = algorithm("MlpPolicy", env, **quick(buffer_min_size=100))
-    model.learn(600, callback=Sizes())
+    model.learn(300, callback=Sizes())
     held, expected = 0, []
-    for step in range(n_envs, 600 + n_envs, n_envs):
+    for step in range(n_envs, 300 + n_envs, n_envs):
         if (step - n_envs) // 50 < step // 50:
             rows = held // n_envs
             held -= max(min(int(0.1 * rows), rows - -(-100 // n_envs)), 0) * n_envs
         expected.append((step, held))
         held += n_envs
     assert sizes == expected
-    assert model.replay_buffer.n_transitions < 600
+    assert model.replay_buffer.n_transitions < 300
 
     still = algorithm(
         "MlpPolicy", make_vec_env(environment(algorithm), n_envs), **quick(buffer_distance_threshold=10.0)
     )
-    still.learn(300)
-    assert still.replay_buffer.n_transitions == 300
+    still.learn(120)
+    assert still.replay_buffer.n_transitions == 120
 
 
 @pytest.mark.parametrize("algorithm", ALL)

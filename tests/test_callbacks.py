@@ -141,10 +141,10 @@ def test_callbacks_refuse_what_they_cannot_work_with():
 @pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_each_log_has_the_numbers_of_its_own_step(algorithm, n_envs, tmp_path):
-    env = make_vec_env(environment(algorithm), n_envs)
+    env = make_vec_env(environment(algorithm), n_envs, env_kwargs={"max_episode_steps": 60})
     model = algorithm("MlpPolicy", env, **quick(buffer_distance_threshold=10.0))  # nothing is forgotten
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(450 * n_envs, log_interval=1)
+    model.learn(150 * n_envs, log_interval=1)
     model.logger.close()
     with (tmp_path / "progress.csv").open() as file:
         logs = [log for log in csv.DictReader(file) if log["rlx2/buffer_size"]]  # the first of those of a step

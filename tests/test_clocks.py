@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, ALL, each_engine, environment, learner, quick
+from helpers import ALGORITHMS, ALL, ALL_COMPILED, each_engine, environment, in_turn, learner, quick
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -58,8 +58,10 @@ class Steps(BaseCallback):
     _on_training_end = _on_rollout_start
 
 
-@pytest.mark.parametrize(("algorithm", "engine"), each_engine(ALL))
-@pytest.mark.parametrize("gradient_steps", [1, 4])
+@pytest.mark.parametrize(
+    ("algorithm", "engine", "gradient_steps"),
+    [*in_turn(each_engine(ALL), [1, 2]), *((algorithm, "compiled", 4) for algorithm in ALL_COMPILED)],
+)
 def test_in_environment_steps_topology_evolves_as_often_whatever_the_number_of_updates(
     algorithm, engine, gradient_steps
 ):

@@ -1,6 +1,7 @@
 """Dense models made sparse and trained on."""
 
 import copy
+import functools
 
 import gymnasium as gym
 import pytest
@@ -21,6 +22,17 @@ OWN = {"topology_interval": 20, "n_steps": 3, "n_steps_delay": 20, "buffer_min_s
 
 def trained(algorithm, env=None, **kwargs):
     """A dense model after a short run."""
+    if env is None and not kwargs:
+        return copy.deepcopy(_trained(algorithm))
+    return _train(algorithm, env, **kwargs)
+
+
+@functools.cache
+def _trained(algorithm):
+    return _train(algorithm)
+
+
+def _train(algorithm, env=None, **kwargs):
     kwargs = {"policy_kwargs": {"net_arch": [32, 24]}, "train_freq": 1, **kwargs}
     model = algorithm.dense_class(
         "MlpPolicy", env or gym.make(environment(algorithm)), learning_starts=50, buffer_size=2000, batch_size=32,
@@ -83,7 +95,7 @@ def test_with_all_weights_kept_it_goes_on_as_the_dense_model_does(algorithm):
 @pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 def test_it_is_trained_on_with_all_of_the_method(algorithm, engine):
-    dense = trained(algorithm, learning_rate=lambda remaining: 1e-3 * remaining)
+    dense = trained(algorithm)
     before = copy.deepcopy(dense.policy.state_dict())
     model = algorithm.from_dense(dense, engine=engine, **OWN)
     updates = dense._n_updates

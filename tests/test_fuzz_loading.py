@@ -20,7 +20,7 @@ def fuzz_loading(monkeypatch, tmp_path):
     return fuzz_loading
 
 
-@pytest.mark.parametrize(("cases", "seed", "flags"), [(60, 8, []), (40, 0, ["--without-pickle"])])
+@pytest.mark.parametrize(("cases", "seed", "flags"), [(30, 8, []), (20, 4, ["--without-pickle"])])
 def test_damaged_files_are_clean_errors_or_train_as_something_that_could_be_right(cases, seed, flags, tmp_path):
     command = [sys.executable, BENCHMARKS / "fuzz_loading.py", "--cases", str(cases), "--seed", str(seed)]
     run = subprocess.run(
