@@ -26,7 +26,8 @@ import gymnasium as gym
 import microcontroller
 import numpy as np
 import torch as th
-from speed import TASKS, processor
+from speed_models import TASKS
+from timing import processor
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.export.c_compiler import compiled_policy, find_compiler

@@ -20,155 +20,32 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import importlib
-import importlib.util
 import itertools
 import json
 import os
 import resource
-import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
-from peaks import multiply_adds
-from sb3_contrib import QRDQN, TQC, CrossQ
-from stable_baselines3 import DQN, SAC, TD3
+from sb3_contrib import CrossQ
+from speed_models import TASKS, VALUE_BASED, dense_model, filled, sbx_model, sparse_model
+from speed_picture import plot
+from speed_products import kernels, layers
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
+from timing import best_times, write
 
-from sb3_rlx2 import RLx2CrossQ, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2CrossQ
 from sb3_rlx2.engine import updates as engine
-from sb3_rlx2.files import replacing
-from sb3_rlx2.kernels import autograd
-from sb3_rlx2.kernels import products as k
-from sb3_rlx2.sparse import SparseLinear
 
-RESULTS = Path(__file__).parent / "results"
-# The paper's sparsities of actor and critics
-TASKS = {
-    "td3": {
-        "HalfCheetah-v5": (0.90, 0.85), "Hopper-v5": (0.98, 0.95), "Walker2d-v5": (0.97, 0.95), "Ant-v5": (0.96, 0.88),
-    },
-    "sac": {
-        "HalfCheetah-v5": (0.90, 0.80), "Hopper-v5": (0.98, 0.95), "Walker2d-v5": (0.90, 0.90), "Ant-v5": (0.90, 0.75),
-    },
-    "tqc": {"HalfCheetah-v5": (0.90, 0.90)},  # not in the paper
-}  # fmt: skip
-OURS = {"td3": RLx2TD3, "sac": RLx2SAC, "tqc": RLx2TQC}
-DENSE = {"td3": TD3, "sac": SAC, "tqc": TQC}
-VALUE_BASED: dict[str, tuple[Any, Any]] = {"dqn": (DQN, RLx2DQN), "qrdqn": (QRDQN, RLx2QRDQN)}
-N_DATA = 5000
 _STARTED = time.clock_gettime(time.CLOCK_MONOTONIC)
-
-
-def processor() -> str:
-    """The name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
-
-
-def best_times(
-    functions: Mapping[str, Callable[[], object]],
-    rounds: int,
-    budget: float = 0.15,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
-    """Seconds of one call of each function: the best of some rounds in which all take turns.
-
-    :param functions: what to time, by name
-    :param rounds: number of rounds
-    :param budget: seconds for each function in each round
-    :param clock: tells seconds; ``time.process_time`` for one thread on a machine that others use too
-    """
-    repeats, best = {}, dict.fromkeys(functions, float("inf"))
-    for name, function in functions.items():
-        function()
-        times = []
-        for _ in range(5):  # one that happens to be slow would make for a few calls only, with cold caches
-            start = clock()
-            function()
-            times.append(clock() - start)
-        repeats[name] = max(1, int(budget / min(times)))
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = clock()
-            for _ in range(repeats[name]):
-                function()
-            best[name] = min(best[name], (clock() - start) / repeats[name])
-    return best
-
-
-def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table and write it as CSV."""
-    columns = list(rows[0])
-    widths = [max(len(column), *(len(str(row[column])) for row in rows)) for column in columns]
-    for line in [columns, *([str(row[column]) for column in columns] for row in rows)]:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"speed_{name}.csv"
-    with replacing(path, "w", newline="") as file:
-        file.write(f"# python {shlex.join(sys.argv)}\n# {processor()}, torch {th.__version__}\n")
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    print(path)
-
-
-def read(name: str) -> list[dict[str, str]]:
-    """What ``write`` has written; nothing if it has not."""
-    path = RESULTS / f"speed_{name}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(line for line in file if not line.startswith("#")))
-
-
-def filled(model: Any) -> Any:
-    """A model with random transitions in its buffer, ready to train."""
-    model.learn(N_DATA)
-    model.set_logger(Logger(None, []))
-    return model
-
-
-def sparse_model(
-    algo: str,
-    env: str | gym.Env,
-    sparsities: tuple[float, float],
-    engine: str = "auto",
-    policy: str = "MlpPolicy",
-    **kwargs: Any,
-) -> Any:
-    """One of ours, with data."""
-    kwargs = {"buffer_size": 20_000, "learning_starts": 10**9, "n_steps": 1, "n_steps_delay": 0, **kwargs}
-    kwargs |= {"actor_sparsity": sparsities[0], "critic_sparsity": sparsities[1], "engine": engine}
-    return filled(OURS[algo](policy, env, seed=0, device="cpu", **kwargs))
-
-
-def dense_model(algo: str, env: str | gym.Env, policy: str | type = "MlpPolicy", **kwargs: Any) -> Any:
-    """SB3's, with data."""
-    kwargs = {"buffer_size": 20_000, "learning_starts": 10**9, "policy_kwargs": {"net_arch": [256, 256]}, **kwargs}
-    return filled(DENSE[algo](policy, env, seed=0, device="cpu", **kwargs))
-
-
-def sbx_model(algo: str, env: str) -> Any | None:
-    """SBX's, with data; None without the extra."""
-    if importlib.util.find_spec("sbx") is None:
-        return None
-    import sbx
-
-    kwargs = {"buffer_size": 20_000, "learning_starts": 10**9, "policy_kwargs": {"net_arch": [256, 256]}}
-    return filled(
-        {"td3": sbx.TD3, "sac": sbx.SAC, "tqc": sbx.TQC}[algo]("MlpPolicy", env, seed=0, device="cpu", **kwargs)
-    )
 
 
 def around_compiled_call(model: Any, calls: int = 2000) -> float:
@@ -444,109 +321,6 @@ def scaling(arguments: argparse.Namespace) -> None:
     write("scaling", rows)
 
 
-def kernels(arguments: argparse.Namespace) -> None:
-    """GFLOP/s of useful work of each product of a 256 x 256 layer with 256 samples, and a core's peaks, one thread."""
-    th.set_num_threads(1)
-    calls, operations = multiply_adds()
-    seconds = best_times(calls, arguments.rounds, 0.03)
-    peaks = {name: f"{operations / each / 1e9:.0f}" for name, each in seconds.items()}
-    rows = [kernels_at(sparsity, arguments.rounds) | peaks for sparsity in (0.85, 0.90, 0.95, 0.98)]
-    write("kernels", rows)
-
-
-def kernels_at(sparsity: float, rounds: int) -> dict[str, Any]:
-    """The row of ``kernels`` for one sparsity."""
-    n, batch = 256, 256
-    tiles = batch // k.TILE
-    layer = SparseLinear(n, n, round((1 - sparsity) * n * n), connections="random")
-    s, values, bias = layer.structure, layer.values.detach(), layer.bias.detach()
-    x, y, dx = (th.randn(tiles, n, k.TILE) for _ in range(3))
-    ordered = values[th.from_numpy(s.sources[: layer.nnz]).long()]
-    d_values, d_bias = th.zeros(layer.nnz + k.PADDING), th.zeros(n)
-    address = {name: array.ctypes.data for name, array in vars(s).items() if isinstance(array, np.ndarray)}
-    per_tile = n * k.ROW_BYTES
-
-    def forward() -> None:
-        for t in range(tiles):
-            k.product(n, address["rows"], address["columns"], values.data_ptr(), bias.data_ptr(),
-                      x.data_ptr() + t * per_tile, y.data_ptr() + t * per_tile, True)  # fmt: skip
-
-    def input_gradient() -> None:
-        for t in range(tiles):
-            k.input_gradient(0, n, address["column_starts"], address["outputs"], ordered.data_ptr(),
-                             y.data_ptr() + t * per_tile, x.data_ptr() + t * per_tile,
-                             dx.data_ptr() + t * per_tile, False)  # fmt: skip
-
-    def weight_gradient() -> None:
-        for t in range(tiles):
-            k.weight_gradient(n, address["rows"], address["columns"], y.data_ptr() + t * per_tile,
-                              x.data_ptr() + t * per_tile, d_values.data_ptr(), d_bias.data_ptr())  # fmt: skip
-
-    dense_weight, flat = layer.weight.detach().clone(), th.randn(batch, n)
-    csr, columns = dense_weight.to_sparse_csr(), th.randn(n, batch)
-    calls: dict[str, Callable[[], object]] = {
-        "forward": forward,
-        "input gradient": input_gradient,
-        "weight gradient": weight_gradient,
-        "F.linear": lambda: th.nn.functional.linear(flat, dense_weight),
-        "CSR": lambda: csr @ columns,
-    }
-    if importlib.util.find_spec("sparseprop") is not None:
-        from sparseprop.modules import SparseLinear as SparseProp
-
-        module = SparseProp.from_dense(dense_layer(dense_weight))
-        calls["SparseProp forward"] = lambda: module(flat)
-    seconds = best_times(calls, rounds)
-    useful, dense = 2 * layer.nnz * batch, 2 * n * n * batch
-    row: dict[str, Any] = {"sparsity": sparsity}
-    for name in ("forward", "input gradient", "weight gradient", "CSR", "SparseProp forward"):
-        row[name] = f"{useful / seconds[name] / 1e9:.1f}" if name in seconds else ""
-    row["F.linear (dense work)"] = f"{dense / seconds['F.linear'] / 1e9:.1f}"
-    row["forward over F.linear"] = f"{seconds['F.linear'] / seconds['forward']:.1f}"
-    return row
-
-
-def dense_layer(weight: th.Tensor) -> th.nn.Linear:
-    """A linear layer with a given weight."""
-    linear = th.nn.Linear(weight.shape[1], weight.shape[0])
-    with th.no_grad():
-        linear.weight.copy_(weight)
-    return linear
-
-
-def layers(arguments: argparse.Namespace) -> None:
-    """Forward and backward of one SparseLinear: kernels beside the dense path, and what the rule says."""
-    th.set_num_threads(1)
-    shapes = ((17, 256), (256, 6), (256, 256), (1024, 1024))
-    settings = itertools.product((64, 256, 1024), shapes, (0.02, 0.1, 0.3, 0.5))
-    write("layers", [layer_at(*setting, arguments.rounds) for setting in settings])
-
-
-def layer_at(batch: int, shape: tuple[int, int], density: float, rounds: int) -> dict[str, Any]:
-    """The row of ``layers`` for one layer."""
-    layer, rule = SparseLinear(*shape, max(int(density * shape[0] * shape[1]), 1)), autograd.are_kernels_faster
-    x, g = th.randn(batch, shape[0], requires_grad=True), th.randn(batch, shape[1])
-
-    def step(kernels: bool) -> None:
-        autograd.are_kernels_faster = lambda *_: kernels
-        th.autograd.grad(layer(x), [x, layer.values, layer.bias], g)
-
-    try:
-        seconds = best_times({"dense": lambda: step(False), "kernels": lambda: step(True)}, rounds, 0.03)
-    finally:
-        autograd.are_kernels_faster = rule
-    return {
-        "batch": batch,
-        "inputs": shape[0],
-        "outputs": shape[1],
-        "density": density,
-        "dense path µs": f"{1e6 * seconds['dense']:.0f}",
-        "kernels µs": f"{1e6 * seconds['kernels']:.0f}",
-        "ratio": f"{seconds['dense'] / seconds['kernels']:.2f}",
-        "the rule takes": "kernels" if rule(batch, *shape, layer.nnz) else "dense",
-    }
-
-
 def memory(arguments: argparse.Namespace) -> None:
     """Peak resident memory, beyond that of the imports, of agents with hidden layers of 2048."""
     rows = []
@@ -606,56 +380,6 @@ def peak(arguments: argparse.Namespace) -> None:
     model.save(path)
     print(json.dumps({"imports": imports, "peak": resident(), "file": path.stat().st_size / 2**20}))
     path.unlink()
-
-
-def plot(arguments: argparse.Namespace) -> None:
-    """Draw the speed-ups of updates, of width and of batch size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(12.5, 3.8), width_ratios=(1.5, 1, 1))
-    colors = {"td3": "#0072B2", "sac": "#E69F00"}
-    paper = {"td3": (7.2, 23, 22, 10), "sac": (5.1, 20.8, 8.8, 4.2)}
-    for i, algo in enumerate(paper):
-        rows = [row for row in read("updates") if row["algorithm"] == algo and row["threads"] == "1"]
-        x = np.arange(len(rows)) + (i - 0.5) * 0.4
-        heights = [float(row["speed-up over dense"]) for row in rows]
-        axes[0].bar(
-            x, heights, 0.38, color=colors[algo], label=f"RLx2{algo.upper()}", hatch=("", "//")[i], edgecolor="w"
-        )
-        axes[0].plot(
-            x, paper[algo][: len(rows)], "k_", ms=16, mew=2, label="the paper's FLOPs ratio" if i == 0 else None
-        )
-        for at, height in zip(x, heights, strict=True):
-            axes[0].annotate(f"{height:.1f}", (at, height), ha="center", va="bottom", fontsize=8)
-    names = [env.removesuffix("-v5") for env in TASKS["td3"]]
-    axes[0].set_xticks(range(len(names)), names)
-    axes[0].set(title="one update against dense SB3, one thread", ylabel="times as fast")
-    rows = read("scaling")
-    styles = {"0.9": ("#0072B2", "o-"), "0.95": ("#009E73", "s--"), "0.99": ("#D55E00", "^:")}
-    for sparsity, (color, style) in styles.items():
-        points = [
-            (int(r["width"]), float(r["speed-up"])) for r in rows if r["sparsity"] == sparsity and r["batch"] == "256"
-        ]
-        axes[1].plot(*zip(*points, strict=True), style, color=color, label=f"{float(sparsity):.0%} sparse")
-    axes[1].set(title="TD3 update, batch 256", xlabel="units in each hidden layer", xscale="log", yscale="log")
-    axes[1].set_xticks([256, 512, 1024, 2048], ["256", "512", "1024", "2048"])
-    axes[1].set_yticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
-    points = [(int(r["batch"]), float(r["speed-up"])) for r in rows if r["width"] == "256" and r["sparsity"] == "0.9"]
-    axes[2].plot(*zip(*points, strict=True), "o-", color="#0072B2")
-    axes[2].set(title="TD3 update, 256 x 256, 90% sparse", xlabel="batch size", xscale="log", ylim=(0, None))
-    axes[2].set_xticks([256, 512, 1024, 2048, 4096], ["256", "512", "1024", "2048", "4096"])
-    for axis in axes:
-        axis.minorticks_off()
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[:2]:
-        axis.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
-    with replacing(RESULTS / "speed.png") as file:
-        figure.savefig(file, dpi=150)
-    print(RESULTS / "speed.png")
 
 
 FUNCTIONS = (
