@@ -50,14 +50,15 @@ sb3-suite: $(READY)
 check: lint type contracts test examples docs build sb3-suite
 
 # The tests with the oldest versions that pyproject.toml admits, with Python 3.10 or 3.11: the package by itself, then with
-# MuJoCo and the zoo (their constraints also hold where a package is built)
+# MuJoCo and the zoo, where build.txt constrains what packages are built with
 lower-bounds:
 	test -x $(LOWER)/python || $(PYTHON) -m venv .venv-lower
 	$(LOWER)/python -m pip install --quiet --disable-pip-version-check -c tests/lower-bounds/core.txt \
 		-e ".[plot,progress,tensorboard]" hypothesis pytest pytest-xdist safetensors
 	$(LOWER)/python -m pip uninstall --quiet --disable-pip-version-check -y mujoco rl_zoo3 shimmy
 	$(LOWER)/python -m pytest -n 2 --dist worksteal -q -W default $(TESTS)
-	PIP_CONSTRAINT=tests/lower-bounds/extras.txt $(LOWER)/python -m pip install --quiet --disable-pip-version-check -e ".[test,zoo]"
+	PIP_CONSTRAINT=tests/lower-bounds/build.txt $(LOWER)/python -m pip install --quiet --disable-pip-version-check \
+		-c tests/lower-bounds/extras.txt -e ".[test,zoo]"
 	$(LOWER)/python -m pytest -n 2 --dist worksteal -q -W default $(TESTS)
 
 clean:

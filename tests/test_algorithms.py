@@ -129,15 +129,15 @@ def test_topology_evolves_every_interval_updates_of_that_network(algorithm, n_en
 @pytest.mark.parametrize("algorithm", ALL)
 def test_drop_fraction_follows_the_cosine_over_the_training(algorithm):
     fractions = {}
-    for end in (None, 200):
+    for end in (None, 130):
         model = algorithm("MlpPolicy", environment(algorithm), **quick(topology_end=end))
         seen = []
         attached_evolvers(model)[learner(model)].on_evolution = seen.append
-        model.learn(350)
+        model.learn(200)
         fractions[end] = [evolution.drop_fraction for evolution in seen]
     # Update u of the critic happens at step 50 + u; the end is in updates of the network: (end - 50)
-    np.testing.assert_allclose(fractions[None], [cosine_drop_fraction(0.5, u / 300) for u in range(20, 300, 20)])
-    np.testing.assert_allclose(fractions[200], [cosine_drop_fraction(0.5, u / 150) for u in range(20, 150, 20)])
+    np.testing.assert_allclose(fractions[None], [cosine_drop_fraction(0.5, u / 150) for u in range(20, 150, 20)])
+    np.testing.assert_allclose(fractions[130], [cosine_drop_fraction(0.5, u / 80) for u in range(20, 80, 20)])
 
 
 @pytest.mark.parametrize("algorithm", ALL)

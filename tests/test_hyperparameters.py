@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+from helpers import in_turn
 from zoo_helpers import DISCRETE
 
 from sb3_rlx2.sparse.summary import summarize
@@ -44,10 +45,13 @@ def entries(algo, baseline=None):
     return yaml.safe_load(Path(hyperparameter_file(algo, baseline)).read_text())
 
 
-def every_entry():
-    for algo, baseline in FILES:
-        for name in entries(algo, baseline):
-            yield pytest.param(algo, baseline, name, id=f"{algo}-{baseline or 'rlx2'}-{name}")
+def entries_to_try():
+    """All of RLx2; of the baselines, which follow from them, one for each environment, in turn."""
+    chosen = [(algo, None, name) for algo in ZOO_ALGORITHMS for name in entries(algo)]
+    for algo, baselines in BASELINES.items():
+        chosen += [(algo, baseline, name) for name, baseline in in_turn(entries(algo, "rigl"), baselines)]
+    for algo, baseline, name in chosen:
+        yield pytest.param(algo, baseline, name, id=f"{algo}-{baseline or 'rlx2'}-{name}")
 
 
 def experiment(algo, baseline, env_id, folder, hyperparams):
@@ -71,8 +75,8 @@ def experiment(algo, baseline, env_id, folder, hyperparams):
     return manager, manager.setup_experiment()[0]
 
 
-@pytest.mark.parametrize(("algo", "baseline", "name"), [*every_entry()])
-def test_every_entry_loads_and_steps(algo, baseline, name, tmp_path, recwarn):
+@pytest.mark.parametrize(("algo", "baseline", "name"), [*entries_to_try()])
+def test_entries_load_and_step(algo, baseline, name, tmp_path, recwarn):
     env_id = name
     if name == "default":
         env_id = "CliffWalking-v1" if algo in DISCRETE else "MountainCarContinuous-v0"

@@ -44,7 +44,7 @@ def sampled(algo, seed=0, *, n_timesteps=1_000_000, n_envs=1, **file):
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_every_sample_makes_a_model(algo, seed):
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 
