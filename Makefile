@@ -31,9 +31,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Two at a time; what each prints stands together
 examples: $(READY)
-	for example in examples/*.py; do echo "== $$example"; $(BIN)/python $$example --short || exit 1; done
-	for notebook in examples/*.ipynb; do echo "== $$notebook"; $(BIN)/jupyter-execute $$notebook || exit 1; done
+	printf '%s\n' examples/*.py examples/*.ipynb | xargs -P 2 -I{} sh -c ' \
+		case {} in *.py) command="$(BIN)/python {} --short";; *) command="$(BIN)/jupyter-execute {}";; esac; \
+		output=$$($$command 2>&1); status=$$?; printf "== %s\n%s\n" {} "$$output"; exit $$status'
 
 # Pages with all links between them checked, then the doctests
 docs: $(READY)
