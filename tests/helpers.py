@@ -54,10 +54,10 @@ def each_engine(algorithms):
     return [(algorithm, engine) for algorithm in algorithms for engine in engines[algorithm not in ALL_COMPILED :]]
 
 
-def in_turn(each, *others):
-    """For cases of a test: each of the first with one of the others, in turn; not every pair, which would take long."""
-    turns = [itertools.cycle(other) for other in others]
-    return [(*(first if isinstance(first, tuple) else (first,)), *map(next, turns)) for first in each]
+def in_turn(cases, values):
+    """Cases of a test, each with one more argument, whose values take turns: not every pair, which would take long."""
+    pairs = zip(cases, itertools.cycle(values), strict=False)
+    return [(*(case if isinstance(case, tuple) else (case,)), value) for case, value in pairs]
 
 
 def environment(algorithm):

@@ -95,7 +95,7 @@ def test_with_all_weights_kept_it_goes_on_as_the_dense_model_does(algorithm):
 @pytest.mark.parametrize("algorithm", ALL)
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 def test_it_is_trained_on_with_all_of_the_method(algorithm, engine):
-    dense = trained(algorithm)
+    dense = trained(algorithm, learning_rate=lambda remaining: 1e-3 * remaining)
     before = copy.deepcopy(dense.policy.state_dict())
     model = algorithm.from_dense(dense, engine=engine, **OWN)
     updates = dense._n_updates

@@ -60,6 +60,23 @@ def fewest_additions(masks, candidates, must):
     raise AssertionError
 
 
+def exchange_of(mask, gone, new):
+    """The exchange that drops some connections of a layer and grows others."""
+    flat = mask.flatten()
+    flat[gone], flat[new] = False, True
+    return Exchange(*map(th.from_numpy, (np.flatnonzero(flat), gone, new)))
+
+
+def masks_after(exchanges, changed):
+    """What layers have after their exchanges, but for those that ``keep_paths`` has changed."""
+    masks = []
+    for layer, exchange in exchanges.items():
+        flat = np.zeros(layer.in_features * layer.out_features, dtype=bool)
+        flat[changed.get(layer, exchange.indices).numpy()] = True
+        masks.append(flat.reshape(layer.out_features, layer.in_features))
+    return masks
+
+
 def moves(old, new):
     return sum(int((after & ~before).sum()) for before, after in zip(old, new, strict=True))
 
@@ -91,20 +108,14 @@ def test_the_fewest_dropped_connections_stay_that_keep_a_path_to_every_output(wi
         most = min(mask.sum(), (~mask).sum())
         count = data.draw(st.integers(0, most))
         gone, new = rng.permutation(np.flatnonzero(mask))[:count], rng.permutation(np.flatnonzero(~mask))[:count]
-        flat = mask.flatten()
-        flat[gone], flat[new] = False, True
-        exchanges[layer] = Exchange(*map(th.from_numpy, (np.flatnonzero(flat), gone, new)))
+        exchanges[layer] = exchange_of(mask, gone, new)
         dropped.append(np.isin(np.arange(mask.size), gone).reshape(mask.shape))
         grown.append(np.isin(np.arange(mask.size), new).reshape(mask.shape))
     planned = [(mask & ~gone) | new for mask, gone, new in zip(masks, dropped, grown, strict=True)]
 
     changed = keep_paths([[layer] for layer in layers], exchanges)
 
-    after = []
-    for layer, mask in zip(layers, planned, strict=True):
-        flat = np.zeros(mask.size, dtype=bool)
-        flat[changed.get(layer, exchanges[layer].indices).numpy()] = True
-        after.append(flat.reshape(mask.shape))
+    after = masks_after(exchanges, changed)
     assert [mask.sum() for mask in after] == [mask.sum() for mask in masks]
     must = has_path(masks)
     assert has_path(after)[must].all()
@@ -121,25 +132,22 @@ def test_the_fewest_dropped_connections_stay_that_keep_a_path_to_every_output(wi
     ("widths", "seed"),
     [
         *itertools.product([(4, 16, 16, 48, 24), (4, 24, 24, 120)], range(30)),
-        *itertools.product(
-            [(4, 24, 24, 120)], [146, 1224]
-        ),  # where some target has a path through what gives way alone
+        # A target needs what has given way to others
+        *itertools.product([(4, 24, 24, 120)], [146, 1224]),
     ],
 )
 def test_layers_that_lose_connections_keep_every_path_that_there_is_room_for(widths, seed, monkeypatch):
     rng = np.random.default_rng(seed)
     th.manual_seed(seed)
-    networks = [SparseLinear(n, m, round(0.3 * n * m)) for n, m in itertools.pairwise(widths)]
-    before = [connection_mask(layer).numpy() for layer in networks]
+    layers = [SparseLinear(n, m, round(0.3 * n * m)) for n, m in itertools.pairwise(widths)]
+    before = [connection_mask(layer).numpy() for layer in layers]
     exchanges = {}
-    for layer, mask in zip(networks, before, strict=True):
+    for layer, mask in zip(layers, before, strict=True):
         # Of the connections that stay, as many as there are units, some are new
         new_count = rng.integers(layer.out_features)
         gone = rng.permutation(np.flatnonzero(mask))[: layer.nnz - layer.out_features + new_count]
         new = rng.permutation(np.flatnonzero(~mask))[:new_count]
-        flat = mask.flatten()
-        flat[gone], flat[new] = False, True
-        exchanges[layer] = Exchange(*map(th.from_numpy, (np.flatnonzero(flat), gone, new)))
+        exchanges[layer] = exchange_of(mask, gone, new)
     searches = []
 
     def counted(costs, reached, targets):
@@ -148,14 +156,10 @@ def test_layers_that_lose_connections_keep_every_path_that_there_is_room_for(wid
         return cheapest_additions(costs, reached, targets)
 
     monkeypatch.setattr(paths, "cheapest_additions", counted)
-    changed = keep_paths([[layer] for layer in networks], exchanges)
+    changed = keep_paths([[layer] for layer in layers], exchanges)
     assert len(searches) > 0
-    after = []
-    for layer, mask in zip(networks, before, strict=True):
-        flat = np.zeros(mask.size, dtype=bool)
-        flat[changed.get(layer, exchanges[layer].indices).numpy()] = True
-        after.append(flat.reshape(mask.shape))
-        assert after[-1].sum() == len(exchanges[layer].indices)
+    after = masks_after(exchanges, changed)
+    assert [mask.sum() for mask in after] == [len(exchange.indices) for exchange in exchanges.values()]
     assert has_path(after)[has_path(before)].all()
 
 

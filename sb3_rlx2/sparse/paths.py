@@ -180,7 +180,6 @@ def reconnect(
     *,
     prices: Sequence[Array],
     strengths: Sequence[Array],
-    movable: Sequence[Array],
     heights: Sequence[Sequence[int]],
     last_resort: Callable[[Sequence[Array]], Matrices],
 ) -> Matrices:
@@ -189,27 +188,22 @@ def reconnect(
     Each layer keeps its number of connections: one that is added takes the place of one on which no path to an output
     depends. Those on no path at all go first, then the weakest, of equals that at the lower position. The number of
     moves is the smallest possible for up to ``MOST_AT_ONCE`` targets if each layer has at least as many movable
-    connections as there are outputs; more targets are connected so many at a time, and what has come for some of them
-    may go again for others.
+    connections as there are outputs; more targets are connected so many at a time. What has given way to some of them
+    may come back for others, and what has come may go.
 
     :param masks: of a network's layers
     :param targets: the outputs, int64
-    :param prices: of connections that may be added, see ``price``; infinity for those that may not, unless they were
-        there and have given way
+    :param prices: of connections that may move, see ``price``: what adding them costs while they are absent; infinity
+        for those that stay present or absent
     :param strengths: of connections
-    :param movable: which connections may go
     :param heights: how many rows of each mask belong to each of the layers side by side in it, which have their own
         numbers of connections
     :param last_resort: one path to each output where layers have no room for what is cheapest
     :return: the new masks; outputs to which no connection that may be added leads stay without a path
     """
     masks = list(masks)
-    # What gives way to some targets may come back for others, or else there may be no path for those any more
-    prices = [
-        np.where(mask & may_go & np.isinf(cost), price(np.ones(())), cost)
-        for mask, may_go, cost in zip(masks, movable, prices, strict=True)
-    ]
-    possible = reached_units([mask | np.isfinite(cost) for mask, cost in zip(masks, prices, strict=True)])[-1]
+    movable = [np.isfinite(cost) for cost in prices]
+    possible = reached_units([mask | may_move for mask, may_move in zip(masks, movable, strict=True)])[-1]
     targets = targets[possible[targets]]
     while True:
         reached = reached_units(masks)
@@ -224,7 +218,6 @@ def reconnect(
             moved = _exchange(masks, _union(masks, paths), paths, strengths, movable, heights)
             if moved is None:
                 return masks
-        movable = [may_go | (new & ~old) for may_go, new, old in zip(movable, moved, masks, strict=True)]
         masks = moved
 
 

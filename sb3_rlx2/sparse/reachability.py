@@ -109,7 +109,6 @@ def connect_outputs(
         np.arange(len(masks[-1])),
         prices=prices,
         strengths=strengths,
-        movable=may_move,
         heights=[[len(mask) for mask in layers] for layers in stages],
         last_resort=paths.narrow_paths,
     )
@@ -143,7 +142,6 @@ def keep_paths(stages: Stages, exchanges: Mapping[SparseLinear, Exchange]) -> di
         np.flatnonzero(had),
         prices=joint("price"),
         strengths=strengths,
-        movable=joint("movable"),
         heights=[[layer.out_features for layer in stage] for stage in stages],
         last_resort=lambda _: paths.strongest_paths(before, strengths),
     )
@@ -167,14 +165,12 @@ class _Plan:
             self.after.flat[_array(exchange.grown)] = True
 
     @property
-    def movable(self) -> Array:
-        """Which connections may give way to one that stays."""
-        return self.after if self.after.sum() < self.before.sum() else self.after & ~self.before
-
-    @property
     def price(self) -> Array:
-        """Of keeping a connection that is to be dropped: the lower the drop score, the dearer."""
-        prices = np.full(self.before.shape, np.inf)
+        """Of keeping a connection that is to be dropped: the lower the drop score, the dearer; and of one that may give
+        way to it.
+        """
+        may_give_way = self.after if self.after.sum() < self.before.sum() else self.after & ~self.before
+        prices = np.where(may_give_way, paths.price(np.ones(())), np.inf)
         if self._exchange is not None:
             dropped = _array(self._exchange.dropped)
             prices.flat[dropped] = paths.price(np.arange(len(dropped)) / max(len(dropped), 1))
