@@ -35,11 +35,10 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from sb3_contrib import CrossQ
-from speed_models import TASKS, VALUE_BASED, dense_model, filled, sbx_model, sparse_model
+from speed_models import TASKS, VALUE_BASED, dense_model, exploration, filled, sbx_model, sparse_model
 from speed_picture import plot
 from speed_products import kernels, layers
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.noise import NormalActionNoise
 from timing import best_times, write
 
 from sb3_rlx2 import RLx2CrossQ
@@ -174,12 +173,6 @@ def steps(arguments: argparse.Namespace) -> None:
     """Environment steps per second of ``learn``, and what collecting one costs beside the environment."""
     th.set_num_threads(1)
     write("steps", [steps_on(algo, env, arguments.rounds) for algo in TASKS for env in TASKS[algo]])
-
-
-def exploration(algo: str, env: gym.Env) -> dict[str, Any]:
-    """The noise that RLx2TD3 has by default, for SB3's TD3; SAC has none."""
-    n_act = env.action_space.shape[0]
-    return {"action_noise": NormalActionNoise(np.zeros(n_act), np.full(n_act, 0.1))} if algo == "td3" else {}
 
 
 def steps_on(algo: str, env: str, rounds: int) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import importlib.util
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from sb3_contrib import QRDQN, TQC
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import NormalActionNoise
 
-from sb3_rlx2 import RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC
+import sb3_rlx2
 
 # The paper's sparsities of actor and critics
 TASKS = {
@@ -22,9 +24,19 @@ TASKS = {
     },
     "tqc": {"HalfCheetah-v5": (0.90, 0.90)},  # not in the paper
 }  # fmt: skip
-OURS = {"td3": RLx2TD3, "sac": RLx2SAC, "tqc": RLx2TQC}
 DENSE = {"td3": TD3, "sac": SAC, "tqc": TQC}
-VALUE_BASED: dict[str, tuple[Any, Any]] = {"dqn": (DQN, RLx2DQN), "qrdqn": (QRDQN, RLx2QRDQN)}
+DENSE_VALUE_BASED = {"dqn": DQN, "qrdqn": QRDQN}
+
+
+def sparse_class(algo: str) -> Any:
+    """Our class of an algorithm; None where an earlier version, with which speeds are compared, has none."""
+    return getattr(sb3_rlx2, f"RLx2{algo.upper()}", None)
+
+
+OURS = {algo: sparse_class(algo) for algo in DENSE}
+VALUE_BASED: dict[str, tuple[Any, Any]] = {
+    algo: (dense, sparse_class(algo)) for algo, dense in DENSE_VALUE_BASED.items()
+}
 N_DATA = 5000
 
 
@@ -53,6 +65,12 @@ def dense_model(algo: str, env: str | gym.Env, policy: str | type = "MlpPolicy",
     """SB3's, with data."""
     kwargs = {"buffer_size": 20_000, "learning_starts": 10**9, "policy_kwargs": {"net_arch": [256, 256]}, **kwargs}
     return filled(DENSE[algo](policy, env, seed=0, device="cpu", **kwargs))
+
+
+def exploration(algo: str, env: gym.Env) -> dict[str, Any]:
+    """The noise that RLx2TD3 has by default, for SB3's TD3; SAC has none."""
+    n_act = env.action_space.shape[0]
+    return {"action_noise": NormalActionNoise(np.zeros(n_act), np.full(n_act, 0.1))} if algo == "td3" else {}
 
 
 def sbx_model(algo: str, env: str) -> Any | None:
