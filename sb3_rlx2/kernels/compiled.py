@@ -11,14 +11,14 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import llvmlite
 import numba
 import numpy as np
-from numba.core import caching
+from numba.core import caching, types
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -174,14 +174,33 @@ def cached(dispatcher: Any, function: Callable[..., Any]) -> Any:
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function at its first call, or take it from the disk; it runs without the GIL.
 
-    Division by zero and the like give infinity or NaN as in NumPy.
+    It is compiled anew for each constant that it is called with, which saves time in the many short calls of sparse
+    products. Division by zero and the like give infinity or NaN as in NumPy.
     """
-    return cast(Callable[P, R], cached(numba.njit(nogil=True, error_model="numpy")(function), function))
+    return cast(Callable[P, R], _dispatcher(function, nogil=True))
+
+
+def compiled_once(function: Callable[P, R]) -> Callable[P, R]:
+    """The same for a function in which constants save no time, but whose compilation takes long."""
+    dispatcher = _dispatcher(function, nogil=True)
+    resolve = dispatcher.get_call_template
+
+    def resolve_any_number(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        plain = {name: types.unliteral(kind) for name, kind in keywords.items()}
+        return resolve(tuple(map(types.unliteral, arguments)), plain)
+
+    dispatcher.get_call_template = resolve_any_number
+    return cast(Callable[P, R], dispatcher)
 
 
 def compiled_with_gil(function: Callable[P, R]) -> Callable[P, R]:
-    """The same for a function that calls Python's C API: it holds the GIL while it runs."""
-    return cast(Callable[P, R], cached(numba.njit(error_model="numpy")(function), function))
+    """The same as ``compiled`` for a function that calls Python's C API: it holds the GIL while it runs."""
+    return cast(Callable[P, R], _dispatcher(function, nogil=False))
+
+
+def _dispatcher(function: Callable[..., Any], nogil: bool) -> Any:
+    njit = cast(Any, numba.njit)  # whose annotations lack no_cfunc_wrapper
+    return cached(njit(nogil=nogil, error_model="numpy", no_cfunc_wrapper=True)(function), function)
 
 
 def is_on_disk(function: Callable[..., Any]) -> bool:
