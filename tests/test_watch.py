@@ -10,6 +10,7 @@ import pytest
 import torch as th
 
 from sb3_rlx2.engine import tensors
+from sb3_rlx2.engine.objects import SameObjects
 from sb3_rlx2.engine.watch import Watch
 
 
@@ -137,17 +138,16 @@ def test_what_dlpack_cannot_describe_leaves_no_exception_behind():
         pytest.skip("this PyTorch has no DLPack C exchange API")
     tensor = th.zeros(3)
     same = tensors.SameTensors([tensor], [tensor.detach()])
-    assert same.hold
+    assert same.hold()
     th.utils.swap_tensors(tensor, th.zeros(3, device="meta"))
-    assert not same.hold
+    assert not same.hold()
     ctypes.pythonapi.PyErr_Occurred.restype = ctypes.c_void_p
     assert ctypes.pythonapi.PyErr_Occurred() is None
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_addresses_are_not_copied(duplicate):
-    watch = Watch()
-    watch.keys({})
-    assert watch.holds
+    same = SameObjects([], [({}, 0)], [], [], [])
+    assert same.hold()
     with pytest.raises(TypeError, match="addresses"):
-        duplicate(watch._objects)
+        duplicate(same)

@@ -150,7 +150,6 @@ class SameObjects(HoldsAddresses):
             self._checks[name] = python_function(symbol)
         self._address = int(self._checks.ctypes.data)
 
-    @property
     def hold(self) -> bool:
         """Whether all is still as it was."""
         return _are_as_before(self._address)

@@ -114,7 +114,6 @@ class SameTensors(HoldsAddresses):
             at,
         )
 
-    @property
     def hold(self) -> bool:
         """Whether all are."""
         return _are_as_before(*self._arguments)

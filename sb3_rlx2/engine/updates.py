@@ -351,7 +351,8 @@ class Updates:
     @property
     def completed(self) -> int:
         """Number of updates made so far, by all runs; compiled code counts them itself, so it is right at any time."""
-        return cast(int, self._completed.item())
+        completed: int = self._completed.item()
+        return completed
 
     @property
     def diverged(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -18,6 +19,10 @@ T = TypeVar("T")
 
 _version: Callable[[Any], Any] = attrgetter("_version")
 _layout: Callable[[Any], Any] = attrgetter("shape", "strides", "dtype")
+
+
+def _are_equal(get: Callable[[Any], Any], owners: list[Any], values: list[Any]) -> bool:
+    return [*map(get, owners)] == values
 
 
 class Watch:
@@ -55,16 +60,15 @@ class Watch:
         return all(check() for check in self._checks)
 
     def _make_checks(self) -> Iterator[Callable[[], bool]]:
-        self._objects = SameObjects(self._items, self._sizes, self._walks, self._lists, self._types)
-        yield lambda: self._objects.hold
+        yield SameObjects(self._items, self._sizes, self._walks, self._lists, self._types).hold
         if self._tensors:
             yield self._check_of_tensors()
         if self._counted:
-            yield lambda: [*map(_version, self._counted)] == self._versions
+            yield partial(_are_equal, _version, self._counted, self._versions)
         if self._arrays:
-            yield lambda: [*map(_layout, self._arrays)] == self._layouts
-        if self._getters:
-            yield lambda: all([*map(get, owners)] == values for get, owners, values in self._getters.values())
+            yield partial(_are_equal, _layout, self._arrays, self._layouts)
+        for getter in self._getters.values():
+            yield partial(_are_equal, *getter)
         if self._calls:
             yield lambda: all(call() is result for call, result in self._calls)
 
@@ -73,7 +77,7 @@ class Watch:
             same = SameTensors(self._tensors, self._aliases)
         except BufferError:
             return self._are_same_tensors
-        return lambda: same.hold
+        return same.hold
 
     def _are_same_tensors(self) -> bool:
         """What ``SameTensors`` tells, by methods of tensors."""

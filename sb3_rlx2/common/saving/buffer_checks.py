@@ -99,6 +99,8 @@ def _stored_arrays(buffer: ReplayBuffer) -> Iterator[tuple[str, Any]]:
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
+    if type(value) is int:  # nearly always
+        return value >= 0
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
 
 
