@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import ALGORITHMS, ALL, environment, quick
 
-from sb3_rlx2 import DynamicReplayBuffer, RLx2CrossQ, RLx2SAC, RLx2TD3
+from sb3_rlx2 import DynamicReplayBuffer, RLx2CrossQ, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC, tqc
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -81,16 +81,51 @@ def test_each_argument_has_a_range_and_the_error_names_it(algorithm, name, value
         (RLx2TD3, "target_noise_clip", [-0.1, np.nan]),
         (RLx2SAC, "target_update_interval", [0, 0.5]),
         (RLx2SAC, "ent_coef", [-0.1, np.nan, np.inf, None, "auto_0", "auto_-1", "auto_inf", "automatic", "much"]),
+        (RLx2SAC, "ent_coef", ["auto_1_0", "auto_0.1_3", "auto_"]),
         (RLx2SAC, "target_entropy", [np.nan, np.inf, None, "much", "nan"]),
         (RLx2SAC, "use_sde", ["no"]),
         (RLx2SAC, "sde_sample_freq", [-2, 0.5]),
         (RLx2CrossQ, "policy_delay", [0, 0.5]),
+        (RLx2DQN, "max_grad_norm", [None, -1.0, np.nan]),
+        (RLx2QRDQN, "max_grad_norm", [-1.0, np.nan]),
+        (RLx2QRDQN, "batch_size", [0, "a", None]),
+        (RLx2TQC, "top_quantiles_to_drop_per_net", [-1, 0.5, 25]),
     ],
 )
 def test_each_argument_of_one_algorithm_has_a_range_and_the_error_names_it(algorithm, name, values):
     for value in values:
         with pytest.raises(ValueError, match=rf"^{name}=[^\n]* is not allowed: [^\n]*$"):
-            algorithm("MlpPolicy", "Pendulum-v1", **{name: value})
+            algorithm("MlpPolicy", environment(algorithm), **{name: value})
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_policy_kwargs_are_a_dict(algorithm):
+    for value in ([1], "x", 5):
+        with pytest.raises(ValueError, match=r"^policy_kwargs=.* is not allowed: it must be a dict"):
+            algorithm("MlpPolicy", environment(algorithm), policy_kwargs=value)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name"),
+    [*((algorithm, "n_critics") for algorithm in ALGORITHMS), (RLx2TQC, "n_quantiles"), (RLx2QRDQN, "n_quantiles")],
+)
+def test_there_is_one_critic_and_one_quantile_at_least(algorithm, name):
+    for value in (0, -1, 2.5, "2", None):
+        with pytest.raises(ValueError, match=rf"^policy_kwargs\['{name}'\]=.* must be a whole number >= 1"):
+            algorithm("MlpPolicy", environment(algorithm), policy_kwargs={name: value})
+
+
+class TwoQuantiles(tqc.MlpPolicy):
+    """A policy with a default of its own."""
+
+    def __init__(self, *args, n_quantiles=2, **kwargs):
+        super().__init__(*args, n_quantiles=n_quantiles, **kwargs)
+
+
+def test_quantiles_to_drop_are_fewer_than_the_policy_has():
+    with pytest.raises(ValueError, match=r"top_quantiles_to_drop_per_net=2 .* less than n_quantiles=2"):
+        RLx2TQC(TwoQuantiles, "Pendulum-v1", **quick())
+    RLx2TQC(TwoQuantiles, "Pendulum-v1", **quick(top_quantiles_to_drop_per_net=1))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +214,15 @@ def test_the_warning_is_silent_where_everything_happens():
         model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(n_steps_delay=5))
         model.learn(71)
     assert model.topology_counters["critic"]["evolutions"] == 1
+
+
+def test_updates_of_offline_phases_are_foreseen_for_the_critics_alone():
+    phases = {"offline_interval": 20, "offline_updates": 200, "topology_interval": 100, "n_steps_delay": 150}
+    model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(**phases))
+    with pytest.warns(UserWarning, match=r"steps: the actor's topology does not evolve [^;]*$"):
+        model.learn(90)
+    assert model.topology_counters["critic"]["evolutions"] > 1
+    assert (model.topology_counters["actor"]["evolutions"], model.replay_buffer.n_steps_in_use) == (0, 3)
 
 
 @pytest.mark.parametrize("algorithm", ALL)

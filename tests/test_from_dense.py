@@ -4,15 +4,16 @@ import copy
 import functools
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
 from helpers import ALL, ALL_COMPILED, environment, quick
 from stable_baselines3 import SAC, TD3
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.common.topology import networks
 from sb3_rlx2.engine.networks import optimizer_of
 from sb3_rlx2.sparse import sparse_layers
@@ -136,6 +137,42 @@ def test_a_buffer_of_the_base_algorithms_class_is_used_on():
     assert model.replay_buffer is dense.replay_buffer
 
 
+@pytest.mark.parametrize("algorithm", [RLx2SAC, RLx2DQN])
+def test_a_model_with_other_targets_leaves_the_buffer_of_n_step_returns(algorithm):
+    dense = trained(algorithm, n_steps=3)
+    assert type(dense.replay_buffer) is NStepReplayBuffer
+    model = algorithm.from_dense(dense, n_steps=1, dynamic_buffer=False, gamma=0.5, engine="compiled")
+    assert type(model.replay_buffer) is ReplayBuffer
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        assert np.array_equal(getattr(model.replay_buffer, name)[:120], getattr(dense.replay_buffer, name)[:120])
+    model.learn(20, reset_num_timesteps=False)
+    assert model.replay_buffer.size() == 140
+    assert dense.replay_buffer.size() == 120
+
+
+@pytest.mark.parametrize("algorithm", [RLx2SAC, RLx2TQC])
+@pytest.mark.parametrize(("before", "given", "first"), [("auto", 0.1, 0.1), (0.1, "auto_0.3", 0.3), (0.1, 0.5, 0.5)])
+def test_another_entropy_coefficient_is_the_one_that_counts(algorithm, before, given, first):
+    dense = trained(algorithm, ent_coef=before)
+    model = algorithm.from_dense(dense, ent_coef=given, **OWN)
+    coefficient = model.ent_coef_tensor if model.ent_coef_optimizer is None else model.log_ent_coef.exp()
+    assert coefficient.item() == pytest.approx(first)
+    model.learn(20, reset_num_timesteps=False)
+
+
+def test_options_of_the_optimizer_that_are_given_are_those_that_count():
+    dense = trained(RLx2SAC)
+    dense.actor.optimizer.param_groups[0]["betas"] = (0.8, 0.99)
+    options = {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.1, "eps": 1e-3}}
+    optimizer = RLx2SAC.from_dense(dense, policy_kwargs=options).actor.optimizer
+    group = optimizer.param_groups[0]
+    assert (type(optimizer), group["weight_decay"], group["eps"]) == (th.optim.AdamW, 0.1, 1e-3)
+    assert group["betas"] == (0.8, 0.99)
+    assert all(state["step"] == dense._n_updates for state in optimizer.state.values())
+    optimizer = RLx2SAC.from_dense(dense, policy_kwargs={"optimizer_class": th.optim.SGD}).actor.optimizer
+    assert not optimizer.state
+
+
 def test_random_numbers_are_not_drawn():
     dense = trained(RLx2SAC)
     before = th.get_rng_state()
@@ -153,6 +190,12 @@ def test_what_cannot_be_made_sparse_is_said_in_one_line():
         RLx2SAC.from_dense(dense, actor_sparsty=0.5)
     with pytest.raises(ValueError, match="replay buffer has 2000 rows of 1 environments, and the sparse model's 500"):
         RLx2SAC.from_dense(dense, buffer_size=500)
+    with pytest.raises(ValueError, match="the actor has other parameters than the dense model's: keep net_arch"):
+        RLx2SAC.from_dense(dense, policy_kwargs={"net_arch": [8]})
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        RLx2SAC.from_dense(dense, env=gym.make("MountainCarContinuous-v0"))
+    with pytest.raises(ValueError, match="replay buffer is a ReplayBuffer, which a NStepReplayBuffer cannot go on"):
+        RLx2SAC.from_dense(dense, n_steps=1, dynamic_buffer=False, replay_buffer_class=NStepReplayBuffer)
     dense.env = None
     with pytest.raises(ValueError, match="env=None is not allowed: the dense model has no environment either"):
         RLx2SAC.from_dense(dense)

@@ -15,7 +15,7 @@ from helpers import ALL, environment, quick
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3
 from sb3_rlx2.common.saving.model_files import CHECKPOINT_FORMAT, check_model_file, read_algorithm
 from sb3_rlx2.errors import CheckpointMismatchError, ModelFileError
 
@@ -208,6 +208,7 @@ def test_device_that_is_none(saved, device):
         ),
         (RLx2SAC, {"target_entropy": math.inf}, "target_entropy=inf is not allowed"),
         (RLx2SAC, {"ent_coef": "auto_0"}, "ent_coef='auto_0' is not allowed"),
+        (RLx2DDPG, {"policy_delay": 3}, "policy_delay=3 is not allowed: DDPG does not have it"),
     ],
 )
 def test_numbers_in_a_file_have_the_ranges_of_the_arguments(algorithm, attributes, message, saved, tmp_path):

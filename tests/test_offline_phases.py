@@ -51,5 +51,13 @@ def test_a_loaded_model_has_no_phase_twice_and_misses_none(name, tmp_path):
 def test_phases_are_made_of_whole_numbers():
     for wrong in ({"offline_interval": 0}, {"offline_updates": -1}, {"offline_interval": 1.5}):
         name = next(iter(wrong))
-        with pytest.raises(ValueError, match=f"{name}={wrong[name]} is not allowed: it must be a whole number >= "):
+        with pytest.raises(
+            ValueError, match=rf"{name}={wrong[name]} is not allowed: it must be a whole number >= [0-9]"
+        ):
             RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(**wrong))
+
+
+def test_an_interval_and_a_number_of_updates_belong_together():
+    for alone in ({"offline_interval": 15}, {"offline_updates": 3}):
+        with pytest.raises(ValueError, match=r"is not allowed with .*: both must be given, or neither"):
+            RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(**alone))

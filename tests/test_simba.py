@@ -306,8 +306,17 @@ def test_copies_and_replaced_optimizers_keep_norm_1_too(engine):
     twin = copy.deepcopy(model.policy)
     assert [len(unit_norms(network.optimizer)) for network in (twin.actor, twin.critic)] == [1, 1]
     assert unit_norms(twin.actor.optimizer)[0].optimizer is twin.actor.optimizer
+    assert all(map(th.equal, twin.parameters(), model.policy.parameters()))
     model.critic.optimizer = th.optim.Adam(model.critic.parameters(), lr=1e-2)
     model.train(3, 32)
+    assert_unit_norms(model)
+
+
+def test_units_have_norm_1_once_a_dense_model_is_pruned():
+    kwargs = {"policy_kwargs": {"net_arch": [16], "unit_norm": True}, "learning_starts": 20, "seed": 0, "device": "cpu"}
+    model = RLx2SAC.from_dense(SAC(DenseSimBaPolicy, "Pendulum-v1", **kwargs).learn(40))
+    assert_unit_norms(model)
+    model.critic = model.critic_target
     assert_unit_norms(model)
 
 

@@ -105,9 +105,22 @@ def check_learning_arguments(attributes: Mapping[str, Any]) -> None:
         check_count(given["seed"], "seed", 0)
         if given["seed"] > MOST_SEED:
             raise ValueError(f"seed={given['seed']!r} is not allowed: NumPy's generator takes seeds up to 2**32 - 1")
+    for name in ("n_critics", "n_quantiles"):
+        if name in given.get("policy_kwargs", {}):
+            check_count(given["policy_kwargs"][name], f"policy_kwargs[{name!r}]", 1)
     check_learning_rate(given["learning_rate"])
     check_train_freq(given["train_freq"])
     check_replay_buffer_class(given["replay_buffer_class"])
+
+
+def check_policy_kwargs(value: Any) -> None:
+    """A dict or None.
+
+    :param value: the argument's value
+    :raises ValueError: if it is neither
+    """
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"policy_kwargs={value!r} is not allowed: it must be a dict")
 
 
 def check_learning_rate(value: Any) -> None:
@@ -205,7 +218,9 @@ def check_ent_coef(value: Any) -> None:
     :raises ValueError: if it is none
     """
     learned = isinstance(value, str) and value.startswith("auto")
-    start = _parsed(value.removeprefix("auto_")) if isinstance(value, str) else value
+    text = value.removeprefix("auto_") if isinstance(value, str) else ""
+    # SB3 takes what stands between the first two underscores
+    start = value if not isinstance(value, str) else math.nan if learned and "_" in text else _parsed(text)
     is_number = not isinstance(start, bool) and isinstance(start, Real) and 0.0 <= float(start) < math.inf
     if value != "auto" and not (is_number and (start > 0.0 or not learned)):
         raise ValueError(

@@ -21,7 +21,7 @@ class RLx2EntropyAlgorithm(RLx2OffPolicyAlgorithm):
     :param kwargs: as for ``RLx2OffPolicyAlgorithm``
     """
 
-    later_arguments: ClassVar[frozenset[str]] = frozenset({"policy_delay", "offline_updates"})
+    later_arguments: ClassVar[frozenset[str]] = frozenset({"policy_delay", "offline_interval", "offline_updates"})
 
     variable_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {"log_ent_coef": (1,), "ent_coef_tensor": ()}
     actor: Any

@@ -13,9 +13,11 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import check_for_correct_spaces
 from torch import nn
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.simba import SimBaMixin
 from sb3_rlx2.engine.networks import learning_networks, optimizer_of
 from sb3_rlx2.sparse import SparseLinear, sparse_layers
 
@@ -66,16 +68,14 @@ def go_on_from(model: Any, dense: OffPolicyAlgorithm) -> None:
 
     :param model: one of RLx2's algorithms, made with ``arguments_of``
     :param dense: the dense model, which stays as it is; the replay buffer's arrays belong to both then
-    :raises ValueError: if the networks or the replay buffer do not fit
+    :raises ValueError: if the spaces, the networks or the replay buffer do not fit
     """
+    check_for_correct_spaces(model.env, dense.observation_space, dense.action_space)
     with th.no_grad():
         for name, network in learning_networks(model.policy).items():
             _take_network(model, dense.policy, name, network)
-    for name in model._get_torch_save_params()[0]:
-        if name == "ent_coef_optimizer":
-            model.ent_coef_optimizer.load_state_dict(copy.deepcopy(cast(Any, dense).ent_coef_optimizer.state_dict()))
-    for name in model._get_torch_save_params()[1]:
-        recursive_setattr(model, f"{name}.data", recursive_getattr(dense, name).data.clone().to(model.device))
+    if vars(model).get("ent_coef") == vars(dense).get("ent_coef"):  # or else it begins with the one that was given
+        _take_coefficient(model, dense)
     names = (*PROGRESS, *(OF_ENVIRONMENT if model.env is dense.env else ()))
     model.__dict__.update({name: copy.deepcopy(vars(dense)[name]) for name in names if name in vars(dense)})
     periods = model._describe_update().periods
@@ -83,6 +83,14 @@ def go_on_from(model: Any, dense: OffPolicyAlgorithm) -> None:
         counters["updates"] = model._n_updates // periods[name]
     if dense.replay_buffer is not None and model.replay_buffer is not None:
         _take_replay_buffer(model, dense.replay_buffer)
+
+
+def _take_coefficient(model: Any, dense: Any) -> None:
+    """Go on with the entropy coefficient where an algorithm has one, and with its optimizer where it is learned."""
+    for name in model._get_torch_save_params()[1]:
+        recursive_setattr(model, f"{name}.data", recursive_getattr(dense, name).data.clone().to(model.device))
+    if vars(model).get("ent_coef_optimizer") is not None:
+        model.ent_coef_optimizer.load_state_dict(copy.deepcopy(dense.ent_coef_optimizer.state_dict()))
 
 
 def _take_network(model: Any, dense: Any, name: str, network: nn.Module) -> None:
@@ -98,11 +106,19 @@ def _take_network(model: Any, dense: Any, name: str, network: nn.Module) -> None
         policy._sparsify(pruned.to(model.device), parts, argument)
     finally:
         policy.connections, policy.weight_scale = given
-    network.load_state_dict(pruned.state_dict())
+    try:
+        network.load_state_dict(pruned.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"the {name} has other parameters than the dense model's: keep net_arch, n_critics, use_sde and what else "
+            "makes its layers"
+        ) from error
     layers = sparse_layers(network)
     target = getattr(policy, f"{name}_target", None)
     if target is not None:
         target.load_state_dict(_sparse_state(getattr(dense, f"{name}_target").state_dict(), layers))
+    if isinstance(policy, SimBaMixin):
+        policy.normalize_units(name)
     _take_moments(optimizer_of(policy, name), optimizer_of(dense, name), network, getattr(dense, name), layers)
 
 
@@ -121,7 +137,12 @@ def _take_moments(
     dense_network: nn.Module,
     layers: Mapping[str, SparseLinear],
 ) -> None:
-    """Give an optimizer the state of the dense one, of weights that are kept alone."""
+    """Give an optimizer the state of the dense one, of weights that are kept alone, and its options.
+
+    Options that were given stay. An optimizer of another kind begins afresh.
+    """
+    if _kind(optimizer) != _kind(dense_optimizer):
+        return
     dense_parameters = dict(dense_network.named_parameters())
     for name, parameter in network.named_parameters():
         owner, _, kind = name.rpartition(".")
@@ -136,7 +157,15 @@ def _take_moments(
                 taken = taken.to(parameter.device)
             optimizer.state[parameter][key] = taken
     for group, dense_group in zip(optimizer.param_groups, dense_optimizer.param_groups, strict=True):
-        group.update({key: value for key, value in dense_group.items() if key != "params"})
+        defaults, dense_defaults = optimizer.defaults, dense_optimizer.defaults
+        same = {key for key in defaults.keys() & dense_defaults.keys() if defaults[key] == dense_defaults[key]}
+        group.update({key: value for key, value in dense_group.items() if key in same})
+
+
+def _kind(optimizer: th.optim.Optimizer) -> tuple[type, Any]:
+    """What tells which moments an optimizer keeps."""
+    is_adam = type(optimizer) in (th.optim.Adam, th.optim.AdamW)
+    return th.optim.Adam if is_adam else type(optimizer), optimizer.defaults.get("amsgrad")
 
 
 def _take_replay_buffer(model: Any, dense: ReplayBuffer) -> None:
@@ -148,12 +177,18 @@ def _take_replay_buffer(model: Any, dense: ReplayBuffer) -> None:
             f"the dense model's replay buffer has {dense.buffer_size} rows of {dense.n_envs} environments, and the "
             f"sparse model's {own.buffer_size} of {own.n_envs}: keep buffer_size and the number of environments"
         )
-    if not isinstance(own, DynamicReplayBuffer) or isinstance(dense, DynamicReplayBuffer):
+    if type(own) is type(dense):
         model.replay_buffer = dense
-    else:
+    elif (type(own) is ReplayBuffer or isinstance(own, DynamicReplayBuffer)) and "next_observations" in vars(dense):
         for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
             array = getattr(dense, name)
             setattr(own, name, np.ascontiguousarray(array, getattr(own, name).dtype))
         own.pos, own.full = dense.pos, dense.full
-        own.noise_free_actions = own.actions.copy()  # those without noise are not known
+        if isinstance(own, DynamicReplayBuffer):
+            own.noise_free_actions = own.actions.copy()  # those without noise are not known
+    else:
+        raise ValueError(
+            f"the dense model's replay buffer is a {type(dense).__name__}, which a {type(own).__name__} cannot go on "
+            "from: keep replay_buffer_class and optimize_memory_usage"
+        )
     model._prepare_replay_buffer()

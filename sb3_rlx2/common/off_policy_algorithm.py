@@ -22,7 +22,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 import sb3_rlx2.common.known_objects  # noqa: F401  what files may name
-from sb3_rlx2.common.argument_ranges import check_action_space, check_learning_arguments, check_topology_counters
+from sb3_rlx2.common.argument_ranges import (
+    check_action_space,
+    check_learning_arguments,
+    check_policy_kwargs,
+    check_topology_counters,
+)
 from sb3_rlx2.common.arguments import check_device, constructor_arguments, did_you_mean
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
@@ -123,6 +128,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         _init_setup_model: bool,
         **kwargs: Any,
     ) -> None:
+        check_policy_kwargs(kwargs.get("policy_kwargs"))
         # Which device "auto" stands for is known when the networks are there
         self._device_is_auto = isinstance(device, str) and device == "auto"
         sparsities = {name: kwargs.pop(name) for name in self.network_sparsities.values()}
@@ -181,7 +187,12 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
             check_sparsity(getattr(self, name), name)
         for name in ("offline_interval", "_last_trained"):
             if getattr(self, name) is not None:
-                check_count(getattr(self, name), name, name == "offline_interval")
+                check_count(getattr(self, name), name, int(name == "offline_interval"))
+        if (self.offline_interval is None) != (self.offline_updates == 0):
+            raise ValueError(
+                f"offline_interval={self.offline_interval} is not allowed with offline_updates={self.offline_updates}: "
+                "both must be given, or neither"
+            )
         self._topology_settings.check()
         resolve_rules(self.topology, self.network_sparsities)
         networks = tuple(self.network_sparsities)

@@ -24,6 +24,8 @@ class PlannedSteps(OffPolicyAlgorithm):
     n_steps_delay: Interval
     dynamic_buffer: bool
     buffer_min_size: int
+    offline_interval: int | None
+    offline_updates: int
 
     @abstractmethod
     def _describe_update(self) -> UpdateDescription:
@@ -38,8 +40,9 @@ class PlannedSteps(OffPolicyAlgorithm):
         if total <= self.learning_starts or self.gradient_steps == 0:
             settings = f"learning_starts={self.learning_starts}, gradient_steps={self.gradient_steps}"
             missing.append(f"no gradient update is made ({settings})")
-        elif (rate := self._updates_per_step()) is not None:
+        elif (all_updates := self._updates_per_step()) is not None:
             for name, evolver in attached_evolvers(self).items():
+                rate = self._updates_per_step(name) or 0.0
                 if not (evolver.layers and evolver.rule.evolves):
                     continue
                 # Evolution ends before the step at which it has annealed to nothing
@@ -48,7 +51,7 @@ class PlannedSteps(OffPolicyAlgorithm):
                     settings = f"topology_interval={self.topology_interval}, topology_end={self.topology_end}"
                     missing.append(f"the {name}'s topology does not evolve ({settings})")
             delay, unit = read_clock(self.n_steps_delay, "n_steps_delay")
-            last = total if unit == TIMESTEPS else self._n_updates + (total - first) * rate - 1
+            last = total if unit == TIMESTEPS else self._n_updates + (total - first) * all_updates - 1
             if self.n_steps > 1 and last < delay:
                 missing.append(f"targets stay 1-step (n_steps_delay={self.n_steps_delay})")
         if self.dynamic_buffer and self.buffer_min_size >= self.buffer_size:
@@ -72,7 +75,7 @@ class PlannedSteps(OffPolicyAlgorithm):
         interval, unit = read_clock(self.topology_interval, "topology_interval")
         if unit == UPDATES:
             return interval
-        return max(1.0, interval * (self._updates_per_step() or 1.0) / self._describe_update().periods[name])
+        return max(1.0, interval * (self._updates_per_step(name) or 1.0) / self._describe_update().periods[name])
 
     def _end_of_evolution(self, name: str, evolver: TopologyEvolver, first: int, rate: float) -> float:
         """Environment step at which the evolution of a network's topology ends."""
@@ -84,11 +87,16 @@ class PlannedSteps(OffPolicyAlgorithm):
             step = first + (end - evolver.counters["updates"]) * self._describe_update().periods[name] / rate
         return min(self._total_timesteps, step)
 
-    def _updates_per_step(self) -> float | None:
-        """Gradient updates per environment step; None if that depends on the length of episodes."""
+    def _updates_per_step(self, network: str | None = None) -> float | None:
+        """Gradient updates per environment step; None if that depends on the length of episodes.
+
+        :param network: count those of a network; None: all
+        """
+        interval = None if network == "actor" else self.offline_interval  # it is at rest in offline phases
+        offline = 0.0 if interval is None else self.offline_updates / interval
         if self.gradient_steps < 0:
-            return 1.0
+            return 1.0 + offline
         train_freq = cast(TrainFreq, self.train_freq)
         if train_freq.unit == TrainFrequencyUnit.EPISODE:
             return None
-        return self.gradient_steps / (train_freq.frequency * self.n_envs)
+        return self.gradient_steps / (train_freq.frequency * self.n_envs) + offline

@@ -17,7 +17,7 @@ from sb3_rlx2.common.observation_norm import ObservationNorm
 from sb3_rlx2.engine.programs import Program
 from sb3_rlx2.sparse import linear_layers
 from sb3_rlx2.sparse.checks import check_count
-from sb3_rlx2.sparse.unit_norm import UnitNorm, unit_norms
+from sb3_rlx2.sparse.unit_norm import UnitNorm, normalize_units, unit_norms
 from sb3_rlx2.sparse.units import LinearLayer
 
 NetArch = Sequence[int] | Mapping[str, Sequence[int]]
@@ -178,25 +178,36 @@ class SimBaMixin(BasePolicy):
             if (target := self._modules.get(f"{name}_target")) is not None:
                 target.load_state_dict(cast(nn.Module, self._modules[name]).state_dict())
 
-    def keep_unit_norm(self) -> None:
+    def keep_unit_norm(self, at_once: bool = True) -> None:
         """Let units keep norm 1 from now on, if ``unit_norm`` says so and the optimizers do not see to it yet.
 
         The algorithms of this package call it before updates: an optimizer may have been replaced.
+
+        :param at_once: whether to normalize now, or only after each step of the optimizers, default True
         """
         for network in (self.actor, self.critic) if self.unit_norm else ():
             known = cast(Any, network)
             if not unit_norms(known.optimizer):
-                UnitNorm(_hidden_layers(known), known.optimizer)
+                UnitNorm(_hidden_layers(known), known.optimizer, at_once)
+
+    def normalize_units(self, name: str) -> None:
+        """Give the units of a network and of its target norm 1, if ``unit_norm`` says so.
+
+        :param name: name of the network
+        """
+        for network in (getattr(self, name), self._modules.get(f"{name}_target")) if self.unit_norm else ():
+            for layer in () if network is None else _hidden_layers(network):
+                normalize_units(layer)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.keep_unit_norm()  # copies of optimizers have no hooks
+        self.keep_unit_norm(at_once=False)  # copies of optimizers have no hooks
 
     def observe(self, observations: npt.NDArray[Any]) -> None:
         """Count observations into the running statistics, with which all networks normalize from then on.
 
         The algorithms of this package call it with each observation that they act on while they learn, once. With those
-        of Stable-Baselines3 call it from a callback (``self.model.policy.observe(self.locals["new_obs"])``).
+        of Stable-Baselines3 call it from a callback (``self.model.policy.observe(self.model._last_obs)``).
 
         :param observations: [n, ...], as the networks get them
         """

@@ -10,6 +10,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.td3.policies import TD3Policy
 
+from sb3_rlx2.common.argument_ranges import check_policy_kwargs
 from sb3_rlx2.td3.td3 import RLx2TD3
 
 FIXED: dict[str, Any] = {"policy_delay": 1, "target_policy_noise": 0.1, "target_noise_clip": 0.0}
@@ -43,9 +44,20 @@ class RLx2DDPG(RLx2TD3):
     ) -> None:
         for name in FIXED:
             if name in kwargs:
-                raise ValueError(f"{name}={kwargs[name]!r} is not allowed: DDPG does not have it, RLx2TD3 does")
+                raise ValueError(_problem(name, kwargs[name]))
+        check_policy_kwargs(policy_kwargs)
         own = {"policy_kwargs": {"n_critics": 1, **(policy_kwargs or {})}, **FIXED}
         cast(Any, super()).__init__(policy, env, *args, **own, **kwargs)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        for name, value in FIXED.items():  # a file, or what is given to ``load``, may have another
+            if getattr(self, name) != value:
+                raise ValueError(_problem(name, getattr(self, name)))
+
+
+def _problem(name: str, value: Any) -> str:
+    return f"{name}={value!r} is not allowed: DDPG does not have it, RLx2TD3 does"
 
 
 def _signature() -> inspect.Signature:

@@ -169,5 +169,13 @@ class RLx2DQN(RLx2ValueAlgorithm, DQN):
             _init_setup_model=_init_setup_model,
         )
 
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if self.max_grad_norm is None:  # as in QR-DQN; SB3's DQN does not take it
+            raise ValueError(
+                "max_grad_norm=None is not allowed: it must be a number >= 0; math.inf where gradients are not to be "
+                "scaled down"
+            )
+
     def _describe_update(self) -> UpdateDescription:
         return dqn_description()

@@ -21,6 +21,7 @@ from sb3_rlx2.engine.qrdqn import QRDQNUpdates, qrdqn_description
 from sb3_rlx2.engine.support import Engine
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.qrdqn.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_rlx2.sparse.checks import check_count
 
 
 class RLx2QRDQN(RLx2ValueAlgorithm, QRDQN):
@@ -132,6 +133,7 @@ class RLx2QRDQN(RLx2ValueAlgorithm, QRDQN):
         engine: Engine = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        check_count(batch_size, "batch_size", 1)  # sb3-contrib's constructor divides by it
         super().__init__(
             policy,
             env,

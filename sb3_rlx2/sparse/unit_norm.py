@@ -21,12 +21,13 @@ class UnitNorm:
     https://arxiv.org/abs/2509.25174) and FlashSAC (2026, https://arxiv.org/abs/2604.04539). Units without connections,
     and those whose weights are all zero or not finite, stay as they are. Biases are free.
 
-    :param layers: linear layers, sparse or dense; their weights are normalized at once
+    :param layers: linear layers, sparse or dense
     :param optimizer: whose steps to follow
+    :param at_once: whether to normalize their weights now, too, default True
     :raises ValueError: if a layer is no linear layer, or the optimizer does not hold its weights
     """
 
-    def __init__(self, layers: Sequence[LinearLayer], optimizer: th.optim.Optimizer) -> None:
+    def __init__(self, layers: Sequence[LinearLayer], optimizer: th.optim.Optimizer, at_once: bool = True) -> None:
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for place, layer in enumerate(layers):
             if not is_linear_layer(layer):
@@ -34,7 +35,8 @@ class UnitNorm:
             if id(values_of(layer)) not in held:
                 raise ValueError(f"optimizer does not hold the weights of layers[{place}]")
         self.layers, self.optimizer = tuple(layers), optimizer
-        self.normalize()
+        if at_once:
+            self.normalize()
         self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def close(self) -> None:

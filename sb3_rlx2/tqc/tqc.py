@@ -23,9 +23,6 @@ from sb3_rlx2.engine.tqc import TQCUpdates, tqc_description
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.tqc.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SimBaPolicy
 
-N_QUANTILES = 25
-"""sb3-contrib's default for each critic."""
-
 
 class RLx2TQC(RLx2EntropyAlgorithm, TQC):
     """TQC on networks that are sparse from the first step to the last (RLx2).
@@ -197,9 +194,9 @@ class RLx2TQC(RLx2EntropyAlgorithm, TQC):
             _init_setup_model=_init_setup_model,
         )
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        quantiles, dropped = self.policy_kwargs.get("n_quantiles", N_QUANTILES), self.top_quantiles_to_drop_per_net
+    def _build(self) -> None:
+        super()._build()
+        quantiles, dropped = self.critic.n_quantiles, self.top_quantiles_to_drop_per_net
         if dropped >= quantiles:
             raise ValueError(
                 f"top_quantiles_to_drop_per_net={dropped} is not allowed: it must be less than n_quantiles={quantiles}"

@@ -66,6 +66,7 @@ REQUIRED = (
     "max_grad_norm",
     "topology",
     *UNITS,
+    "offline_interval",
     "topology_counters",
     "drop_fraction",
     "buffer_distance_threshold",
@@ -84,7 +85,7 @@ class SavedAlgorithm(OffPolicyAlgorithm):
     """
 
     checkpoint_format: int
-    later_arguments: ClassVar[frozenset[str]] = frozenset({"offline_updates"})
+    later_arguments: ClassVar[frozenset[str]] = frozenset({"offline_interval", "offline_updates"})
     """Arguments that the first files of this algorithm lack; their defaults change nothing."""
     variable_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     """Shapes of the tensors that are saved beside networks and optimizers."""
