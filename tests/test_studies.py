@@ -3,20 +3,25 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import TD3
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rlx2 import RLx2TD3
 from sb3_rlx2.studies import expand, read_study
 from sb3_rlx2.studies.algorithms import ALGORITHMS
+from sb3_rlx2.studies.evaluation import StudyCallback
 from sb3_rlx2.studies.executors import local_executor
 from sb3_rlx2.studies.hyperparameters import read_entry
 from sb3_rlx2.studies.model import make_environment, make_model
@@ -49,6 +54,19 @@ def study_file(tmp_path):
         return path
 
     return write
+
+
+class NoReward(gym.RewardWrapper):
+    def reward(self, reward):
+        return 0.0
+
+
+class RandomPolicy:
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def predict(self, observations, **kwargs):
+        return np.stack([self.action_space.sample() for _ in observations]), None
 
 
 def evaluations(folder):
@@ -105,6 +123,17 @@ def test_hyperparameters_are_the_packaged_ones_then_the_studys_then_the_methods(
         ({"methods": {"a": {"algorithm": "rlx2_td3", "config": "rgl"}}}, "Did you mean 'rigl'"),
         ({"methods": {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"n_step": 1}}}}, "Did you mean 'n_steps'"),
         ({"methods": {"a": {"algorithm": "rlx2_td3", "after": "b"}}}, "after: 'b' is no other method"),
+        ({"methods": {"a": {"algorithm": "rlx2_td3", "after": 3}}}, "methods, a, after: the name of a method"),
+        ({"methods": {"a": {"algorithm": ["rlx2_td3"]}}}, "methods, a, algorithm: ['rlx2_td3'] is unknown"),
+        ({"methods": {"a": {"algorithm": "rlx2_td3", "config": 3}}}, "methods, a, config: 3 is not allowed"),
+        ({"methods": {"a": {"algorithm": "rlx2_td3", "on": {3: {}}}}}, "methods, a: 3 is none of the environments"),
+        ({"methods": {"a": {"algorithm": "rlx2_td3", "seeds": {3: 1}}}}, "methods, a: 3 is none of the environments"),
+        ({"hyperparameters": {"n_timesteps": 5}}, "n_timesteps is not allowed here: steps says how many"),
+        ({"reference": ["RLx2"]}, "reference: \"['RLx2']\" is no method"),
+        ({"steps": float("inf")}, "steps: inf is not allowed"),
+        ({"seeds": [2**32]}, "seeds: [4294967296] is not allowed"),
+        ({"published": {"Pendulum": {"RLx2": 98}}}, "published: 'Pendulum' is none of the environments"),
+        ({"published": {"Pendulum-v1": 3}}, "published, Pendulum-v1: a mapping is expected"),
     ],
 )
 def test_what_is_wrong_with_a_study_is_told_by_name(study_file, changes, message):
@@ -113,6 +142,35 @@ def test_what_is_wrong_with_a_study_is_told_by_name(study_file, changes, message
         expand(read_study(path))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "study.yml"
+    path.write_text(
+        "environments: [Pendulum-v1]\nseeds: 1\nsteps: 9\nmethods:\n  a: {algorithm: td3}\n  a: {algorithm: sac}\n"
+    )
+    with pytest.raises(ValueError, match="the key 'a' is there twice"):
+        read_study(path)
+
+
+def test_an_environment_that_is_named_twice_has_each_run_once(study_file):
+    assert len(expand(read_study(study_file(environments=["Pendulum-v1", "Pendulum-v1"])))) == 3
+
+
+def test_the_short_form_leaves_out_what_an_algorithm_does_not_take_or_its_method_takes_away(study_file):
+    dense = {"algorithm": "td3", "hyperparameters": dict.fromkeys(["n_steps_delay", "topology_end", "buffer_min_size"])}
+    own = {"n_steps_delay": 20_000, "topology_end": 100, "tau": 0.5, **SHORT}
+    quick = {"steps": 50, "hyperparameters": {"n_steps_delay": 10, "topology_interval": 5, "tau": 0.25}}
+    changes = {"methods": {"RLx2": {"algorithm": "rlx2_td3"}, "dense": dense}, "seeds": 1, "hyperparameters": own}
+    runs = {
+        run.method: run.hyperparameters for run in expand(read_study(study_file(quick=quick, **changes), quick=True))
+    }
+    assert (runs["RLx2"]["n_steps_delay"], runs["RLx2"]["topology_interval"], runs["RLx2"]["tau"]) == (10, 5, 0.25)
+    assert runs["dense"]["tau"] == 0.25
+    assert not runs["dense"].keys() & {"n_steps_delay", "topology_interval", "topology_end"}
+    wrong = {**quick, "hyperparameters": {"n_steps_dely": 10}}
+    with pytest.raises(ValueError, match=r"quick, hyperparameters: 'n_steps_dely' is unknown to all methods. Did you"):
+        read_study(study_file(quick=wrong, **changes), quick=True)
 
 
 def test_the_short_form_of_a_study_is_short_whatever_its_methods_say(study_file):
@@ -192,6 +250,63 @@ def test_normalized_environments_are_evaluated_with_the_statistics_of_training_a
     assert (evaluation.norm_reward, evaluation.training) == (False, False)
 
 
+def test_episodes_that_a_wrapper_ends_are_evaluated_by_the_environments_own_rewards():
+    wrappers = [{"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 7}}, "test_studies.NoReward"]
+    env = make_environment("Pendulum-v1", {"env_wrapper": wrappers}, evaluation=True)
+    returns, lengths = evaluate_policy(RandomPolicy(env.action_space), env, 3, return_episode_rewards=True)
+    assert lengths == [7, 7, 7]
+    assert max(returns) < 0.0
+    unwrapped = make_environment("Pendulum-v1", {}, evaluation=True)
+    assert evaluate_policy(RandomPolicy(env.action_space), unwrapped, 1, return_episode_rewards=True)[1] == [200]
+
+
+def test_runs_in_wrappers_go_on_where_they_were_stopped(study_file, tmp_path, monkeypatch):
+    wrapper = {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 30}}
+    methods = {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"env_wrapper": wrapper}}}
+    study = read_study(study_file(methods=methods, seeds=1, checkpoint_every=50))
+    whole, stopped = (run_folders(study, tmp_path / name)[0] for name in ("whole", "stopped"))
+    assert run_main([str(whole.path)]) == 0
+
+    on_step = StudyCallback._on_step
+
+    def ends(self):
+        if self.num_timesteps == 170:
+            raise KeyboardInterrupt
+        return on_step(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StudyCallback, "_on_step", ends)
+        with pytest.raises(KeyboardInterrupt):
+            run_main([str(stopped.path)])
+    assert len(stopped.rows()) == 1
+    assert run_main([str(stopped.path)]) == 0
+    assert evaluations(stopped) == evaluations(whole)
+
+
+@pytest.mark.parametrize("when", ["before finished.json", "after it"])
+def test_a_run_killed_as_it_ends_keeps_what_it_learned(study_file, tmp_path, monkeypatch, when):
+    (folder,) = run_folders(read_study(study_file(methods={"a": {"algorithm": "rlx2_td3"}}, seeds=1)), tmp_path)
+    with monkeypatch.context() as patched:
+
+        def killed(*arguments, **kwargs):
+            raise KeyboardInterrupt
+
+        if when == "before finished.json":
+            write = RunFolder.write
+            patched.setattr(RunFolder, "write", lambda *args: killed() if "finished.json" in args else write(*args))
+        else:
+            patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_main([str(folder.path)])
+    rows = folder.rows()
+    assert (len(rows), folder.checkpoints.is_dir(), folder.is_finished) == (3, True, when == "after it")
+    monkeypatch.setattr("sb3_rlx2.studies.training.new_model", lambda run: pytest.fail("it begins anew"))
+    assert run_main([str(folder.path)]) == 0
+    assert folder.rows() == rows
+    assert folder.is_finished
+    assert not folder.checkpoints.exists()
+
+
 def test_runs_are_made_once_with_everything_that_made_them(study_file, tmp_path):
     folders = run_folders(read_study(study_file()), tmp_path / "results")
     with local_executor(2) as executor:
@@ -257,6 +372,61 @@ def test_runs_that_wait_for_others_keep_their_turn(study_file, tmp_path):
     assert made == ["a/seed_0", "b/seed_0", "a/seed_1", "b/seed_1"]
 
 
+def test_a_run_that_says_nothing_for_long_is_running_while_its_process_is_there(study_file, tmp_path):
+    (folder,) = run_folders(read_study(study_file(methods={"a": {"algorithm": "rlx2_td3"}}, seeds=1)), tmp_path)
+    assert folder.progress().state == "waiting"
+    with folder.locked():
+        assert folder.progress().state == "running"  # it has just begun
+        for host, state in ((socket.gethostname(), "running"), ("elsewhere", "stopped")):
+            status = {"step": 5, "steps_per_second": 1.0, "time": time.time() - 1000.0, "host": host}
+            folder.write("status.json", status)
+            assert folder.progress().state == state
+
+
+class Ends(Executor):
+    """Runs end with a status, after so many steps more each time."""
+
+    def __init__(self, status, steps_each=0):
+        self.status, self.steps_each, self.count = status, steps_each, 0
+
+    def submit(self, function, path):
+        self.count += 1
+        folder, done = RunFolder(Path(path)), Future()
+        step = self.steps_each * self.count
+        folder.write("status.json", {"step": step, "steps_per_second": 1.0, "time": 0.0, "host": "gone"})
+        if step >= folder.settings.steps:
+            folder.write("finished.json", {})
+        done.set_result(0 if folder.is_finished else self.status)
+        return done
+
+
+def test_a_run_whose_process_is_lost_again_and_again_fails_only_where_it_gets_no_further(study_file, tmp_path):
+    study = read_study(study_file(methods={"a": {"algorithm": "rlx2_td3"}}, seeds=1))
+    still, slow, at_once = (run_folders(study, tmp_path / name) for name in ("still", "slow", "at once"))
+    (failed,) = run_all(still, executor := Ends(-9))
+    assert executor.count == 5
+    assert "its process ended 5 times without a step (exit status -9)" in failed.reason
+    assert run_all(slow, executor := Ends(-9, steps_each=30)) == []
+    assert executor.count == 10
+    (failed,) = run_all(at_once, executor := Ends(1))
+    assert (executor.count, "ended at once (exit status 1)" in failed.reason) == (1, True)
+
+
+def test_a_run_waits_for_one_that_another_command_makes(study_file, tmp_path):
+    methods = {"a": {"algorithm": "rlx2_td3"}, "b": {"algorithm": "rlx2_td3", "after": "a"}}
+    needed, own = run_folders(read_study(study_file(methods=methods, seeds=1)), tmp_path)
+    made = []
+
+    class Now(Ends):
+        def submit(self, function, path):
+            made.append(needed.is_finished)
+            return super().submit(function, path)
+
+    with needed.locked():
+        assert run_all([own], Now(0, steps_each=300), look=lambda folders: needed.write("finished.json", {})) == []
+    assert made == [True]
+
+
 def wait_for(condition):
     for _ in range(600):
         if condition():
@@ -302,6 +472,12 @@ def test_only_the_named_methods_and_environments_are_run(study_file, tmp_path):
     assert made("SS", "RLx2", "Pendulum-v1") == {("SS", "Pendulum-v1"), ("RLx2", "Pendulum-v1")}
     with pytest.raises(ValueError, match=r"only: 'Pendulum' is no method or environment. Did you mean 'Pendulum-v1'"):
         made("Pendulum")
+    other = {"a": {"algorithm": "rlx2_td3", "environments": ["Pendulum-v1"]}, "b": {"algorithm": "rlx2_td3"}}
+    environments = ["Pendulum-v1", "MountainCarContinuous-v0"]
+    with pytest.raises(ValueError, match="no method among a, MountainCarContinuous-v0 is run on an environment among"):
+        run_folders(
+            read_study(study_file(environments=environments, methods=other)), tmp_path / "o", ("a", environments[1])
+        )
 
 
 def test_half_a_row_of_a_killed_process_is_no_evaluation(tmp_path):
@@ -315,7 +491,7 @@ def test_the_command_line_runs_a_study_and_tells_how_far_it_is(study_file, tmp_p
 
     path = study_file(seeds=1)
     assert main(["study", "status", str(path), "--results", str(tmp_path / "r")]) == 0
-    assert "not begun" in capsys.readouterr().out
+    assert capsys.readouterr().out == "2 not begun\n"
     assert main(["study", "run", str(path), "--results", str(tmp_path / "r"), "--jobs", "2", "--only", "RLx2"]) == 0
     main(["study", "status", str(path), "--results", str(tmp_path / "r")])
     assert "1 finished, 1 not begun" in capsys.readouterr().out

@@ -106,6 +106,33 @@ def test_cloning_learns_what_the_expert_does_and_evolves_the_topology(runs):
     assert [row["step"] for row in made["ticket"].rows()] == [100, 200, 300, 400]
 
 
+def test_demonstrations_come_from_the_environment_in_its_wrappers(runs):
+    clone = {"algorithm": "rlx2_td3", "config": "rigl", "program": "sb3_rlx2.studies.cloning:train", "after": "expert"}
+    clone["options"] = {"transitions": 60}
+    wrapper = {"env_wrapper": "gymnasium.wrappers.TimeAwareObservation"}
+    made = runs({"expert": {"algorithm": "rlx2_td3"}, "cloned": clone}, hyperparameters={**SHORT, **wrapper})
+    states, _ = demonstrations(made["cloned"], RLx2TD3.load(made["expert"].model), 10, 0.1)
+    assert states[:, 3].tolist() == [*range(10)]
+
+
+def test_normalized_environments_cannot_guide_growth(runs):
+    program = {"program": "sb3_rlx2.studies.trained_critic:train", "after": "dense"}
+    dense = {"algorithm": "rlx2_td3", "hyperparameters": {"normalize": True}}
+    with pytest.raises(AssertionError, match=r"guided cannot grow by the critic of dense: .* dense is normalized"):
+        runs({"guided": {"algorithm": "rlx2_td3", **program}, "dense": dense})
+
+
+@pytest.mark.parametrize("program", ["tickets", "trained_critic", "cloning"])
+def test_a_model_that_was_not_restored_is_named(runs, program):
+    needed = runs({"needed": {"algorithm": "rlx2_td3"}})["needed"]
+    needed.model.unlink()
+    own = {"algorithm": "rlx2_td3", "config": "ss", "program": f"sb3_rlx2.studies.{program}:train", "after": "needed"}
+    with pytest.raises(
+        AssertionError, match=r"needed/seed_0/model\.zip is not there, .* remove .*needed/seed_0 to have"
+    ):
+        runs({"needed": {"algorithm": "rlx2_td3"}, "next": own})
+
+
 def test_a_run_grows_by_the_critic_of_the_run_that_it_needs(runs):
     dense = {"topology": "dense", "n_steps": 1, "dynamic_buffer": False}
     made = runs(

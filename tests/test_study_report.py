@@ -1,11 +1,13 @@
 """What a study says: statistics, tables, files and pictures of its finished runs."""
 
 import csv
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from sb3_rlx2.studies import read_study
+from sb3_rlx2.studies import expand, read_study
 from sb3_rlx2.studies.archive import restore, write_archive
 from sb3_rlx2.studies.report import StudyReport
 from sb3_rlx2.studies.run_folder import RunFolder
@@ -14,9 +16,11 @@ from sb3_rlx2.studies.statistics import (
     estimate,
     iqm,
     mean,
+    percent_of,
     performance_profile,
     probability_of_improvement,
     run_score,
+    score_form,
 )
 
 yaml = pytest.importorskip("yaml")
@@ -89,13 +93,65 @@ def test_intervals_hold_the_true_value_about_as_often_as_they_say():
 
 def test_one_seed_has_no_interval():
     found = estimate([np.array([3.0])], iqm)
-    assert found.text() == "3"
+    assert found.text() == "3.00"
     assert np.isnan(probability_of_improvement([np.array([1.0])], [np.array([0.0])]).low)
 
 
 def test_each_environment_is_resampled_within_itself():
     constant = estimate([np.full(5, 1.0), np.full(7, 9.0)], mean, reps=100)
     assert constant.low == constant.high == constant.value
+
+
+def test_each_environment_counts_the_same_whatever_its_number_of_seeds():
+    for high, low in ((5, 2), (2, 5)):
+        scores = [np.full(high, 100.0), np.full(low, 50.0)]
+        assert estimate(scores, mean, reps=10).value == estimate(scores, iqm, reps=10).value == 75.0
+        assert list(performance_profile(scores, np.array([0.0, 75.0]))) == [1.0, 0.5]
+
+
+def test_percentages_need_a_reference_above_0():
+    own = {name: np.array([-300.0]) for name in "abc"}
+    assert percent_of(own, {"a": np.array([-150.0]), "b": np.array([0.0]), "d": np.array([1.0])}) == {}
+    assert percent_of(own, {"a": np.array([-150.0]), "c": np.array([600.0])})["c"] == [-50.0]
+
+
+def test_a_reference_below_0_leaves_the_probability_and_no_percentages(tmp_path):
+    path = tmp_path / "pendulum.yml"
+    methods = {name: {"algorithm": "rlx2_td3"} for name in ("RLx2", "dense")}
+    study = {"environments": ["Pendulum-v1", "CartPole-v1"], "seeds": 2, "steps": 200, "methods": methods}
+    path.write_text(yaml.safe_dump({**study, "reference": "dense"}))
+    for folder in run_folders(read_study(path), tmp_path / "runs"):
+        settings = folder.settings
+        level = -0.3 if settings.environment == "Pendulum-v1" else 40.0
+        level -= 0.15 * (settings.method == "dense") + 0.01 * settings.seed
+        folder.evaluations.write_text(HEADER + f"200,{level},0,{level},200,100,10,20,60,90\n")
+        folder.write("finished.json", {})
+    text = StudyReport(read_study(path), tmp_path / "runs").to_markdown()
+    assert "| RLx2 | 2 of 2 | -0.305 [-0.310, -0.300] | -0.305 [-0.310, -0.300] | -0.310 | - |" in text
+    assert "Without Pendulum-v1, where the mean of dense is not above 0." in text
+    assert "| dense | 100 [100, 100] | 100 [100, 100] | 100 | 1.00 [1.00, 1.00] |" in text
+    assert "P(RLx2 is higher)" in text
+    assert "last 10 evaluations, or of all where there are fewer, one every" in text
+
+
+def test_methods_that_lack_an_environment_are_in_no_picture_of_all(results, tmp_path):
+    path, runs, folders = results
+    report = StudyReport(read_study(path), runs)
+    assert report.comparable == ["RLx2", "dense"]
+    for folder in folders:
+        if (folder.settings.environment, folder.settings.method) == ("Pendulum-v1", "RLx2"):
+            (folder.path / "finished.json").unlink(missing_ok=True)
+    assert StudyReport(read_study(path), runs).comparable == ["dense"]
+    names = {file.name for file in StudyReport(read_study(path), runs).write(tmp_path / "out")}
+    assert "profiles.png" not in names
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [(1234.5, "1234"), (-99.6, "-100"), (9.876, "9.88"), (0.5, "0.500"), (0.0123, "0.0123"), (0.0, "0")],
+)
+def test_small_scores_have_three_digits(score, text):
+    assert f"{score:{score_form(score)}}" == text
 
 
 def test_the_score_of_a_run_is_the_mean_of_its_last_evaluations():
@@ -142,13 +198,39 @@ def test_files_of_a_report_hold_the_finished_runs(results, tmp_path):
 def test_finished_runs_of_another_machine_are_skipped_once_restored(results, tmp_path):
     path, runs, folders = results
     write_archive(folders, tmp_path / "runs.jsonl")
-    assert restore(tmp_path / "runs.jsonl", tmp_path / "new") == 10
+    planned = expand(read_study(path))
+    assert restore(tmp_path / "runs.jsonl", tmp_path / "new", planned) == 10
     there, here = (StudyReport(read_study(path), place) for place in (runs, tmp_path / "new"))
     assert [run.rows for run in there.finished] == [run.rows for run in here.finished]
-    assert restore(tmp_path / "runs.jsonl", tmp_path / "new") == 0
-    (tmp_path / "bad.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"bad\.jsonl: no finished runs"):
-        restore(tmp_path / "bad.jsonl", tmp_path / "new")
+    assert restore(tmp_path / "runs.jsonl", tmp_path / "new", planned) == 0
+    for line in ("{}", json.dumps({"settings": planned[0].to_dict(), "evaluations": "", "sessions": {}})):
+        (tmp_path / "bad.jsonl").write_text(f"{line}\n")
+        with pytest.raises(ValueError, match=r"bad\.jsonl: no finished runs"):
+            restore(tmp_path / "bad.jsonl", tmp_path / "bad", planned)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_runs_of_another_study_or_of_other_settings_are_not_restored(results, tmp_path):
+    path, _, folders = results
+    write_archive(folders, tmp_path / "runs.jsonl")
+    planned = [run for run in expand(read_study(path)) if run.method == "dense"]
+    assert restore(tmp_path / "runs.jsonl", tmp_path / "some", planned) == 4
+    assert {file.parts[-3] for file in (tmp_path / "some").glob("*/*/*/run.json")} == {"dense"}
+    longer = [replace(run, steps=3000) for run in planned]
+    with pytest.raises(ValueError, match=r"of other settings \(steps is 2000 there and 3000 here\)"):
+        restore(tmp_path / "runs.jsonl", tmp_path / "other", longer)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_that_another_process_makes_is_not_restored(results, tmp_path):
+    path, _, folders = results
+    write_archive(folders, tmp_path / "runs.jsonl")
+    planned = expand(read_study(path))
+    made = RunFolder(tmp_path / "new" / planned[0].folder)
+    made.prepare(planned[0])
+    with made.locked():
+        assert restore(tmp_path / "runs.jsonl", tmp_path / "new", planned) == 9
+    assert not made.is_finished
 
 
 def test_the_command_line_writes_a_report(results, tmp_path, capsys):

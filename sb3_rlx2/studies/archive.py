@@ -31,27 +31,44 @@ def write_archive(folders: Sequence[RunFolder], path: Path) -> None:
                 file.write(json.dumps(line) + "\n")
 
 
-def restore(path: Path, results: Path) -> int:
-    """Make the folders of the runs in a file, where there are none yet.
+def restore(path: Path, results: Path, planned: Sequence[RunSettings]) -> int:
+    """Make the folders of those runs in a file that a study has, where none is finished or being made.
 
     :param path: what ``write_archive`` wrote
     :param results: folder of the study's results
+    :param planned: the runs of the study; others are left out
     :return: how many were made
-    :raises ValueError: if the file cannot be read, or a folder holds a run of other settings
+    :raises ValueError: if the file cannot be read, or a run in it is of other settings; nothing is written then
     """
+    of_study = {settings.folder: settings for settings in planned}
+    found: list[tuple[RunSettings, str, dict[str, Any]]] = []
     try:
-        lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        runs = [(RunSettings.from_dict(line["settings"]), line) for line in lines]
+        for text in path.read_text(encoding="utf-8").splitlines():
+            line: dict[str, Any] = json.loads(text)
+            records = {name: line[name.removesuffix(".json")] for name in RECORDS}
+            found.append((RunSettings.from_dict(line["settings"]), str(line["evaluations"]), records))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no finished runs can be read from this file ({error})") from error
+    for settings, _, _ in found:
+        here = of_study.get(settings.folder)
+        difference = None if here is None else settings.difference(here)
+        if difference is not None:
+            raise ValueError(f"{path} has a run {settings.folder} of other settings ({difference})")
     made = 0
-    for settings, line in runs:
+    for settings, evaluations, records in found:
+        if settings.folder not in of_study:
+            continue
         folder = RunFolder(results / settings.folder)
-        folder.prepare(settings)
-        if not folder.is_finished and not folder.is_running:
-            with replacing(folder.evaluations, "w", encoding="utf-8") as file:
-                file.write(line["evaluations"])
-            for name in RECORDS:
-                folder.write(name, line[name.removesuffix(".json")])
-            made += 1
+        folder.prepare(of_study[settings.folder])
+        try:
+            with folder.locked():
+                if folder.is_finished:
+                    continue
+                with replacing(folder.evaluations, "w", encoding="utf-8") as file:
+                    file.write(evaluations)
+                for name, record in records.items():
+                    folder.write(name, record)
+        except BlockingIOError:  # another process makes it
+            continue
+        made += 1
     return made

@@ -9,12 +9,11 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch.nn import functional as F
 
-from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.evaluation import Evaluator, Status, count_connections
 from sb3_rlx2.studies.model import make_environment
 from sb3_rlx2.studies.run_folder import RunFolder
 from sb3_rlx2.studies.tickets import winning_ticket
-from sb3_rlx2.studies.training import new_model
+from sb3_rlx2.studies.training import new_model, trained_model
 
 TRANSITIONS = 100_000
 NOISE = 0.1
@@ -34,7 +33,7 @@ def train(run: RunFolder) -> None:
     expert = run.needed[-1]
     if expert.settings.hyperparameters.get("normalize"):
         raise ValueError(f"{run.settings.method} cannot clone {expert.settings.method}: its environment is normalized")
-    teacher = ALGORITHMS[expert.settings.algorithm].load(expert.model, device="cpu", buffer_size=1)
+    teacher = trained_model(expert)
     count, noise = int(options.get("transitions", TRANSITIONS)), float(options.get("noise", NOISE))
     states, actions = demonstrations(run, teacher, count, noise)
     model = winning_ticket(run) if options.get("ticket") else new_model(run)
@@ -54,7 +53,8 @@ def demonstrations(
     :return: observations [count, ...] and actions [count, action dimensions] in [-1, 1]
     """
     settings = run.settings
-    env = make_environment(settings.environment, {"env_kwargs": settings.hyperparameters.get("env_kwargs", {})})
+    entry = {name: value for name, value in settings.hyperparameters.items() if name in ("env_kwargs", "env_wrapper")}
+    env = make_environment(settings.environment, entry)
     env.seed(settings.seed)
     random = np.random.default_rng(settings.seed)
     observation = cast(Any, env.reset())

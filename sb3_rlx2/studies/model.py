@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import gymnasium
@@ -28,6 +29,15 @@ TAKEN = ("self", "env", "seed", "device", "tensorboard_log", "verbose", "_init_s
 NOISES: Mapping[str, type[Any]] = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 
 
+def allowed_names(algorithm: str) -> list[str]:
+    """The hyperparameters that an entry may have.
+
+    :param algorithm: a key of ``ALGORITHMS``
+    """
+    arguments = [name for name in inspect.signature(ALGORITHMS[algorithm]).parameters if name not in TAKEN]
+    return [*arguments, *OF_THE_ENVIRONMENT, *OF_THE_NOISE, *OF_THE_STUDY]
+
+
 def check_entry(algorithm: str, entry: Mapping[str, Any], source: str) -> None:
     """Check the names of hyperparameters; their values are checked by what they are passed to.
 
@@ -36,11 +46,37 @@ def check_entry(algorithm: str, entry: Mapping[str, Any], source: str) -> None:
     :param source: what messages say of where they come from
     :raises ValueError: for the first name that is unknown
     """
-    arguments = [name for name in inspect.signature(ALGORITHMS[algorithm]).parameters if name not in TAKEN]
-    allowed = [*arguments, *OF_THE_ENVIRONMENT, *OF_THE_NOISE, *OF_THE_STUDY]
+    allowed = allowed_names(algorithm)
     for name in entry:
         if name not in allowed:
             raise ValueError(f"{source}: {name!r} is unknown to {algorithm}{did_you_mean(str(name), allowed)}")
+
+
+class WholeEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Reports an episode that a wrapper ends as ``Monitor`` reports one that the environment ends, by its own rewards.
+
+    :param env: the environment in a ``Monitor`` and further wrappers
+    """
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment, with ``info["episode"]`` where an episode ends.
+
+        :param action: the action
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if (terminated or truncated) and "episode" not in info:
+            monitor = next(env for env in _layers(self.env) if isinstance(env, Monitor))
+            seconds = round(time.time() - monitor.t_start, 6)
+            info["episode"] = {"r": round(sum(monitor.rewards), 6), "l": len(monitor.rewards), "t": seconds}
+        return observation, reward, bool(terminated), bool(truncated), info
+
+
+def _layers(env: gymnasium.Env[Any, Any]) -> Iterator[gymnasium.Env[Any, Any]]:
+    """An environment's wrappers, from the outermost to the environment itself."""
+    yield env
+    while isinstance(env, gymnasium.Wrapper):
+        env = env.env
+        yield env
 
 
 def make_environment(environment: str, entry: Mapping[str, Any], *, evaluation: bool = False) -> VecEnv:
@@ -59,7 +95,7 @@ def make_environment(environment: str, entry: Mapping[str, Any], *, evaluation: 
         env: gymnasium.Env[Any, Any] = Monitor(gymnasium.make(environment, **entry.get("env_kwargs", {})))
         for wrapper, arguments in wrappers:
             env = wrapper(env, **arguments)
-        return env
+        return WholeEpisodes(env) if wrappers else env
 
     env: VecEnv = DummyVecEnv([make] * (1 if evaluation else entry.get("n_envs", 1)))
     normalize = entry.get("normalize", False)

@@ -15,10 +15,11 @@ COLUMNS = 2
 N_THRESHOLDS = 200
 
 
-def draw_scores(scores: Mapping[str, Mapping[str, Array]]) -> Figure:
+def draw_scores(scores: Mapping[str, Mapping[str, Array]], confidence: float = 0.95) -> Figure:
     """Every run as a dot, the interquartile mean of each method with its interval: a panel for each environment.
 
     :param scores: by environment and method
+    :param confidence: size of the intervals, default 0.95
     """
     columns = min(len(scores), COLUMNS)
     rows = -(-len(scores) // columns)
@@ -29,7 +30,7 @@ def draw_scores(scores: Mapping[str, Mapping[str, Array]]) -> Figure:
             names = [method for method in methods if method in by_method]
             for row, name in enumerate(names):
                 own, color = by_method[name], look(methods.index(name)).color
-                found = estimate([own], iqm)
+                found = estimate([own], iqm, confidence=confidence)
                 if not np.isnan(found.low):
                     axes.plot([found.low, found.high], [row, row], color=color, linewidth=6, alpha=0.25)
                 axes.plot(found.value, row, "|", color=color, markersize=14, markeredgewidth=2)

@@ -22,6 +22,7 @@ from sb3_rlx2.studies.statistics import (
     percent_of,
     probability_of_improvement,
     run_score,
+    score_form,
 )
 from sb3_rlx2.studies.study_file import Study, expand
 
@@ -79,8 +80,7 @@ class StudyReport:
             if not (folder.path / "run.json").is_file():
                 continue
             folder.prepare(settings)
-            if folder.is_finished:
-                rows = folder.rows()
+            if folder.is_finished and (rows := folder.rows()):
                 score = run_score([row["mean_return"] for row in rows], n_last)
                 self.finished.append(FinishedRun(folder, rows, score))
             else:
@@ -109,18 +109,22 @@ class StudyReport:
         """
         return [name for name in self.study.methods if self._of(environment, name)]
 
-    def percent(self) -> dict[str, dict[str, Array]]:
-        """Scores in percent of the reference's mean, by method and environment, where there is a reference."""
+    def percent(self, method: str) -> dict[str, Array]:
+        """Scores of a method in percent of the reference's mean, by environment, see ``percent_of``.
+
+        :param method: name
+        """
         reference = self.study.reference
         if reference is None:
             return {}
-        of_reference = {name: self.scores(name, reference) for name in self.environments}
-        found = {}
-        for method in self.study.methods:
-            own = {name: scores for name in self.environments if len(scores := self.scores(name, method))}
-            if related := percent_of(own, of_reference):
-                found[method] = related
-        return found
+        own = {name: scores for name in self.environments if len(scores := self.scores(name, method))}
+        return percent_of(own, {name: self.scores(name, reference) for name in self.environments})
+
+    @property
+    def comparable(self) -> list[str]:
+        """Methods with finished runs on every environment; none if the reference is not among them."""
+        complete = [name for name in self.study.methods if all(len(self.scores(on, name)) for on in self.environments)]
+        return complete if self.study.reference in complete else []
 
     # --- Markdown ---
 
@@ -133,8 +137,9 @@ class StudyReport:
         lines = [f"# {study.title}", ""]
         if study.reproduces:
             lines += [f"Reproduces {study.reproduces}.", ""]
+        fewer = ", or of all where there are fewer" * any(len(run.rows) < self.n_last for run in self.finished)
         lines += [
-            f"The score of a run is the mean of its last {self.n_last} evaluations, one every "
+            f"The score of a run is the mean of its last {self.n_last} evaluations{fewer}, one every "
             f"{study.evaluate_every:,} environment steps, of {study.evaluation_episodes} noise-free episodes each. "
             f"IQM: interquartile mean over seeds. In brackets: {self.confidence:.0%} stratified-bootstrap intervals. "
             f"{len(self.finished)} of {len(self.planned)} runs are finished; the others count for nothing here.",
@@ -152,7 +157,6 @@ class StudyReport:
         reference, published = self.study.reference, self.study.published.get(environment, {})
         head = ["method", "seeds", "IQM", "mean", "worst seed"]
         head += [f"% of {reference}"] * (reference is not None) + ["paper, % of dense"] * bool(published)
-        percent = self.percent()
         rows = []
         for method in self.study.methods:
             planned = len(self._planned(environment, method))
@@ -162,11 +166,11 @@ class StudyReport:
             row = [method, f"{len(scores)} of {planned}"]
             if len(scores):
                 found = [estimate([scores], measure, confidence=self.confidence) for measure in (iqm, mean)]
-                row += [found[0].text(), found[1].text(), f"{scores.min():.0f}"]
+                row += [found[0].text(), found[1].text(), f"{scores.min():{score_form(scores.min())}}"]
             else:
                 row += [NOTHING] * 3
             if reference is not None:
-                related = percent.get(method, {}).get(environment)
+                related = self.percent(method).get(environment)
                 row.append(NOTHING if related is None else f"{related.mean():.0f}")
             if published:
                 row.append(str(published.get(method, NOTHING)))
@@ -193,24 +197,24 @@ class StudyReport:
 
     def _together(self) -> list[str]:
         """Measures over all environments, of the methods that have finished runs on every one."""
-        percent = self.percent()
-        complete = {name: own for name, own in percent.items() if len(own) == len(self.environments)}
-        if len(complete) < 2:
+        methods = self.comparable
+        if len(methods) < 2:
             return []
-        first = next(iter(complete))
+        first = methods[0]
         lines = [f"## All together, in percent of {self.study.reference}", ""]
+        related = {method: self.percent(method) for method in methods}
+        if left_out := [name for name in self.environments if name not in related[first]]:
+            lines += [f"Without {', '.join(left_out)}, where the mean of {self.study.reference} is not above 0.", ""]
         rows = []
-        for method, own in complete.items():
+        for method, own in related.items():
+            pairs = [(self.scores(name, first), self.scores(name, method)) for name in self.environments]
+            better = probability_of_improvement(*zip(*pairs, strict=True), confidence=self.confidence)
             scores = list(own.values())
-            better = probability_of_improvement(list(complete[first].values()), scores, confidence=self.confidence)
-            rows.append(
-                [
-                    method,
-                    *(estimate(scores, measure, confidence=self.confidence).text() for measure in (iqm, mean)),
-                    f"{min(float(of_one.min()) for of_one in scores):.0f}",
-                    NOTHING if method == first else better.text(".2f"),
-                ]
-            )
+            row = [NOTHING] * 3
+            if scores:
+                row = [estimate(scores, each, confidence=self.confidence).text(".0f") for each in (iqm, mean)]
+                row.append(f"{min(float(of_one.min()) for of_one in scores):.0f}")
+            rows.append([method, *row, NOTHING if method == first else better.text(".2f")])
         return [*lines, *_table(["method", "IQM", "mean", "worst run", f"P({first} is higher)"], rows), ""]
 
     def _unfinished_table(self) -> list[str]:
@@ -219,6 +223,7 @@ class StudyReport:
         rows = []
         for folder in self.unfinished:
             settings, evaluations = folder.settings, folder.rows()
+            last = evaluations[-1]["mean_return"] if evaluations else 0.0
             rows.append(
                 [
                     settings.environment,
@@ -226,7 +231,7 @@ class StudyReport:
                     str(settings.seed),
                     folder.progress().state,
                     f"{int(evaluations[-1]['step']) if evaluations else 0:,} of {settings.steps:,}",
-                    f"{evaluations[-1]['mean_return']:.0f}" if evaluations else NOTHING,
+                    f"{last:{score_form(last)}}" if evaluations else NOTHING,
                 ]
             )
         head = ["environment", "method", "seed", "state", "evaluated at step", "return there"]
@@ -241,7 +246,7 @@ class StudyReport:
             + ", ".join(f"{name} {version}" for name, version in session["packages"].items())
             for session in sessions
         )
-        command = f"rlx2 study run {self.study.path.name}"
+        command = f"rlx2 study run {self.study.path.name}{' --quick' * self.study.is_quick}"
         return ["## Made by", "", f"`{command}`", "", *(f"- {kind}" for kind in kinds)]
 
     def _planned(self, environment: str, method: str) -> list[int]:
@@ -308,8 +313,9 @@ class StudyReport:
             environment: {method: self.scores(environment, method) for method in self.methods(environment)}
             for environment in self.environments
         }
-        figures = {"learning": draw_learning_curves(curves, confidence=self.confidence), "scores": draw_scores(scores)}
-        percent = self.percent()
+        figures = {"learning": draw_learning_curves(curves, confidence=self.confidence)}
+        figures["scores"] = draw_scores(scores, self.confidence)
+        percent = {method: related for method in self.comparable if (related := self.percent(method))}
         if len(percent) > 1:
             assert self.study.reference is not None
             figures["profiles"] = draw_profiles(percent, self.study.reference)

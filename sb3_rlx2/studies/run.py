@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import threading
 import time
@@ -51,6 +52,7 @@ def make_run(run: RunFolder) -> int:
         if not _lock(run, stack):
             return BUSY
         if run.is_finished:
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
             return FINISHED
         (run.path / "error.txt").unlink(missing_ok=True)
         sessions = run.record("sessions.json").get("sessions", [])
@@ -64,6 +66,7 @@ def make_run(run: RunFolder) -> int:
             traceback.print_exc()
             return FAILED
         run.write("finished.json", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(run.rows() or [{}])[-1]})
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # last: without it, a run that is not finished begins anew
     return FINISHED
 
 

@@ -23,7 +23,7 @@ if sys.platform != "win32":
 
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
 STALE_SECONDS = 120.0
-"""A run whose status is older than this is not running, whatever machine it was on."""
+"""A run on another machine whose status is older than this is not running."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,10 @@ class RunFolder:
     def is_running(self) -> bool:
         """Whether a process makes the run at this moment."""
         status = self.record("status.json")
-        if not status or time.time() - status["time"] > STALE_SECONDS:
+        if status and status["host"] != socket.gethostname():
+            return bool(time.time() - status["time"] <= STALE_SECONDS)
+        if not (self.path / "lock").is_file():
             return False
-        if status["host"] != socket.gethostname():
-            return True
         try:
             with self.locked():
                 return False
@@ -151,7 +151,7 @@ class RunFolder:
         if self.is_finished:
             return Progress("finished", self.settings.steps)
         if self.is_running:
-            return Progress("running", step, float(status["steps_per_second"]))
+            return Progress("running", step, float(status.get("steps_per_second", 0.0)))
         if self.error:
             return Progress("failed", step)
         return Progress("stopped", step) if status else Progress("waiting")

@@ -14,7 +14,7 @@ from sb3_rlx2.studies.run_folder import RunFolder
 from sb3_rlx2.studies.study_file import Study, expand, select
 
 ATTEMPTS = 5
-"""How often a run is taken up again whose process or worker was lost."""
+"""How often a run is taken up again whose process or worker was lost without having made a step."""
 LOOK_SECONDS = 1.0
 BUSY_SECONDS = 30.0
 
@@ -65,6 +65,7 @@ def run_all(
     attempts = dict.fromkeys((folder.path for folder in waiting), 0)
     running: dict[Future[int], RunFolder] = {}
     not_before: dict[Path, float] = {}
+    steps: dict[Path, int] = {}
     failed: list[Failure] = []
     try:
         while waiting or running:
@@ -73,10 +74,15 @@ def run_all(
                     continue
                 if at_a_time is not None and len(running) >= at_a_time:
                     break
-                if time.monotonic() >= not_before.get(folder.path, 0.0):
+                if time.monotonic() < not_before.get(folder.path, 0.0):
+                    continue
+                if folder.is_running:  # by another command
+                    not_before[folder.path] = time.monotonic() + BUSY_SECONDS
+                else:
                     waiting.remove(folder)
                     running[executor.submit(make_run_in_process, str(folder.path.absolute()))] = folder
-            if not running and not not_before:
+            needs_others = any(needed.is_running for folder in waiting for needed in folder.missing)
+            if not running and not not_before and not needs_others:
                 return [*failed, *(Failure(folder, f"it needs {folder.missing[0].path}") for folder in waiting)]
             done, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
             if not running:
@@ -87,9 +93,14 @@ def run_all(
                 status, reason = _outcome(future)
                 if status == FINISHED:
                     continue
+                step = folder.progress().step
+                if step > steps.get(folder.path, 0):  # a long run may be lost more often
+                    attempts[folder.path], steps[folder.path] = 0, step
                 attempts[folder.path] += status != BUSY
                 if status == FAILED or attempts[folder.path] >= ATTEMPTS:
-                    failed.append(Failure(folder, folder.error or f"its process was lost {ATTEMPTS} times ({reason})"))
+                    times = f"{attempts[folder.path]} times without a step" if status != FAILED else "at once"
+                    lost = f"its process ended {times} ({reason}); {folder.output} has what it said"
+                    failed.append(Failure(folder, folder.error or lost))
                     continue
                 if status == BUSY:
                     not_before[folder.path] = time.monotonic() + BUSY_SECONDS

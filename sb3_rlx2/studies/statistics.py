@@ -1,12 +1,13 @@
 """Scores of runs, and what they say of a method.
 
 The measures are those of rliable (Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
-Precipice", 2021). Unlike there, environments may have different numbers of seeds, of which each is
-resampled within its environment (stratified bootstrap).
+Precipice", 2021). Unlike there, environments may have different numbers of seeds: each environment counts the same, and
+each seed is resampled within its environment (stratified bootstrap).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,13 +31,23 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
-    def text(self, form: str = ".0f") -> str:
+    def text(self, form: str | None = None) -> str:
         """``1234 [1200, 1270]``, or the number alone where there is no interval.
 
-        :param form: format of the numbers
+        :param form: format of the numbers; None (default): see ``score_form``
         """
+        form = score_form(self.value) if form is None else form
         interval = "" if np.isnan(self.low) else f" [{self.low:{form}}, {self.high:{form}}]"
         return f"{self.value:{form}}{interval}"
+
+
+def score_form(score: float) -> str:
+    """The format of a score: a whole number, or three significant digits of one below 10.
+
+    :param score: the score
+    """
+    size = abs(score)
+    return ".0f" if size >= 10.0 or size == 0.0 else f".{2 - math.floor(math.log10(size))}f"
 
 
 def run_score(returns: Sequence[float], n_last: int = N_LAST) -> float:
@@ -72,17 +83,17 @@ def estimate(
 ) -> Estimate:
     """A measure of all scores together, with its percentile interval by the stratified bootstrap.
 
-    :param scores: for each environment those of its seeds
+    :param scores: for each environment, which all count the same, those of its seeds
     :param measure: of scores along the last axis: ``iqm`` or ``mean``
     :param confidence: size of the interval, default 0.95
     :param reps: number of bootstrap samples, default 5000
     :param seed: of the bootstrap
     """
-    value = float(measure(np.concatenate(scores)))
+    value = float(measure(_balanced(scores)))
     if min(map(len, scores)) < 2:
         return Estimate(value, np.nan, np.nan)
     random = np.random.default_rng(seed)
-    samples = measure(np.concatenate([_resampled(own, reps, random) for own in scores], axis=-1))
+    samples = measure(_balanced([_resampled(own, reps, random) for own in scores]))
     return Estimate(value, *_interval(samples, confidence))
 
 
@@ -109,22 +120,31 @@ def probability_of_improvement(
 def performance_profile(scores: Sequence[Array], thresholds: Array) -> Array:
     """Fraction of runs that score above each threshold.
 
-    :param scores: for each environment those of its seeds
+    :param scores: for each environment, which all count the same, those of its seeds
     :param thresholds: [thresholds]
     :return: [thresholds]
     """
-    together = np.concatenate(scores)
-    above: Array = (together[None] > thresholds[:, None]).mean(axis=1)
+    above: Array = (_balanced(scores)[None] > thresholds[:, None]).mean(axis=1)
     return above
 
 
 def percent_of(scores: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, Array]:
-    """Scores in percent of the reference's mean score on the same environment; environments without one are left out.
+    """Scores in percent of the reference's mean score on the same environment.
+
+    Left out are environments on which the reference has no runs, or a mean that is not above 0: there a higher
+    percentage would be a lower score.
 
     :param scores: by environment
     :param reference: by environment
     """
-    return {name: 100.0 * own / reference[name].mean() for name, own in scores.items() if len(reference.get(name, ()))}
+    means = {name: float(own.mean()) for name, own in reference.items() if len(own)}
+    return {name: 100.0 * own / means[name] for name, own in scores.items() if means.get(name, 0.0) > 0.0}
+
+
+def _balanced(scores: Sequence[Array]) -> Array:
+    """All scores along the last axis, those of each environment as often as makes all environments count the same."""
+    count = math.lcm(*(own.shape[-1] for own in scores))
+    return np.concatenate([np.repeat(own, count // own.shape[-1], axis=-1) for own in scores], axis=-1)
 
 
 def _resampled(scores: Array, reps: int, random: np.random.Generator) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +15,7 @@ import gymnasium
 from sb3_rlx2.common.arguments import did_you_mean
 from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.hyperparameters import read_entry
-from sb3_rlx2.studies.model import check_entry
+from sb3_rlx2.studies.model import allowed_names, check_entry
 
 TRAIN = "sb3_rlx2.studies.training:train"
 STUDY_KEYS = (
@@ -24,8 +26,8 @@ QUICK_KEYS = ("environments", "seeds", "steps", "evaluation", "hyperparameters")
 METHOD_KEYS = (
     *("algorithm", "config", "hyperparameters", "on", "environments", "seeds", "steps", "program", "options", "after"),
 )
-NONE_MEANS = ("action_noise", "topology_end")
-"""Hyperparameters for which null is a value."""
+NONE_MEANS = ("action_noise",)
+"""Hyperparameters for which null is a value of its own."""
 FULL_ONLY = ("on", "environments", "seeds", "steps")
 EVALUATION_KEYS = ("every", "episodes")
 
@@ -152,7 +154,7 @@ class RunSettings:
 
         :param other: settings to compare with
         """
-        mine, others = self.to_dict(), other.to_dict()
+        mine, others = (json.loads(json.dumps(each.to_dict())) for each in (self, other))  # as a file has them
         for ours in (mine, others):
             del ours["checkpoint_every"]
             ours.update({f"hyperparameters.{name}": value for name, value in ours.pop("hyperparameters").items()})
@@ -183,15 +185,26 @@ def read_study(path: Path, quick: bool = False) -> Study:
     import yaml
 
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        given = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: no study can be read from this file ({error})") from error
+    if (key := _key_twice(yaml.compose(text))) is not None:
+        raise ValueError(f"{path}: the key {key!r} is there twice, and YAML would forget the first")
     if not isinstance(given, dict):
         raise ValueError(f"{path}: no study: the keys environments, methods, seeds and steps are expected")
     try:
         return _study(path, _quick(given) if quick else given, quick)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _key_twice(node: Any) -> str | None:
+    """A key that a mapping below a node of YAML has more than once; None if there is none."""
+    pairs = node.value if node is not None and node.id == "mapping" else ()
+    keys = [key.value for key, _ in pairs if key.id == "scalar"]
+    below = [value for _, value in pairs] if pairs else node.value if node is not None and node.id == "sequence" else []
+    return next((key for key in keys if keys.count(key) > 1), None) or next(filter(None, map(_key_twice, below)), None)
 
 
 def expand(study: Study) -> list[RunSettings]:
@@ -222,7 +235,10 @@ def select(runs: Sequence[RunSettings], names: Collection[str]) -> list[RunSetti
         if name not in methods | environments:
             raise ValueError(f"only: {name!r} is no method or environment{did_you_mean(name, methods | environments)}")
     methods, environments = methods & set(names) or methods, environments & set(names) or environments
-    return [run for run in runs if run.method in methods and run.environment in environments]
+    chosen = [run for run in runs if run.method in methods and run.environment in environments]
+    if not chosen:
+        raise ValueError(f"only: no method among {', '.join(names)} is run on an environment among them")
+    return chosen
 
 
 def _quick(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,15 +273,28 @@ def _study(path: Path, given: Mapping[str, Any], quick: bool = False) -> Study:
         for name in method.after:
             if name not in methods or name == method.name:
                 raise ValueError(f"methods, {method.name}, after: {name!r} is no other method")
-    reference = given.get("reference")
+    reference = None if given.get("reference") is None else str(given["reference"])
     if reference is not None and reference not in methods:
-        raise ValueError(f"reference: {reference!r} is no method{did_you_mean(str(reference), methods)}")
+        raise ValueError(f"reference: {reference!r} is no method{did_you_mean(reference, methods)}")
+    published = _mapping(given.get("published"), "published")
+    for name, scores in published.items():
+        if name not in environments:
+            hint = did_you_mean(str(name), environments)
+            raise ValueError(f"published: {name!r} is none of the environments{hint}")
+        _mapping(scores, f"published, {name}")
+    short = _mapping(given["quick"].get("hyperparameters"), "quick, hyperparameters") if quick else {}
+    known = {name for method in methods.values() for name in allowed_names(method.algorithm)}
+    for name in short:
+        if name not in known:
+            raise ValueError(
+                f"quick, hyperparameters: {name!r} is unknown to all methods{did_you_mean(str(name), known)}"
+            )
     evaluation = _mapping(given.get("evaluation"), "evaluation")
     _check_keys(evaluation, EVALUATION_KEYS, "evaluation: ")
     return Study(
         path,
-        str(given.get("title", path.stem)),
-        str(given.get("reproduces", "")),
+        str(given.get("title") or path.stem),
+        str(given.get("reproduces") or ""),
         environments,
         _seeds(given["seeds"], "seeds"),
         _count(given["steps"], "steps"),
@@ -275,9 +304,9 @@ def _study(path: Path, given: Mapping[str, Any], quick: bool = False) -> Study:
         _count(given.get("checkpoint_every", 50_000), "checkpoint_every"),
         _mapping(given.get("hyperparameters"), "hyperparameters"),
         reference,
-        _mapping(given.get("published"), "published"),
+        published,
         quick,
-        _mapping(given["quick"].get("hyperparameters"), "quick, hyperparameters") if quick else {},
+        short,
     )
 
 
@@ -285,21 +314,23 @@ def _method(name: str, entry: Any, environments: Collection[str]) -> Method:
     label = f"methods, {name}"
     entry = _mapping(entry, label)
     _check_keys(entry, METHOD_KEYS, f"{label}: ")
-    algorithm = entry.get("algorithm")
-    if algorithm not in ALGORITHMS:
+    algorithm, config = entry.get("algorithm"), entry.get("config")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         known = f"{', '.join(ALGORITHMS)}{did_you_mean(str(algorithm), ALGORITHMS)}"
         raise ValueError(f"{label}, algorithm: {algorithm!r} is unknown: allowed are {known}")
+    if not isinstance(config, str | None):
+        raise ValueError(f"{label}, config: {config!r} is not allowed: the name of a baseline, or a file")
     on = _mapping(entry.get("on"), f"{label}, on")
     on = {key: _mapping(value, f"{label}, on, {key}") for key, value in on.items()}
     own = _names(entry["environments"], f"{label}, environments") if "environments" in entry else None
     of_seeds = entry["seeds"] if isinstance(entry.get("seeds"), dict) else ()
     for key in (*on, *(own or ()), *of_seeds):
         if key not in environments:
-            raise ValueError(f"{label}: {key!r} is none of the environments{did_you_mean(key, environments)}")
+            raise ValueError(f"{label}: {key!r} is none of the environments{did_you_mean(str(key), environments)}")
     return Method(
         name,
         algorithm,
-        entry.get("config"),
+        config,
         _mapping(entry.get("hyperparameters"), f"{label}, hyperparameters"),
         on,
         own,
@@ -307,7 +338,7 @@ def _method(name: str, entry: Any, environments: Collection[str]) -> Method:
         _count(entry["steps"], f"{label}, steps") if "steps" in entry else None,
         str(entry.get("program", TRAIN)),
         _mapping(entry.get("options"), f"{label}, options"),
-        _after(entry.get("after")),
+        _needed(entry.get("after"), f"{label}, after"),
     )
 
 
@@ -315,8 +346,13 @@ def _runs(study: Study, method: Method) -> Iterator[RunSettings]:
     for environment in method.environments or study.environments:
         try:
             entry = read_entry(method.algorithm, environment.rpartition(":")[2], method.config, study.path.parent)
-            entry |= {**study.hyperparameters, **method.hyperparameters, **method.on.get(environment, {})}
-            entry |= study.quick_hyperparameters
+            own = {**study.hyperparameters, **method.hyperparameters, **method.on.get(environment, {})}
+            if "n_timesteps" in own:
+                raise ValueError("hyperparameters: n_timesteps is not allowed here: steps says how many")
+            entry |= own
+            for name, value in study.quick_hyperparameters.items():
+                if name in allowed_names(method.algorithm) and own.get(name, value) is not None:
+                    entry[name] = value
             entry = {name: value for name, value in entry.items() if value is not None or name in NONE_MEANS}
             check_entry(method.algorithm, entry, "hyperparameters")
         except ValueError as error:
@@ -353,17 +389,23 @@ def _mapping(given: Any, label: str) -> dict[str, Any]:
     return given
 
 
+def _needed(given: Any, label: str) -> tuple[str, ...]:
+    if not isinstance(given or "", str | list) or not all(isinstance(name, str) for name in given or ""):
+        raise ValueError(f"{label}: the name of a method is expected, or a list of names, not {given!r}")
+    return _after(given)
+
+
 def _names(given: Any, label: str) -> tuple[str, ...]:
     if not isinstance(given, list) or not given or not all(isinstance(name, str) for name in given):
         raise ValueError(f"{label}: a list of names is expected, not {given!r}")
-    return tuple(given)
+    return tuple(dict.fromkeys(given))
 
 
 def _seeds(given: Any, label: str) -> tuple[int, ...]:
     if _is_count(given):
         return tuple(range(int(given)))
-    if not isinstance(given, list) or not given or not all(type(seed) is int and seed >= 0 for seed in given):
-        raise ValueError(f"{label}: {given!r} is not allowed: how many, or a list of integers >= 0")
+    if not isinstance(given, list) or not given or not all(type(seed) is int and 0 <= seed < 2**32 for seed in given):
+        raise ValueError(f"{label}: {given!r} is not allowed: how many, or a list of integers from 0 to 2**32 - 1")
     return tuple(dict.fromkeys(given))
 
 
@@ -386,4 +428,9 @@ def _count(given: Any, label: str) -> int:
 
 def _is_count(given: Any) -> bool:
     # YAML reads 1.0e+6 as a float
-    return not isinstance(given, bool) and isinstance(given, (int, float)) and given >= 1 and given == int(given)
+    return (
+        not isinstance(given, bool)
+        and isinstance(given, (int, float))
+        and 1 <= given < math.inf
+        and given == int(given)
+    )

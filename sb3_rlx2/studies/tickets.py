@@ -8,9 +8,8 @@ from __future__ import annotations
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.sparse import sparse_layers
-from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.run_folder import RunFolder
-from sb3_rlx2.studies.training import learn, new_model
+from sb3_rlx2.studies.training import learn, new_model, trained_model
 
 
 def train(run: RunFolder) -> None:
@@ -28,7 +27,7 @@ def winning_ticket(run: RunFolder) -> OffPolicyAlgorithm:
     :raises ValueError: if the two runs do not have the same sparse layers
     """
     needed = run.needed[0]
-    ended = ALGORITHMS[needed.settings.algorithm].load(needed.model, device="cpu", buffer_size=1)
+    ended = trained_model(needed)
     model, dense = new_model(run), new_model(run, topology="dense")  # both have the initial weights of this seed
     connections, own = sparse_layers(ended.policy), sparse_layers(model.policy)
     if {name: layer.nnz for name, layer in own.items()} != {name: layer.nnz for name, layer in connections.items()}:

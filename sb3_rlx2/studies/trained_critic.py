@@ -18,9 +18,8 @@ from torch import nn
 
 from sb3_rlx2.common.topology import attached_evolvers, networks
 from sb3_rlx2.sparse import RigL, SparseLinear, densify, sparse_layers
-from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.run_folder import RunFolder
-from sb3_rlx2.studies.training import learn, new_model
+from sb3_rlx2.studies.training import learn, new_model, trained_model
 
 
 def train(run: RunFolder) -> None:
@@ -28,9 +27,16 @@ def train(run: RunFolder) -> None:
 
     :param run: folder of the run, of an algorithm with a deterministic actor (``"rlx2_td3"``), which is trained as
         RigL is in all else
+    :raises ValueError: if the environment of one of the two is normalized
     """
     needed = run.needed[0]
-    teacher = ALGORITHMS[needed.settings.algorithm].load(needed.model, device="cpu", buffer_size=1)
+    for each in (run, needed):
+        if each.settings.hyperparameters.get("normalize"):
+            raise ValueError(
+                f"{run.settings.method} cannot grow by the critic of {needed.settings.method}: the environment of "
+                f"{each.settings.method} is normalized, and the two would see other numbers"
+            )
+    teacher = trained_model(needed)
     rule = TrainedCriticGrowth(run.settings.seed)
     learn(run, lambda: new_model(run, topology=rule), [GuidedGrowth(cast(Any, teacher).critic)])
 

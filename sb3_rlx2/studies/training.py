@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +38,20 @@ def new_model(run: RunFolder, **changes: Any) -> OffPolicyAlgorithm:
     return make_model(settings.algorithm, settings.hyperparameters, env, settings.seed, **changes)
 
 
+def trained_model(needed: RunFolder) -> OffPolicyAlgorithm:
+    """The model of a finished run, with an empty replay buffer.
+
+    :param needed: folder of a run that another one needs
+    :raises ValueError: if the model is not there
+    """
+    if not needed.model.is_file():
+        raise ValueError(
+            f"{needed.model} is not there, since the run was restored from a file without models: remove "
+            f"{needed.path} to have it made again"
+        )
+    return ALGORITHMS[needed.settings.algorithm].load(needed.model, device="cpu", buffer_size=1)
+
+
 def learn(run: RunFolder, make: Callable[[], OffPolicyAlgorithm], callbacks: Sequence[BaseCallback] = ()) -> None:
     """Train to the run's last step, with evaluations and checkpoints, and save the model.
 
@@ -63,4 +76,3 @@ def learn(run: RunFolder, make: Callable[[], OffPolicyAlgorithm], callbacks: Seq
     normalization = model.get_vec_normalize_env()
     if isinstance(normalization, VecNormalize):
         normalization.save(str(run.path / "vecnormalize.pkl"))
-    shutil.rmtree(run.checkpoints)

@@ -80,7 +80,7 @@ def _run(study: Study, arguments: argparse.Namespace) -> int:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise ValueError(f"--jobs {arguments.jobs} is not allowed: it must be at least 1")
     if arguments.restore is not None:
-        restore(arguments.restore, arguments.results)
+        restore(arguments.restore, arguments.results, expand(study))
     folders = run_folders(study, arguments.results, arguments.only or ())
     executor = _executor(arguments)
     is_local = arguments.dask is None and arguments.slurm is None
@@ -119,7 +119,7 @@ def _status(study: Study, arguments: argparse.Namespace) -> int:
         name = f"{settings.environment}  {settings.method}  seed {settings.seed}"
         print(f"{name:<50} {run.state:<9}{run.step:>11,} of {settings.steps:,}{last}")
     waiting = len(folders) - len(there)
-    print(f"{found}{f', {waiting} not begun' if waiting else ''}")
+    print(", ".join(filter(None, (str(found), f"{waiting} not begun" * bool(waiting)))))
     return 0
 
 
@@ -130,6 +130,8 @@ def _report(study: Study, arguments: argparse.Namespace) -> int:
         raise ValueError(f"--last {arguments.last} is not allowed: it must be at least 1")
     if not 0.0 < arguments.confidence < 1.0:
         raise ValueError(f"--confidence {arguments.confidence} is not allowed: it must lie between 0 and 1")
+    if not arguments.results.is_dir():
+        raise ValueError(f"--results {arguments.results} is no folder: there are no runs of this study")
     report = StudyReport(study, arguments.results, arguments.last, arguments.confidence)
     for path in report.write(arguments.out or arguments.results / "report"):
         print(path)

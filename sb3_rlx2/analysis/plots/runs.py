@@ -155,8 +155,14 @@ def average_over_tasks(
     :param confidence: size of the bootstrapped interval, default 0.95
     :param reps: number of bootstrap samples, default 2000
     :param seed: of the bootstrap
-    :raises ValueError: if the runs have no step in common
+    :raises ValueError: if the runs have no step in common, or a reference is not above 0
     """
+    for task in runs:
+        if not reference[task] > 0.0:
+            raise ValueError(
+                f"the reference's score on {task} is {reference[task]:.4g}, and percentages need one above 0: leave "
+                "that task out"
+            )
     counts = {task: len(of_task) for task, of_task in runs.items()}
     n_runs = min(counts.values())
     if n_runs < max(counts.values()):
