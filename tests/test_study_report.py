@@ -138,12 +138,15 @@ def test_methods_that_lack_an_environment_are_in_no_picture_of_all(results, tmp_
     path, runs, folders = results
     report = StudyReport(read_study(path), runs)
     assert report.comparable == ["RLx2", "dense"]
+    assert "profiles.png" in {file.name for file in report.write(tmp_path / "out")}
     for folder in folders:
         if (folder.settings.environment, folder.settings.method) == ("Pendulum-v1", "RLx2"):
             (folder.path / "finished.json").unlink(missing_ok=True)
     assert StudyReport(read_study(path), runs).comparable == ["dense"]
     names = {file.name for file in StudyReport(read_study(path), runs).write(tmp_path / "out")}
     assert "profiles.png" not in names
+    assert not (tmp_path / "out" / "profiles.png").exists()
+    assert "profiles" not in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from sb3_rlx2.studies.study_file import Study, expand
 METRICS = {"return": "mean_return", "return_std": "std_return", "return_min": "min_return", "length": "mean_length"}
 LONG_COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
 NOTHING = "-"
+PICTURES = ("learning", "scores", "profiles")
 
 
 @dataclass(frozen=True)
@@ -257,11 +258,16 @@ class StudyReport:
     def write(self, folder: Path) -> list[Path]:
         """Write everything: ``report.md``, ``evaluations.csv`` (long), ``runs.csv``, ``runs.jsonl`` and pictures.
 
+        Pictures of an earlier report that the runs do not make any more are removed.
+
         :param folder: where, made if need be
         :return: the files
         """
         folder.mkdir(parents=True, exist_ok=True)
         pictures = self._draw(folder) if self.finished else []
+        for name in PICTURES:
+            for earlier in {folder / f"{name}.png", folder / f"{name}.svg"} - {*pictures}:
+                earlier.unlink(missing_ok=True)
         paths = [folder / name for name in ("report.md", "evaluations.csv", "runs.csv", "runs.jsonl")]
         shown = [path.name for path in pictures if path.suffix == ".png"]
         with replacing(paths[0], "w", encoding="utf-8") as file:
