@@ -136,6 +136,22 @@ def test_device_that_is_none(says, run):
         says([*command, "--device", "gpu"], "error: device='gpu' is not available: Expected one of cpu, cuda")
 
 
+def test_values_of_flags_that_cannot_be(says, run):
+    agent = run_folder(run) / "Pendulum-v1.zip"
+    says([*PENDULUM, "--device", "gpu"], "error: device='gpu' is not available: Expected one of cpu, cuda")
+    says([*PENDULUM, "--seed", 2**32], "--seed 4294967296 is not allowed: it must be at most 4294967295")
+    says([*PENDULUM, "--n-eval-envs", "0"], "--n-eval-envs 0 is not allowed: it must be at least 1")
+    says([*PENDULUM, "-optimize", "--n-trials", "0"], "--n-trials 0 is not allowed: it must be at least 1")
+    arguments = ["-i", agent, "-params", "policy_kwargs:dict(net_arch=[8])"]
+    says([*PENDULUM, *arguments], f"-params policy_kwargs: the policy of {agent} (-i) stays as it is")
+
+
+def test_only_modules_of_the_zoo_come_with_the_zoo(says, zoo, capsys):
+    says([*PENDULUM, "--gym-packages", "no_such_package"], "--gym-packages no_such_package: No module named")
+    main([*PENDULUM, "--gym-packages", "no_such_package"])
+    assert "pip install" not in capsys.readouterr().err
+
+
 def test_model_that_does_not_fit(says, run):
     agent = run_folder(run) / "Pendulum-v1.zip"
     says([*PENDULUM, "-i", agent, "-params", "actor_sparsity:0.5"], "the parameters do not fit this RLx2TD3")

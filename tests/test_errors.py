@@ -208,6 +208,24 @@ def test_what_the_warning_foresees(arguments, steps, message):
         assert model.topology_counters["critic"]["evolutions"] == 0
 
 
+def test_steps_to_learn_are_a_number_and_may_be_written_as_1e2(tmp_path):
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+    for steps in (np.nan, np.inf, -1, "9", None):
+        with pytest.raises(ValueError, match=r"^total_timesteps=.* is not allowed: it must be a finite number >= 0$"):
+            model.learn(steps)
+    model.learn(1e2).save(tmp_path / "model")
+    assert (model.num_timesteps, RLx2TD3.load(tmp_path / "model").num_timesteps) == (100, 100)
+    model._total_timesteps = 100.0  # as files of earlier versions have it
+    model.save(tmp_path / "model")
+    RLx2TD3.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_a_device_that_is_none_is_named(algorithm):
+    with pytest.raises(ValueError, match=r"^device='gpu' is not available: Expected one of cpu, cuda"):
+        algorithm("MlpPolicy", environment(algorithm), device="gpu")
+
+
 def test_the_warning_is_silent_where_everything_happens():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -378,7 +378,7 @@ def test_arguments_that_are_not_allowed_are_named_and_nothing_is_written(tmp_pat
     model, folder = quick(RLx2TD3), tmp_path / "new" / "out"
     refused(r"to='tflite' is unknown: allowed are \['c'", model, folder, "tflite")
     refused("precision='int4' is unknown", model, folder, precision="int4")
-    refused("are possible with to='c' only", model, folder, "numpy", precision="int8")
+    refused("precision='int8' is possible with to='c' only", model, folder, "numpy", precision="int8")
     refused("name='2fast' is not allowed: it must be a C identifier", model, folder, name="2fast")
     refused("int8 is calibrated on observations", model, folder, precision="int8")
     refused(r"observations of shape \(7, 4\) are not allowed", model, folder, observations=np.zeros((7, 4)))

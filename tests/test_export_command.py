@@ -90,7 +90,16 @@ def test_what_cannot_be_exported_is_told_in_one_line(pendulum, capsys, tmp_path)
     refused(capsys, "nothing.zip: there is no such file", folder, tmp_path / "nothing.zip", "--to", "numpy")
     refused(capsys, "invalid choice: 'tflite'", folder, pendulum, "--to", "tflite")
     refused(capsys, "name='a b' is not allowed", folder, pendulum, "--to", "c", "--name", "a b")
-    refused(capsys, "are possible with to='c' only", folder, pendulum, "--to", "numpy", "--precision", "int8")
+    refused(
+        capsys,
+        "precision='int8' is possible with to='c' only",
+        folder,
+        pendulum,
+        "--to",
+        "numpy",
+        "--precision",
+        "int8",
+    )
     refused(capsys, "sparse=True is possible with to='onnx' only", folder, pendulum, "--to", "c", "--sparse")
     refused(capsys, "--check=0 is not allowed", folder, pendulum, "--to", "numpy", "--check", "0")
     with_env = [pendulum, "--to", "numpy", "--check", "9", "--env"]

@@ -13,10 +13,12 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2DDPG, RLx2DQN, RLx2SAC, RLx2TD3, RLx2TQC
 from sb3_rlx2.common.topology import networks
 from sb3_rlx2.engine.networks import optimizer_of
+from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.sparse import sparse_layers
+from sb3_rlx2.zoo.report import load_model
 
 OWN = {"topology_interval": 20, "n_steps": 3, "n_steps_delay": 20, "buffer_min_size": 40, "buffer_check_interval": 50}
 
@@ -120,6 +122,43 @@ def test_a_saved_model_is_made_sparse_too(tmp_path):
     model.learn(60, reset_num_timesteps=False)
     model.save(tmp_path / "sparse")
     assert RLx2SAC.load(tmp_path / "sparse").topology_counters == model.topology_counters
+
+
+def test_files_that_hold_no_dense_model_of_the_algorithm_are_refused_in_one_line(tmp_path):
+    env = gym.make("Pendulum-v1")
+    trained(RLx2TD3).save(tmp_path / "td3")
+    RLx2TD3("MlpPolicy", env, buffer_size=10).save(tmp_path / "sparse")
+    (tmp_path / "junk.zip").write_bytes(b"PK and nothing more")
+    for algorithm, name, message in (
+        (RLx2SAC, "td3", "td3, a model of TD3, is not allowed: RLx2SAC.from_dense makes a dense SAC sparse"),
+        (RLx2TD3, "sparse", "sparse, a model of RLx2TD3, is not allowed: RLx2TD3.from_dense makes a dense TD3 sparse"),
+        (RLx2DDPG, "td3", "the critic has other parameters than the dense model's"),
+        (RLx2TD3, "junk", "junk is damaged or was cut short"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            algorithm.from_dense(tmp_path / name, env=env)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"env=None is not allowed: the dense model has no environment either"):
+        RLx2TD3.from_dense(tmp_path / "td3")
+    with pytest.raises(ValueError, match=r"is a model of TD3, not of RLx2TD3: RLx2TD3.from_dense makes it sparse"):
+        RLx2TD3.load(tmp_path / "td3")
+    loaded = TD3.load(tmp_path / "sparse", env=env)
+    with pytest.raises(ValueError, match=r"model=TD3 is not allowed: RLx2TD3.from_dense makes a dense TD3 sparse"):
+        RLx2TD3.from_dense(loaded)
+
+
+def test_a_dense_model_that_is_not_trusted_is_not_unpickled(tmp_path, monkeypatch):
+    trained(RLx2TD3).save(tmp_path / "td3")
+    env, ran = gym.make("Pendulum-v1"), []
+    monkeypatch.setattr(TD3, "load", lambda *args, **kwargs: ran.append(args))
+    with pytest.raises(ModelFileError, match="td3 holds pickled objects"):
+        RLx2TD3.from_dense(tmp_path / "td3", env=env, trusted=False)
+    monkeypatch.setenv("RLX2_TRUSTED", "0")
+    with pytest.raises(ModelFileError, match="td3 holds pickled objects"):
+        RLx2TD3.from_dense(tmp_path / "td3", env=env)
+    with pytest.raises(ModelFileError, match=r"td3\.zip holds pickled objects"):
+        load_model(tmp_path / "td3.zip")
+    assert not ran
 
 
 def test_statistics_of_vec_normalize_stay_the_environments():

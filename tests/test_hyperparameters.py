@@ -234,7 +234,18 @@ def test_typo_in_a_file(text, message, tmp_path):
         ({"n_envs": 0}, "n_envs: 0 is not allowed: it must be at least 1"),
         ({"n_envs": True}, "n_envs: True is of type bool, allowed is int"),
         ({"normalize": 3}, "normalize: 3 is of type int, allowed is bool or str or dict"),
+        ({"normalize": "foo"}, "normalize: foo is not valid Python"),
+        ({"normalize": "True"}, "normalize: True is not allowed: it must be a dict of arguments of VecNormalize"),
+        ({"normalize": {"norm_ob": False}}, "normalize: 'norm_ob' is unknown. Did you mean 'norm_obs'?"),
+        ({"monitor_kwargs": {"foo": 1}}, "monitor_kwargs: 'foo' is unknown"),
+        ({"policy_kwargs": "dict(activation_fn='relu')"}, "activation_fn='relu' is not allowed: it must be a class"),
         ({"env_wrapper": 5}, "env_wrapper: 5 is of type int"),
+        ({"env_wrapper": "gymnasium.wrappers.Foo"}, "env_wrapper: there is no 'Foo' in gymnasium.wrappers"),
+        ({"callback": [{"gymnasium.wrappers.TimeLimi": {}}]}, "'TimeLimi' in .*. Did you mean 'TimeLimit'"),
+        (
+            {"vec_env_wrapper": ["Foo"]},
+            "vec_env_wrapper: 'Foo' is not allowed: it must be the name of a class with its",
+        ),
     ],
 )
 @pytest.mark.parametrize("algo", ZOO_ALGORITHMS)

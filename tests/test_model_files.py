@@ -147,7 +147,7 @@ def test_other_algorithm(algorithm, saved, tmp_path):
     path = tmp_path / "stock.zip"
     for other, name in stock:
         other("MlpPolicy", "Pendulum-v1", device="cpu").save(path)
-        assert refusal(algorithm.load, path) == f"{path} is a model of {name}, not of {algorithm.__name__}"
+        assert refusal(algorithm.load, path).startswith(f"{path} is a model of {name}, not of {algorithm.__name__}")
     odd = rewritten(saved[algorithm], tmp_path / "odd.zip", lambda data: data.update(algorithm_name=[1]))
     assert refusal(algorithm.load, odd) == f"{odd} is a model of another algorithm, not of {algorithm.__name__}"
 

@@ -34,7 +34,6 @@ COUNTS = {
     "buffer_min_size": 0,
     "offline_updates": 0,
     "num_timesteps": 0,
-    "_total_timesteps": 0,
     "_num_timesteps_at_start": 0,
     "_episode_num": 0,
     "_n_updates": 0,
@@ -51,6 +50,7 @@ NUMBERS = {
     "exploration_final_eps": (0.0, 1.0),
     "exploration_rate": (0.0, 1.0),
     "start_time": (0.0, math.inf),
+    "_total_timesteps": (0.0, math.inf),  # which SB3's own learn leaves as it was given
     "_current_progress_remaining": (-math.inf, 1.0),
 }
 """The smallest and the largest value of each number."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch as th
+from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
@@ -17,6 +19,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from torch import nn
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
+from sb3_rlx2.common.saving.model_files import naming_model, opened_as_zip, read_saved_names
 from sb3_rlx2.common.simba import SimBaMixin
 from sb3_rlx2.engine.networks import learning_networks, optimizer_of
 from sb3_rlx2.sparse import SparseLinear, sparse_layers
@@ -61,6 +64,37 @@ def arguments_of(cls: type, dense: OffPolicyAlgorithm, env: GymEnv | None, given
             **dense.policy_kwargs, "net_arch": cast(Any, dense.policy).net_arch, **(given.get("policy_kwargs") or {})
         },
     }  # fmt: skip
+
+
+def not_dense(cls: type, what: str) -> str:
+    """Say that an algorithm cannot go on from something.
+
+    :param cls: the algorithm
+    :param what: what it was given
+    """
+    return (
+        f"{what} is not allowed: {cls.__name__}.from_dense makes a dense {cast(Any, cls).dense_class.__name__} sparse"
+    )
+
+
+def load_dense(cls: type, path: str | Path, env: GymEnv | None, trusted: bool | None) -> OffPolicyAlgorithm:
+    """Load a dense model.
+
+    :param cls: the algorithm that goes on from it
+    :param path: path of its file
+    :param env: the environment; None: the model has none
+    :param trusted: whether the file may hold pickled objects; None: as ``RLX2_TRUSTED`` says
+    :raises ModelFileError: if it is no model, not whole, not trusted, or does not fit
+    :raises ValueError: if it is of another algorithm
+    """
+    dense_class: type[OffPolicyAlgorithm] = cast(Any, cls).dense_class
+    with naming_model(path, dense_class), opened_as_zip(path, trusted) as (file, _):
+        algorithm = read_saved_names(file).algorithm
+        # In files, DDPG is a TD3 with other settings
+        if algorithm in (None, dense_class.__name__) or (algorithm == "TD3" and issubclass(dense_class, TD3)):
+            file.seek(0)
+            return dense_class.load(file, env=env)
+    raise ValueError(not_dense(cls, f"{path}, a model of {algorithm},"))
 
 
 def go_on_from(model: Any, dense: OffPolicyAlgorithm) -> None:

@@ -35,7 +35,7 @@ from sb3_rlx2.common.clocks import Interval
 from sb3_rlx2.common.collecting import CheckedCollecting
 from sb3_rlx2.common.compiled_training import train_compiled
 from sb3_rlx2.common.finite import RunningStatistics
-from sb3_rlx2.common.from_dense import arguments_of, go_on_from
+from sb3_rlx2.common.from_dense import arguments_of, go_on_from, load_dense, not_dense
 from sb3_rlx2.common.planned_steps import PlannedSteps
 from sb3_rlx2.common.policies import dense_policy_class, policy_arguments, sparse_policy_class
 from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
@@ -59,8 +59,8 @@ from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.support import ENGINES, Engine, EngineChoice
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.files import register
-from sb3_rlx2.sparse import EvolutionCounters, dense_state_dict
-from sb3_rlx2.sparse.checks import check_count, check_sparsity
+from sb3_rlx2.sparse import EvolutionCounters, dense_state_dict, sparse_layers
+from sb3_rlx2.sparse.checks import check_count, check_number, check_sparsity
 
 if TYPE_CHECKING:
     from sb3_rlx2.analysis.model_report import ModelReport
@@ -129,6 +129,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         **kwargs: Any,
     ) -> None:
         check_policy_kwargs(kwargs.get("policy_kwargs"))
+        check_device(device)
         # Which device "auto" stands for is known when the networks are there
         self._device_is_auto = isinstance(device, str) and device == "auto"
         sparsities = {name: kwargs.pop(name) for name in self.network_sparsities.values()}
@@ -303,7 +304,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         :param tb_log_name: name of the run in TensorBoard; None (default): the algorithm's, such as ``"RLx2TD3"``
         :param reset_num_timesteps: whether to count steps from zero
         :param progress_bar: whether to show one
+        :raises ValueError: if the number of steps is negative or no number
         """
+        total_timesteps = math.ceil(check_number(total_timesteps, "total_timesteps", 0.0))  # 1e6 is a float
         if tb_log_name is None:
             tb_log_name = algorithm_name(type(self))
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -530,6 +533,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         model: OffPolicyAlgorithm | str | Path,
         env: GymEnv | None = None,
         device: th.device | str = "auto",
+        trusted: bool | None = None,
         **kwargs: Any,
     ) -> SelfOffPolicyAlgorithm:
         """A dense model of the base algorithm made sparse, to be trained on.
@@ -544,18 +548,21 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
             lacks, are taken to be the stored ones
         :param env: the environment; None (default): the model's
         :param device: as for the constructor
+        :param trusted: whether a file may hold pickled objects, as for ``load``
         :param kwargs: arguments of the constructor: RLx2's own, with its defaults, and such as replace the model's.
             ``n_steps`` is an argument of the dense algorithm too, so it is the model's unless it is given
-        :raises ValueError: if the model is of another algorithm, sparse already, or without an environment, an argument
-            is unknown or out of range, or the replay buffer has another size
+        :raises ModelFileError: if the file is no model, is not whole, or is not trusted
+        :raises ValueError: if the model is of another algorithm, sparse already, or without an environment, that
+            environment has other spaces, an argument is unknown or out of range, or the replay buffer has another size
         """
         if isinstance(model, (str, Path)):
-            model = cls.dense_class.load(model, env=env)
-        if not isinstance(model, cls.dense_class) or isinstance(model, RLx2OffPolicyAlgorithm):
-            raise ValueError(
-                f"model={type(model).__name__} is not allowed: {cls.__name__}.from_dense makes a dense "
-                f"{cls.dense_class.__name__} sparse"
-            )
+            model = load_dense(cls, model, env, trusted)
+        if (
+            not isinstance(model, cls.dense_class)
+            or isinstance(model, RLx2OffPolicyAlgorithm)
+            or sparse_layers(model.policy)
+        ):
+            raise ValueError(not_dense(cls, f"model={type(model).__name__}"))
         if unknown := sorted(kwargs.keys() - constructor_arguments(cls)):
             hint = did_you_mean(unknown[0], constructor_arguments(cls))
             raise ValueError(f"{cls.__name__}.from_dense() got the unknown argument {unknown[0]!r}{hint}")

@@ -117,8 +117,11 @@ def export(
     for argument, value, allowed in (("to", to, TARGETS), ("precision", precision, PRECISIONS)):
         if value not in allowed:
             raise ValueError(f"{argument}={value!r} is unknown: allowed are {list(allowed)}")
-    if to != "c" and (precision != "float32" or with_main):
-        raise ValueError(f"to={to!r}: precision={precision!r} and with_main={with_main} are possible with to='c' only")
+    for_c = [f"precision={precision!r}"] * (precision != "float32") + ["with_main=True"] * bool(with_main)
+    if to != "c" and for_c:
+        raise ValueError(f"to={to!r}: {for_c[0]} is possible with to='c' only")
+    if vec_normalize is not None and not isinstance(vec_normalize, VecNormalize):
+        raise ValueError(f"vec_normalize={vec_normalize!r} is not allowed: it must be a VecNormalize or None")
     if to != "onnx" and sparse:
         raise ValueError(f"to={to!r}: sparse=True is possible with to='onnx' only")
     check_name(name)

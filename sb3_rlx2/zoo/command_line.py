@@ -19,6 +19,8 @@ from sb3_rlx2.zoo import programs
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
 
 TRACEBACK = "RLX2_TRACEBACK"
+OF_THE_ZOO = ("huggingface_sb3", "matplotlib", "moviepy", "optuna", "pandas", "requests", "rl_zoo3", "seaborn", "yaml")
+"""Modules that come with the extra of that name."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK) or not is_bad_input(error):
             raise
-        hint = (
-            " (pip install 'sb3-rlx2[zoo]' brings what the zoo needs)" if isinstance(error, ModuleNotFoundError) else ""
-        )
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        hint = " (pip install 'sb3-rlx2[zoo]' brings what the zoo needs)" if missing in OF_THE_ZOO else ""
         print(f"rlx2 {name}: error: {error}{hint}", file=sys.stderr)
         return 2
 

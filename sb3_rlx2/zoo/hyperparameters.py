@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import inspect
 import math
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rlx2.common.arguments import constructor_arguments, did_you_mean
 from sb3_rlx2.studies.hyperparameters import hyperparameter_folder, packaged_baselines
@@ -30,6 +33,7 @@ ZOO_KEYS: dict[str, tuple[type, ...]] = {
     "normalize": (bool, str, dict),
     "vec_env_wrapper": WRAPPERS,
 }
+WRAPPER_KEYS = ("callback", "env_wrapper", "vec_env_wrapper")
 AT_LEAST_ONE = ("frame_stack", "n_envs", "n_timesteps")
 NOISE_TYPES = ("normal", "ornstein-uhlenbeck")
 # Text for these is Python, which the zoo evaluates
@@ -122,6 +126,57 @@ def check_entry(algo: str, entry: Mapping[str, Any], place: str, params: Collect
     if policy is not None:
         for key in values.get("policy_kwargs") or ():
             _check_name(key, constructor_arguments(policy), f"{places['policy_kwargs']}, policy_kwargs")
+    activation = (values.get("policy_kwargs") or {}).get("activation_fn", type)
+    if not callable(activation):
+        raise ValueError(
+            f"{places['policy_kwargs']}, policy_kwargs: activation_fn={activation!r} is not allowed: it must be a "
+            "class of torch.nn, such as nn.ReLU"
+        )
+    for key, cls in (("monitor_kwargs", Monitor), ("normalize", VecNormalize)):
+        if key in entry and not isinstance(entry[key], bool):
+            _check_names(_python(entry[key], f"{places[key]}: {key}"), cls, f"{places[key]}, {key}")
+    for key in WRAPPER_KEYS:
+        for name in _class_names(entry.get(key)):
+            _check_class(name, f"{places[key]}: {key}")
+
+
+def _check_names(given: Any, cls: type, place: str) -> None:
+    """Check that a value is a dict with names of arguments of a class."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{place}: {given!r} is not allowed: it must be a dict of arguments of {cls.__name__}")
+    for name in given:
+        _check_name(name, constructor_arguments(cls), place)
+
+
+def _class_names(given: Any) -> list[str]:
+    """Names of classes in what the zoo takes for wrappers and callbacks."""
+    items = given if isinstance(given, list) else [given]
+    return [name for item in items for name in (item if isinstance(item, dict) else [item]) if isinstance(name, str)]
+
+
+def _check_class(name: str, place: str) -> None:
+    """Check that a module has a class; which package is missing, the zoo says itself."""
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise ValueError(f"{place}: {name!r} is not allowed: it must be the name of a class with its module")
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return
+    if not hasattr(found, attribute):
+        raise ValueError(f"{place}: there is no {attribute!r} in {module}{did_you_mean(attribute, vars(found))}")
+
+
+def _python(value: Any, place: str) -> Any:
+    """A value, or what it stands for where it is text."""
+    import rl_zoo3.exp_manager
+
+    if isinstance(value, str):
+        try:
+            return eval(value, dict(vars(rl_zoo3.exp_manager)))
+        except Exception as error:
+            raise ValueError(f"{place}: {value} is not valid Python: {error}") from error
+    return value
 
 
 def _check_name(key: str, allowed: Collection[str], place: str) -> None:
@@ -179,13 +234,7 @@ _TYPE_NAMES: dict[type, str] = {type(None): "null", Mapping: "dict", type: "a cl
 
 def _evaluated(key: str, value: Any, place: str) -> Any:
     """The value as the zoo sees it: text is Python, evaluated among the names of its experiment manager."""
-    import rl_zoo3.exp_manager
-
-    if isinstance(value, str):
-        try:
-            value = eval(value, dict(vars(rl_zoo3.exp_manager)))
-        except Exception as error:
-            raise ValueError(f"{place}: {key}: {value} is not valid Python: {error}") from error
+    value = _python(value, f"{place}: {key}")
     _check_type(value, EVALUATED[key], f"{place}: {key}")
     return value
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import gymnasium
 from rl_zoo3.utils import StoreDict
 
+from sb3_rlx2.common.argument_ranges import MOST_SEED
 from sb3_rlx2.common.arguments import did_you_mean
 from sb3_rlx2.common.saving.model_files import check_model_file
 from sb3_rlx2.zoo.report import KNOWN, algorithm_of
@@ -60,6 +61,9 @@ def check_program_arguments(name: str, arguments: Sequence[str]) -> None:
     parser.add_argument("--gym-packages", nargs="+", default=[])
     parser.add_argument("-i", "--trained-agent")
     parser.add_argument("--storage")
+    parser.add_argument("--seed", type=int, default=-1)
+    parser.add_argument("--n-eval-envs", type=int, default=1)
+    parser.add_argument("--n-trials", type=int, default=1)
     for flags in (["-params", "--hyperparams"], ["--env-kwargs"], ["--eval-env-kwargs"]):
         parser.add_argument(*flags, nargs="+", action=NamedValues)
     try:
@@ -75,6 +79,13 @@ def check_program_arguments(name: str, arguments: Sequence[str]) -> None:
         raise ValueError(
             f"--env {known.env}: there is no such environment{did_you_mean(known.env, gymnasium.registry)}"
         )
+    if known.seed > MOST_SEED:
+        raise ValueError(f"--seed {known.seed} is not allowed: it must be at most {MOST_SEED}")
+    for flag, value in (("--n-eval-envs", known.n_eval_envs), ("--n-trials", known.n_trials)):
+        if name == "train" and value < 1:
+            raise ValueError(f"{flag} {value} is not allowed: it must be at least 1")
+    if name == "train" and known.trained_agent and "policy_kwargs" in (known.hyperparams or ()):
+        raise ValueError(f"-params policy_kwargs: the policy of {known.trained_agent} (-i) stays as it is")
     if name == "train" and known.trained_agent:
         check_model_file(known.trained_agent)
         _check_algorithm(known.algo, known.trained_agent)

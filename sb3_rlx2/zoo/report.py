@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.analysis.report import report
 from sb3_rlx2.common.saving.model_files import check_model_file, read_algorithm
+from sb3_rlx2.common.saving.trust import check_trusted
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.zoo.algorithms import ALGORITHMS, PREFIX
 
@@ -46,6 +47,8 @@ def load_model(path: Path, algo: str | None = None, replay_buffer: Path | None =
     """
     check_model_file(path)
     algorithm = KNOWN[algo or algorithm_of(path)]
+    if algorithm not in ALGORITHMS.values():  # whose own ``load`` looks at that
+        check_trusted(None, str(path))
     # Its own replay buffer would be allocated in full, only to stay empty
     buffer: dict[str, Any] = {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}}
     try:

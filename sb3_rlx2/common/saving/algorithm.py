@@ -146,9 +146,10 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         with naming_model(path, cls), opened_as_zip(path, trusted) as (file, attributes):
             saved = read_saved_names(file)
             if saved.algorithm != algorithm_name(cls):
-                raise ModelFileError(
-                    f"{name_of(path)} is a model of {saved.algorithm or 'another algorithm'}, not of {cls.__name__}"
-                )
+                dense = cast(Any, cls).dense_class.__name__
+                hint = f": {cls.__name__}.from_dense makes it sparse" if saved.algorithm == dense else ""
+                name = saved.algorithm or "another algorithm"
+                raise ModelFileError(f"{name_of(path)} is a model of {name}, not of {cls.__name__}{hint}")
             cls._check_names(saved)
             custom_objects = {**attributes, **(custom_objects or {})}
             model = super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)

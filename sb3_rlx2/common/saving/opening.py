@@ -47,7 +47,8 @@ def path_to_read(path: str | os.PathLike[str], suffix: str) -> pathlib.Path:
     :param suffix: what Stable-Baselines3 adds; that of files without pickle is tried after it
     """
     candidates = [pathlib.Path(f"{path}{end}") for end in ("", suffix, WITHOUT_PICKLE)]
-    return next((path for path in candidates if path.exists() and not path.is_dir()), candidates[1])
+    missing = candidates[0 if str(path).endswith((suffix, WITHOUT_PICKLE)) else 1]
+    return next((path for path in candidates if path.exists() and not path.is_dir()), missing)
 
 
 @contextmanager
