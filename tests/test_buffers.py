@@ -309,6 +309,8 @@ def test_pickles_without_the_models_bonus():
         ({"n_steps": 1.5}, "n_steps=1.5"),
         ({"n_steps_delay": -1}, "n_steps_delay=-1"),
         ({"min_size": -5}, "min_size=-5"),
+        ({"gamma": 2.0}, "gamma=2.0"),
+        ({"gamma": "x"}, "gamma='x'"),
         ({"optimize_memory_usage": True}, "optimize_memory_usage=True"),
         ({"observation_dtype": "int32"}, "observation_dtype='int32'"),
     ],
@@ -323,3 +325,10 @@ def test_dict_observations_and_bad_fractions_are_refused():
         DynamicReplayBuffer(10, spaces.Dict({"a": OBSERVATIONS}), ACTIONS)
     with pytest.raises(ValueError, match=r"fraction=1.1"):
         make().shrink(1.1)
+    with pytest.raises(ValueError, match="buffer_size=0"):
+        DynamicReplayBuffer(0, OBSERVATIONS, ACTIONS)
+
+
+def test_nothing_can_be_sampled_where_nothing_is_held():
+    with pytest.raises(ValueError, match="the replay buffer holds no transitions to sample"):
+        make().sample(4)

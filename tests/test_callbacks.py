@@ -120,6 +120,36 @@ def test_a_second_buffer_callback_changes_nothing():
     assert sizes[0] == sizes[1] < 150
 
 
+def test_updates_are_counted_once_after_an_interruption_and_with_two_callbacks():
+    model = TD3(
+        sb3_rlx2.td3.MlpPolicy, "Pendulum-v1", learning_starts=20, device="cpu", train_freq=(1, "episode"),
+        gradient_steps=-1, replay_buffer_class=DynamicReplayBuffer,
+    )  # fmt: skip
+
+    class Interrupt(BaseCallback):
+        def _on_step(self):
+            raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(50, callback=[DynamicBufferCallback(), Interrupt()])
+    model.learn(400, callback=[DynamicBufferCallback(), DynamicBufferCallback()])
+    assert model.replay_buffer.n_updates == model._n_updates > 0
+    counted = []
+    model.critic.optimizer.register_step_pre_hook(lambda *_: counted.append(model.replay_buffer.n_updates))
+    model.learn(200, callback=[DynamicBufferCallback(), DynamicBufferCallback()], reset_num_timesteps=False)
+    assert counted == [*range(counted[0], counted[0] + len(counted))]
+
+
+def test_a_compiled_policy_of_a_stock_algorithm_has_a_dynamic_buffer_too():
+    model = TD3(
+        sb3_rlx2.td3.MlpPolicy, "Pendulum-v1", learning_starts=20, device="cpu", replay_buffer_class=DynamicReplayBuffer
+    )
+    model.policy = th.compile(model.policy, backend="eager")
+    model.learn(40, callback=DynamicBufferCallback())
+    assert model.replay_buffer.n_updates == 20
+
+
 def test_stock_sb3_with_another_gamma_than_the_buffers_is_refused():
     model = TD3("MlpPolicy", "Pendulum-v1", gamma=0.9, replay_buffer_class=DynamicReplayBuffer, buffer_size=100)
     with pytest.raises(ValueError, match=r"gamma=0.99 differs from .* gamma=0.9: pass replay_buffer_kwargs="):

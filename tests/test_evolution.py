@@ -25,6 +25,7 @@ from sb3_rlx2.sparse import (
     sparse_layers,
     sparsify,
 )
+from sb3_rlx2.sparse.recording import TopologyRecord
 from sb3_rlx2.sparse.rules import next_connections
 from sb3_rlx2.sparse.schedules import cosine_drop_fraction
 
@@ -478,3 +479,65 @@ def test_resolve_rule():
     for unknown in ("snip", None, RigL):
         with pytest.raises(ValueError, match=r"is unknown: allowed are \['dense', 'rigl', 'set', 'static'\]"):
             resolve_rule(unknown)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.2, math.nan, "0.5"])
+def test_a_drop_fraction_out_of_range_is_refused(fraction):
+    layer = SparseLinear(10, 10, 30)
+    with pytest.raises(ValueError, match=r"drop_fraction=.* is not allowed: it must be a number in 0 <= drop_fraction"):
+        next_connections(layer, "set", fraction)
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "found"),
+    [
+        ("drop_score", lambda layer: layer.values[:10], r"\(10,\): it must be a tensor of shape \(30,\)"),
+        ("drop_score", lambda layer: layer.weight, r"\(12, 10\): it must be a tensor of shape \(30,\)"),
+        ("growth_score", lambda layer: layer.weight.T, r"\(10, 12\): it must be a tensor of shape \(12, 10\)"),
+        ("growth_score", lambda layer: layer.values, r"\(30,\): it must be a tensor of shape \(12, 10\)"),
+        ("growth_score", lambda layer: None, r"NoneType: it must be a tensor of shape \(12, 10\)"),
+    ],
+)
+def test_scores_of_another_shape_are_refused(name, score, found):
+    rule = type("Mine", (SET,), {name: lambda self, layer: score(layer)})()
+    with pytest.raises(ValueError, match=f"Mine.{name} is {found}"):
+        next_connections(SparseLinear(10, 12, 30), rule, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [th.bool, th.int64])
+def test_scores_may_be_whole_numbers(dtype):
+    layer = SparseLinear(10, 12, 30)
+
+    class Last(SET):
+        def growth_score(self, layer):
+            return (th.arange(120).view(12, 10) >= 60).to(dtype)
+
+    exchange = next_connections(layer, Last(), 0.5)
+    assert len(exchange.indices) == 30
+    assert (exchange.grown >= 60).all()
+
+
+def test_an_optimizer_has_one_evolver():
+    network = sparsify(nn.Sequential(nn.Linear(10, 12), nn.Linear(12, 10)), 0.5)
+    optimizer, layers = th.optim.Adam(network.parameters()), sparse_layers(network)
+    first = TopologyEvolver({"0": layers["0"]}, optimizer, "rigl", progress=lambda update: 0.0)
+    with pytest.raises(ValueError, match=r"optimizer has a TopologyEvolver already, .*: close\(\) that one"):
+        TopologyEvolver({"1": layers["1"]}, optimizer, "set", progress=lambda update: 0.0)
+    first.close()
+    TopologyEvolver({"1": layers["1"]}, optimizer, "set", progress=lambda update: 0.0)
+
+
+def test_a_closure_which_would_come_too_late_is_refused():
+    network = sparsify(nn.Sequential(nn.Linear(10, 12), nn.Linear(12, 10)), 0.5)
+    optimizer = th.optim.Adam(network.parameters())
+    TopologyEvolver(sparse_layers(network), optimizer, "rigl", interval=2, progress=lambda update: 0.0)
+    for arguments, kwargs in (((lambda: 0.0,), {}), ((), {"closure": lambda: 0.0})):
+        with pytest.raises(ValueError, match=r"optimizer.step\(closure\) is not allowed while a topology evolves"):
+            optimizer.step(*arguments, **kwargs)
+
+
+def test_an_empty_record_has_arrays():
+    record = TopologyRecord({"a": (3, 4)})
+    arrays = record.to_arrays()
+    assert arrays["layers/a"].shape == (0, 2)
+    assert len(TopologyRecord.from_arrays({"a": (3, 4)}, arrays)) == 0

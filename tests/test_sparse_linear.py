@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from sb3_rlx2.kernels.structure import MOST_FEATURES
 from sb3_rlx2.sparse import SparseLinear, dense_state_dict, densify, density, sparse_layers, sparsify, summarize
 
 
@@ -441,3 +442,44 @@ class TestSparsify:
         assert network(x).shape == (2, 3, 16)
         with th.no_grad():  # PyTorch's fast path reads `weight`
             th.testing.assert_close(network.eval()(x), densify(copy.deepcopy(network))(x), rtol=1e-4, atol=1e-5)
+
+
+def test_connections_that_are_overwritten_unseen_are_those_that_count():
+    a, b = (SparseLinear(256, 256, 3000) for _ in "ab")
+    x = th.randn(256, 256)
+    assert not th.allclose(a(x), b(x))
+    with th.no_grad():  # the counts of writes to both are the same
+        th.testing.assert_close(th.func.functional_call(a, b.state_dict(), (x,)), b(x))
+    for target, source in zip([*a.parameters(), *a.buffers()], [*b.parameters(), *b.buffers()], strict=True):
+        target.data.copy_(source.data)
+    assert th.equal(a(x), b(x))
+    a.indices = a.indices.flip(0)
+    with pytest.raises(ValueError, match="were overwritten: connection indices are not sorted and unique"):
+        a(x)
+
+
+def test_layers_too_wide_for_the_kernels_are_computed_by_pytorch():
+    n_in = MOST_FEATURES + 1
+    layer = SparseLinear(n_in, 1, 50, connections="random")
+    x = th.zeros(1, n_in)
+    x[0, layer.indices.long()] = th.arange(50.0)
+    with th.no_grad():
+        th.testing.assert_close(layer(x), (layer.values @ th.arange(50.0) + layer.bias).view(1, 1))
+    with pytest.raises(ValueError, match=f"a layer of {n_in} -> 1 is too large for the kernels"):
+        _ = layer.structure
+
+
+def test_a_layer_with_a_parametrized_bias_can_be_copied():
+    class Twice(nn.Module):
+        def forward(self, bias):
+            return 2 * bias
+
+    layer = SparseLinear(6, 4, 10)
+    parametrize.register_parametrization(layer, "bias", Twice())
+    x = th.randn(3, 6)
+    assert th.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_a_single_layer_is_not_densified_in_place():
+    with pytest.raises(ValueError, match=r"module is a SparseLinear, .* its to_dense\(\) is the dense layer"):
+        densify(SparseLinear(4, 4, 3))

@@ -18,7 +18,7 @@ from sb3_rlx2.common.clocks import UPDATES, Interval, read_clock
 from sb3_rlx2.common.finite import FLOAT32_MAX, check_transition
 from sb3_rlx2.engine.samples import Samples, draw_samples
 from sb3_rlx2.errors import ModelFileError
-from sb3_rlx2.sparse.checks import check_count
+from sb3_rlx2.sparse.checks import check_count, check_number
 
 Array = npt.NDArray[Any]
 
@@ -70,7 +70,9 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         min_size: int = 0,
         observation_dtype: npt.DTypeLike | None = np.float32,
     ) -> None:
+        check_count(buffer_size, "buffer_size", 1)
         check_count(n_steps, "n_steps", 1)
+        check_number(gamma, "gamma", 0.0, 1.0)
         read_clock(n_steps_delay, "n_steps_delay")
         check_count(min_size, "min_size", 0)
         if isinstance(observation_space, spaces.Dict):
@@ -214,6 +216,8 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         :param batch_size: number of transitions
         :param env: to normalize observations and rewards
         """
+        if self.size() == 0:
+            raise ValueError("the replay buffer holds no transitions to sample")
         drawn = np.random.randint(0, self.size(), size=batch_size)
         return self._get_samples((drawn + self.first_drawn) % self.buffer_size, env)
 

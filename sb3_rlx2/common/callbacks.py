@@ -23,6 +23,7 @@ from sb3_rlx2.common.topology import (
     has_sparse_layers,
     network_density,
     networks,
+    uncompiled_policy,
 )
 from sb3_rlx2.common.topology_rules import Topology, is_sparse
 from sb3_rlx2.engine.networks import optimizer_of
@@ -188,7 +189,9 @@ class DynamicBufferCallback(BaseCallback):
         if not hasattr(model, "_topology_settings"):  # RLx2's own algorithms count by themselves
             self._stop_counting()
             name = [*networks(model)][-1]  # critics learn in every update, actors may not
-            self._counting = optimizer_of(model.policy, name).register_step_post_hook(self._count_update)
+            optimizer = optimizer_of(cast(Any, uncompiled_policy(model)), name)
+            _remove_counting(optimizer)  # of a learn() that was interrupted, or of a second callback
+            self._counting = optimizer.register_step_post_hook(self._count_update)
         last_obs = model._last_obs if model.get_vec_normalize_env() is None else model._last_original_obs
         if last_obs is not None:
             self.buffer.end_cut_episodes(cast(Any, last_obs))
@@ -292,3 +295,12 @@ def _off_policy(model: BaseAlgorithm, callback: BaseCallback) -> OffPolicyAlgori
     if not isinstance(model, OffPolicyAlgorithm):
         raise ValueError(f"{type(callback).__name__} works with off-policy algorithms, not {type(model).__name__}")
     return model
+
+
+def _remove_counting(optimizer: th.optim.Optimizer) -> None:
+    """Remove hooks of ``DynamicBufferCallback`` from an optimizer, that one counts alone."""
+    hooks = optimizer._optimizer_step_post_hooks
+    for number in [
+        n for n, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), DynamicBufferCallback)
+    ]:
+        del hooks[number]

@@ -33,6 +33,7 @@ from sb3_rlx2.engine.plan import KINDS
 from sb3_rlx2.engine.programs import CRITICS, VALUE_NETWORKS, NotCoveredError, Program, network_program, parameters_of
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
+from sb3_rlx2.kernels.structure import MOST_FEATURES
 from sb3_rlx2.sparse import TopologyEvolver, resolve_rule
 from sb3_rlx2.sparse.dense_gradient import DenseGradient
 from sb3_rlx2.sparse.layers import SparseLinear, values_of
@@ -285,6 +286,8 @@ def _layer_problems(watch: Watch, name: str, layer: SparseLinear | nn.Linear | n
         indices = watch.numbers(watch.item(cast(dict[str, Any], layer._buffers), "indices"))
         watch.item(vars(layer), "topology_version")
         shape = tuple(indices.shape)
+        if max(layer.in_features, layer.out_features) > MOST_FEATURES:
+            yield f"the {name} has a layer of {layer.in_features} -> {layer.out_features}"
     weights = watch.item(parameters, "values" if isinstance(layer, SparseLinear) else "weight")
     for tensor, expected in ((weights, shape), (watch.item(parameters, "bias"), bias_shape)):
         yield from _tensor_problems(f"the {name} has parameters", watch.tensor(tensor), expected)

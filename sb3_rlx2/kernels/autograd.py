@@ -20,7 +20,7 @@ from sb3_rlx2.kernels.products import (
     to_tiles,
     weight_gradient,
 )
-from sb3_rlx2.kernels.structure import Structure
+from sb3_rlx2.kernels.structure import MOST_FEATURES, Structure
 from sb3_rlx2.kernels.vectors import FLOAT_BYTES
 
 MIN_SAVING = 200_000
@@ -59,6 +59,8 @@ def cover(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, n_in: int, n_
     if is_transformed() or x.device.type != "cpu" or values.device.type != "cpu":
         return False
     if x.dtype != th.float32 or values.dtype != th.float32 or x.dim() == 0 or x.shape[-1] != n_in:
+        return False
+    if max(n_in, n_out) > MOST_FEATURES:
         return False
     batch = x.numel() // n_in
     is_single = not _needs_grad(x, values, bias) and 0 < batch <= MAX_SINGLE and values.numel() <= n_in * n_out // 2

@@ -12,15 +12,22 @@ from sb3_rlx2.kernels.products import PADDING, ROW_BYTES
 Array = npt.NDArray[Any]
 
 
+MOST_FEATURES = np.iinfo(np.int32).max // ROW_BYTES
+"""Inputs or outputs of which an int32 can hold the place in bytes."""
+
+
 class Structure:
     """Row-wise and column-wise index arrays of a set of connections, see ``kernels``.
 
     :param indices: flat positions [nnz], sorted
     :param n_in: number of inputs
     :param n_out: number of outputs
+    :raises ValueError: if one of them is above ``MOST_FEATURES``
     """
 
     def __init__(self, indices: Array, n_in: int, n_out: int) -> None:
+        if max(n_in, n_out) > MOST_FEATURES:
+            raise ValueError(f"a layer of {n_in} -> {n_out} is too large for the kernels: at most {MOST_FEATURES:,}")
         row, column = np.divmod(indices.astype(np.int64), n_in)
         self.n_in, self.n_out, self.nnz = n_in, n_out, len(indices)
         self.indices = indices.astype(np.int64)

@@ -213,7 +213,12 @@ def densify(module: ModuleT) -> ModuleT:
 
     :param module: the network, changed in place
     :return: ``module``
+    :raises ValueError: if it is a sparse layer itself
     """
+    if isinstance(module, SparseLinear):
+        raise ValueError(
+            "module is a SparseLinear, which cannot be replaced in place: its to_dense() is the dense layer"
+        )
     _replace(module, {layer: layer.to_dense() for layer in sparse_layers(module).values()})
     return module
 

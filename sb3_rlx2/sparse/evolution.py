@@ -66,7 +66,8 @@ class TopologyEvolver:
 
     It listens to the optimizer: just before every ``interval``-th step it prunes and grows every layer and clears all
     gradients of that optimizer, so that this step changes nothing more (RLx2, algorithm 1; RigL, algorithm 1). At the
-    first step a warning names layers that have so few connections that none is ever dropped.
+    first step a warning names layers that have so few connections that none is ever dropped. Gradients are those of
+    this process: replicas that are trained in parallel would grow different connections.
 
     :param layers: the network's sparse layers by name (``sparse_layers``)
     :param optimizer: the optimizer of the network, which holds each layer's ``values`` unless they are frozen
@@ -87,7 +88,8 @@ class TopologyEvolver:
     :param counters: where to go on counting; the dict is updated in place, so that its owner can save it
     :param on_evolution: called after each evolution with what it did
     :raises ValueError: if an argument is of the wrong type or out of range, the optimizer does not hold the ``values``
-        of a layer, or the connections of a mirror differ from its layer's
+        of a layer or has an evolver already, or the connections of a mirror differ from its layer's; and by
+        ``optimizer.step``, if it is given a closure
     """
 
     def __init__(
@@ -221,6 +223,11 @@ class TopologyEvolver:
                 layer.request_dense_grad()
 
     def _before_step(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if self.rule.evolves and (kwargs.get("closure") or any(args[1:])):
+            raise ValueError(
+                "optimizer.step(closure) is not allowed while a topology evolves, which it does before the closure has "
+                "computed gradients: call backward() first, and step() without one"
+            )
         if not self._has_warned:
             self.warn_of_layers_that_stay()
         self.counters["updates"] += 1
@@ -331,6 +338,12 @@ def _checked_layers(layers: Any) -> dict[str, SparseLinear]:
 def _checked_optimizer(optimizer: Any, layers: Mapping[str, SparseLinear]) -> th.optim.Optimizer:
     if not isinstance(optimizer, th.optim.Optimizer):
         raise ValueError(f"optimizer is a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    if layers and any(isinstance(getattr(hook, "__self__", None), TopologyEvolver) for hook in hooks):
+        raise ValueError(
+            "optimizer has a TopologyEvolver already, which clears all of its gradients: close() that one, or give one "
+            "evolver all layers"
+        )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, layer in layers.items():
         if layer.values.requires_grad and id(layer.values) not in held:

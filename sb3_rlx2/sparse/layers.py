@@ -118,7 +118,7 @@ class SparseLinear(nn.Module):
         self.bias = None if linear.bias is None else _copy(linear.bias)
         self.topology_version = 0
         self._dense_gradient: DenseGradient | None = None
-        self._structure: tuple[int, Structure] | None = None
+        self._structure: tuple[th.Tensor, Structure] | None = None
         self._start_watching()
 
     @property
@@ -129,10 +129,13 @@ class SparseLinear(nn.Module):
     @property
     def structure(self) -> Structure:
         """The connections as the compiled kernels want them; the layer must be on the CPU."""
-        if self._structure is None or self._structure[0] != self.connections_version:
-            self._check_indices()
-            indices = self.indices.numpy()
-            self._structure = self.connections_version, Structure(indices, self.in_features, self.out_features)
+        indices = self._buffers["indices"]
+        assert indices is not None
+        # Compared by its numbers: functional_call puts another tensor here, and writes to .data are not counted
+        if self._structure is None or not _are_equal(self._structure[0], indices):
+            self._refuse_bad_indices()
+            made = Structure(indices.numpy(), self.in_features, self.out_features)
+            self._structure = indices.clone(), made
         return self._structure[1]
 
     @property
@@ -280,8 +283,10 @@ class SparseLinear(nn.Module):
         return _writes(self.indices) != indices or not (self.values.requires_grad or _writes(self.values) == values)
 
     def _check_indices(self) -> None:
-        if _writes(self.indices) == self._checked_writes:
-            return
+        if _writes(self.indices) != self._checked_writes:
+            self._refuse_bad_indices()
+
+    def _refuse_bad_indices(self) -> None:
         problem = index_problem(self.indices, self.nnz, self.in_features * self.out_features)
         if problem:
             raise ValueError(
@@ -300,11 +305,15 @@ class SparseLinear(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseLinear:
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        twin.__setstate__(copy.deepcopy(self._state(), memo))
         self._copies.add(twin)
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
+        # Parametrized modules refuse ``__getstate__``, and can be copied
         state = {**self.__dict__, "_dense_gradient": None, "_structure": None}
         del state["_copies"]
         return state
@@ -351,6 +360,10 @@ def index_problem(indices: th.Tensor, nnz: int, size: int | None = None) -> str 
     if not bool((indices[1:] > indices[:-1]).all()):
         return "connection indices are not sorted and unique"
     return None
+
+
+def _are_equal(a: th.Tensor, b: th.Tensor) -> bool:
+    return a.dtype == b.dtype and th.equal(a, b)
 
 
 def _writes(tensor: th.Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,7 +145,7 @@ class TopologyRecord:
             "stride": np.array(self._stride),
         }
         for name, bits in self._bits.items():
-            rows = np.array(bits, dtype=np.uint8).reshape(len(self), -1)
+            rows = np.array(bits, dtype=np.uint8).reshape(len(self), -(-math.prod(self.shapes[name]) // 8))
             rows[1:] = rows[1:] ^ rows[:-1]
             arrays[f"layers/{name}"] = rows
         return arrays

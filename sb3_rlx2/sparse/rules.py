@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch as th
 
+from sb3_rlx2.sparse.checks import check_number
 from sb3_rlx2.sparse.layers import SparseLinear
 from sb3_rlx2.sparse.schedules import Budget, Schedule
 
@@ -47,7 +48,7 @@ class TopologyRule:
         :param layer: the layer as it is; ``layer.dense_grad`` is there if the rule ``needs_dense_grad``
         :return: [out_features, in_features]
         """
-        return th.rand(layer.out_features, layer.in_features, device=layer.values.device)
+        return th.rand(layer.out_features, layer.in_features, dtype=th.float32, device=layer.values.device)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -131,16 +132,19 @@ def next_connections(
     :param drop_fraction: ζ_t in [0, 1]
     :param connections: how many there are to be; None (default): as many as there are
     :return: the connections, and what of them is new; one that was dropped and came back counts as never dropped
-    :raises ValueError: if the rule is unknown, or a score is NaN or infinity (a diverged network); -infinity is allowed
+    :raises ValueError: if the rule is unknown, the drop fraction is out of range, or a score has another shape, is NaN or
+        infinity (a diverged network); -infinity is allowed
     """
     rule = resolve_rule(rule, "rule")
+    check_number(drop_fraction, "drop_fraction", 0.0, 1.0)
     wanted = layer.nnz if connections is None else connections
     staying = min(layer.nnz, wanted)
     staying -= math.floor(drop_fraction * staying)
-    worth = _checked(rule.drop_score(layer), "drop score")
+    worth = _checked(rule.drop_score(layer), rule, "drop_score", (layer.nnz,))
     from_worst = layer.indices.long()[th.argsort(worth, stable=True)]
     dropped, kept = from_worst.tensor_split([layer.nnz - staying])
-    promise = _checked(rule.growth_score(layer), "growth score").reshape(-1).clone()
+    shape = (layer.out_features, layer.in_features)
+    promise = _checked(rule.growth_score(layer), rule, "growth_score", shape).reshape(-1).clone()
     promise[kept] = -th.inf
     grown = th.argsort(promise, descending=True, stable=True)[: min(wanted - staying, int((promise > -th.inf).sum()))]
     gone = dropped[~th.isin(dropped, grown)]
@@ -149,7 +153,13 @@ def next_connections(
     return Exchange(th.cat([kept, grown, spared]).sort().values, gone, new)
 
 
-def _checked(score: th.Tensor, name: str) -> th.Tensor:
+def _checked(score: th.Tensor, rule: TopologyRule, name: str, shape: tuple[int, ...]) -> th.Tensor:
+    if not isinstance(score, th.Tensor) or tuple(score.shape) not in (shape, (math.prod(shape),)):
+        found = tuple(score.shape) if isinstance(score, th.Tensor) else type(score).__name__
+        raise ValueError(f"{type(rule).__name__}.{name} is {found}: it must be a tensor of shape {shape}")
+    score = score if score.is_floating_point() else score.float()
     if not bool((score < th.inf).all()):
-        raise ValueError(f"the {name} of a layer is not finite: its weights or gradients hold NaN or infinity")
+        raise ValueError(
+            f"the {name.replace('_', ' ')} of a layer is not finite: its weights or gradients hold NaN or infinity"
+        )
     return score
