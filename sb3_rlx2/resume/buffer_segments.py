@@ -53,6 +53,7 @@ class BufferSegments:
         self._arrays: list[int] = []
         self._total = self._steps = 0
         self._segments: list[Segment] = []
+        self._newest: list[Array] = []  # a copy of the last row that was written
 
     def collect(self, buffer: ReplayBuffer, num_timesteps: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Copy what is new.
@@ -65,6 +66,8 @@ class BufferSegments:
         total = self._rows_so_far(buffer, num_timesteps, [id(array) for _, array in rows])
         oldest = total - buffer.size()
         segments = [segment for segment in self._segments if segment.last > oldest]
+        if segments and not all(map(np.array_equal, self._newest, _row(rows, self._total - 1))):
+            segments.pop()  # the end of its episode was marked since
         first = max(oldest, segments[-1].last if segments else 0)
         row_bytes = sum(array.nbytes for _, array in rows) // buffer.buffer_size
         new: dict[str, Any] = {}
@@ -82,6 +85,7 @@ class BufferSegments:
                 segments.append(segment)
                 new[segment.name] = {"first": segment.first, "last": segment.last, "rows": _copied(rows, segment)}
         self._total, self._steps, self._segments = total, num_timesteps, segments
+        self._newest = _row(rows, total - 1)
         whole = {name: vars(buffer)[name].copy() for name in REWRITTEN if name in vars(buffer)}
         if buffer.optimize_memory_usage:  # where the newest transition's next observation is
             whole["next"] = {name: array[buffer.pos].copy() for name, array in rows if name[0] == "observations"}
@@ -104,7 +108,9 @@ class BufferSegments:
         """
         self._arrays = [id(array) for _, array in row_arrays(buffer)]
         self._total, self._steps = state["total"], num_timesteps
-        self._segments = [Segment(*segment) for segment in state["segments"]]
+        # The last one is written again: environments that begin new episodes have marked an end in its last row
+        self._segments = [Segment(*segment) for segment in state["segments"]][:-1]
+        self._newest = _row(row_arrays(buffer), self._total - 1)
 
     def forget(self) -> None:
         """Write all rows next time."""
@@ -116,6 +122,7 @@ class BufferSegments:
         stored = buffer.buffer_size if buffer.full else buffer.pos
         if (
             arrays != self._arrays
+            or total < self._total  # environment steps are counted anew
             or total % buffer.buffer_size != buffer.pos
             or min(total, buffer.buffer_size) != stored
         ):
@@ -185,6 +192,11 @@ def _row_arrays(buffer: ReplayBuffer) -> Iterator[tuple[tuple[str, ...], Array]]
             has_rows = isinstance(array, np.ndarray) and array.ndim > 1 and len(array) == buffer.buffer_size
             if has_rows and name not in REWRITTEN and not array.dtype.hasobject:
                 yield (name, key), array
+
+
+def _row(rows: list[tuple[tuple[str, ...], Array]], number: int) -> list[Array]:
+    """Copies of a row of all arrays."""
+    return [array[number % len(array)].copy() for _, array in rows]
 
 
 def _copied(rows: list[tuple[tuple[str, ...], Array]], segment: Segment) -> list[Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from types import FrameType
 from typing import Any, cast
 
 import torch as th
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -29,8 +31,8 @@ from sb3_rlx2.resume.recipes import recipe_of_callbacks, recipe_of_environments,
 from sb3_rlx2.resume.training_state import log_entries, set_training_state, training_state
 from sb3_rlx2.sparse.checks import check_count
 
-TEMPLATES = ("model.safetensors", "model.zip")
-"""Settings with which the model was made, without pickle if that is possible."""
+TEMPLATE = re.compile(r"model(-\d+)?\.(safetensors|zip)")
+"""Names of files with the settings of the model, without pickle if that is possible."""
 
 PACKAGES = ("sb3-rlx2", "torch", "numpy", "numba", "stable-baselines3", "gymnasium", "mujoco")
 """Those whose versions decide about the last bit."""
@@ -67,6 +69,7 @@ class TrainingCheckpointCallback(BaseCallback):
         self._number = self._saved_at = -1
         self._problem: str | None = None
         self._template = ""
+        self._in_template: list[Any] = []
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of this callback."""
@@ -120,6 +123,13 @@ class TrainingCheckpointCallback(BaseCallback):
                 "sb3_rlx2.resume.register_environment",
                 stacklevel=2,
             )
+        buffer = self._off_policy.replay_buffer
+        if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
+            warnings.warn(
+                f"{type(self).__name__}: infos that a HerReplayBuffer copies (copy_info_dict=True) are not saved: "
+                "those of earlier transitions are empty once a training is resumed",
+                stacklevel=2,
+            )
         unknown = unknown_attributes(self.locals["callback"])
         if unknown:
             warnings.warn(
@@ -151,11 +161,23 @@ class TrainingCheckpointCallback(BaseCallback):
     def _save(self, finished: bool) -> None:
         began = time.perf_counter()
         self.wait()
-        model, root = self._off_policy, self.locals["callback"]
+        model = self._off_policy
         self._number, self._saved_at = self._number + 1, model.num_timesteps
-        if self._number == 0:
+        if not self._template or not all(map(_is_same, self._in_template, _settings(model))):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._template = _save_template(model, self.folder)
+            self._template = _save_template(model, self.folder, f"model-{self._number}" if self._number else "model")
+            self._in_template = _settings(model)
+        try:
+            self._begin_to_write(finished)
+        except BaseException:
+            self._segments.forget()  # what was collected may not be written
+            raise
+        if self._number == 0:
+            self.wait()  # what cannot be saved is known before the first step
+        self.seconds_stopped = time.perf_counter() - began
+
+    def _begin_to_write(self, finished: bool) -> None:
+        model, root = self._off_policy, self.locals["callback"]
         assert model.replay_buffer is not None
         state = training_state(model, root)
         state["buffer"], rows = self._segments.collect(model.replay_buffer, model.num_timesteps)
@@ -180,9 +202,6 @@ class TrainingCheckpointCallback(BaseCallback):
         # It must end even if the program does not wait
         self._checkpoints.writer = threading.Thread(target=self._write, args=(self._number, state, rows), daemon=False)
         self._checkpoints.writer.start()
-        if self._number == 0:
-            self.wait()  # what cannot be saved is known before the first step
-        self.seconds_stopped = time.perf_counter() - began
 
     def _write(self, number: int, state: dict[str, Any], rows: dict[str, Any]) -> None:
         try:
@@ -192,10 +211,14 @@ class TrainingCheckpointCallback(BaseCallback):
 
     def wait(self) -> None:
         """Wait until the newest checkpoint is written. A warning says if it could not be."""
-        if self._checkpoints.writer is None:
+        writer, self._checkpoints.writer = self._checkpoints.writer, None
+        if writer is None or writer.ident is None:  # none, or Ctrl-C came before it was started
             return
-        self._checkpoints.writer.join()
-        self._checkpoints.writer = None
+        try:
+            writer.join()
+        except BaseException:
+            self._checkpoints.writer = writer
+            raise
         failed, self._failed = self._failed, None
         if failed is not None:
             self._segments.forget()
@@ -215,6 +238,7 @@ class TrainingCheckpointCallback(BaseCallback):
         set_training_state(model, root, state, is_exact=self._problem is None)
         model._custom_logger = state["recipe"]["custom_logger"]
         self._number, self._template = state["number"], state["recipe"]["template"]
+        self._in_template = _settings(model)
         assert model.replay_buffer is not None
         self._segments.go_on_from(model.replay_buffer, state["buffer"], model.num_timesteps)
         self._checkpoints.logs.go_on_from(log_entries(state))
@@ -240,8 +264,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _save_template(model: OffPolicyAlgorithm, folder: Path) -> str:
-    without_pickle, with_pickle = TEMPLATES
+def _settings(model: OffPolicyAlgorithm) -> list[Any]:
+    """What a model file keeps, may change between two checkpoints, and is no plain data."""
+    return [model, model.lr_schedule, model.learning_rate, model.train_freq]
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    return before is now or (isinstance(before, (int, float, tuple)) and before == now)
+
+
+def _save_template(model: OffPolicyAlgorithm, folder: Path, name: str) -> str:
+    without_pickle, with_pickle = f"{name}.safetensors", f"{name}.zip"
     if isinstance(model, SavedAlgorithm):
         with suppress(ValueError):  # a class or function that is known by no name, such as a lambda
             model.save(folder / without_pickle)

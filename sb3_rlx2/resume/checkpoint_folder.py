@@ -153,9 +153,10 @@ class CheckpointFolder:
         for other in set(old) - set(kept):
             self.file(other).unlink(missing_ok=True)
         needed = set().union(*self._needed.values())
-        for path in self.path.glob("rows-*.safetensors"):
-            if path.name not in needed:
-                path.unlink(missing_ok=True)
+        for pattern in ("rows-*.safetensors", "model-*.safetensors", "model-*.zip"):
+            for path in self.path.glob(pattern):
+                if path.name not in needed:
+                    path.unlink(missing_ok=True)
         self.logs.remove_all_but(needed)
         sync_folder(self.path)
 
@@ -170,4 +171,5 @@ class CheckpointFolder:
 
 def _needs(state: dict[str, Any]) -> set[str]:
     """Names of the files that a checkpoint shares with others."""
-    return {name for name, _, _ in state["buffer"]["segments"]} | {entry["copy"] for entry in log_entries(state)}
+    rows = {name for name, _, _ in state["buffer"]["segments"]}
+    return rows | {state["recipe"]["template"]} | {entry["copy"] for entry in log_entries(state)}

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_rlx2.common.saving.trust import check_trusted
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.resume.buffer_segments import restore_buffer
-from sb3_rlx2.resume.checkpoint_callback import TEMPLATES, TrainingCheckpointCallback, versions
+from sb3_rlx2.resume.checkpoint_callback import TEMPLATE, TrainingCheckpointCallback, versions
 from sb3_rlx2.resume.checkpoint_folder import CheckpointFolder
 from sb3_rlx2.resume.log_files import make_logger
 from sb3_rlx2.resume.recipes import make_callbacks, make_environments
@@ -107,9 +107,9 @@ def _restored(
         th.set_num_threads(recipe["threads"])  # sums of more or fewer parts are not the same
     env = make_environments(recipe["environments"]) if env is None else env
     _warn_of_other_versions(recipe["versions"])
-    if recipe["template"] not in TEMPLATES:
+    if not TEMPLATE.fullmatch(recipe["template"]):
         raise ModelFileError(f"{checkpoints.path}: the checkpoint names {recipe['template']!r} as its model")
-    if recipe["template"] != TEMPLATES[0]:
+    if not recipe["template"].endswith(".safetensors"):
         check_trusted(None, str(checkpoints.path / recipe["template"]))
     model = cast(Any, algorithm).load(
         checkpoints.path / recipe["template"],

@@ -15,7 +15,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
-from sb3_rlx2.common.topology import attached_evolvers
+from sb3_rlx2.common.topology import attached_evolvers, follow_budgets, networks
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.resume.callback_states import callback_states, set_callback_states
 from sb3_rlx2.resume.environments import logs_of, set_vectorized_state, vectorized_state
@@ -66,6 +66,9 @@ def set_training_state(
     env = cast(VecEnv, model.env)
     set_model_attributes(model, state)
     set_attributes(cast(ReplayBuffer, model.replay_buffer), state["buffer"]["attributes"])
+    rules = {name: evolver.rule for name, evolver in attached_evolvers(model).items()}
+    if rules.keys() == networks(model).keys():
+        follow_budgets(model, rules, state["networks"]["policy"])
     for name in _modules(model):
         recursive_getattr(model, name).load_state_dict(state["networks"][name])
     for name in _tensors(model):

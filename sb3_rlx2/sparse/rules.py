@@ -132,8 +132,8 @@ def next_connections(
     :param drop_fraction: ζ_t in [0, 1]
     :param connections: how many there are to be; None (default): as many as there are
     :return: the connections, and what of them is new; one that was dropped and came back counts as never dropped
-    :raises ValueError: if the rule is unknown, the drop fraction is out of range, or a score has another shape, is NaN or
-        infinity (a diverged network); -infinity is allowed
+    :raises ValueError: if the rule is unknown, the drop fraction is out of range, or a score has another shape, is NaN
+        or infinity (a diverged network); -infinity is allowed
     """
     rule = resolve_rule(rule, "rule")
     check_number(drop_fraction, "drop_fraction", 0.0, 1.0)
