@@ -56,11 +56,15 @@ def adapted(name: str, trusts_downloads: bool) -> Iterator[None]:
             # It lists them for all that --log-dir has, and says nothing of --no-hub
             stack.enter_context(wrapped(utils, "get_hf_trained_models", _naming_no_hub))
         if name in DOWNLOAD:
-            # Newer versions of huggingface_hub raise another exception than the zoo expects
-            stack.enter_context(wrapped(huggingface_sb3, "load_from_hub", _with_the_expected_error))
+            from rl_zoo3 import load_from_hub
+
             # It trusts nothing or all
             check = functools.partial(checked, is_trusted=trusts_downloads)
-            stack.enter_context(wrapped(huggingface_sb3, "load_from_hub", check))
+            # The zoo's module keeps the function that it found when it was imported
+            for owner in (huggingface_sb3, load_from_hub):
+                # Newer versions of huggingface_hub raise another exception than the zoo expects
+                stack.enter_context(wrapped(owner, "load_from_hub", _with_the_expected_error))
+                stack.enter_context(wrapped(owner, "load_from_hub", check))
         if name == "push_to_hub":
             # Newer versions of huggingface_sb3 lack a function that the zoo imports
             stack.enter_context(_with_generate_metadata())

@@ -13,11 +13,16 @@ from typing import Any
 
 import yaml
 
-from sb3_rlx2.common.saving.opening import is_without_pickle
 from sb3_rlx2.common.saving.trust import VARIABLE
+from sb3_rlx2.errors import ModelFileError
+from sb3_rlx2.files import read_state
 
 FLAG = "--trusted"
 OF_HUGGINGFACE = "TRUST_REMOTE_CODE"
+
+PICKLED = "holds pickled objects"
+OF_THE_MODEL = {"data", "policy.pth"}
+"""What of SB3's archive of a model is or was pickled."""
 
 KNOWN_TAGS = ("object/apply:collections.OrderedDict", "tuple")
 """What the zoo's own YAML files have, of the tags with which PyYAML makes any object."""
@@ -40,9 +45,11 @@ def checked(load_from_hub: Callable[..., str], is_trusted: bool) -> Callable[...
         with _allowed_downloads():  # nothing is loaded here
             path = load_from_hub(repo_id, filename, **kwargs)
         if not trusts and (reason := why_code(Path(path), filename)) is not None:
+            # The zoo reads no statistics without pickle
+            can_do_without = reason == PICKLED and not filename.endswith(".pkl")
             raise ValueError(
                 f"{filename} of {repo_id} {reason}, and so can run any code when it is used: pass {FLAG} if you trust "
-                "whoever uploaded it, or ask for a model without pickle (rlx2 convert)"
+                f"whoever uploaded it{', or ask for a model without pickle (rlx2 convert)' if can_do_without else ''}"
             )
         return path
 
@@ -70,14 +77,32 @@ def why_code(path: Path, name: str) -> str | None:
     """
     if name.endswith((".yml", ".yaml")):
         return _why_code_of_yaml(path.read_text("utf-8"))
-    with path.open("rb") as file:
-        if is_without_pickle(file):
-            return None
-    if zipfile.is_zipfile(path):
+    if name.endswith(".pkl"):  # the zoo unpickles it, whatever it is
+        return PICKLED
+    if zipfile.is_zipfile(path):  # a file may be this and one of ours too, and SB3 unpickles what is in it
+        return _why_code_of_archive(path)
+    try:
+        read_state(path)
+    except ModelFileError:
+        return PICKLED
+    return None
+
+
+def _why_code_of_archive(path: Path) -> str | None:
+    try:
         with zipfile.ZipFile(path) as archive:
-            # Curves of the training are in an archive too
-            return "holds pickled objects" if {"data", "policy.pth"} & {*archive.namelist()} else None
-    return "holds pickled objects"
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError):
+        return PICKLED
+    if OF_THE_MODEL & {*names}:
+        return PICKLED
+    # Curves of the training are in an archive too, which the zoo unpacks over what it has downloaded
+    other = next((name for name in names if not _is_curve(name)), None)
+    return None if other is None else f"holds {other!r}, which is no curve of a training"
+
+
+def _is_curve(name: str) -> bool:
+    return name == "evaluations.npz" or (name.endswith(".csv") and not {"/", "\\"} & {*name})
 
 
 def _why_code_of_yaml(text: str) -> str | None:

@@ -66,7 +66,9 @@ def opened(file: File, suffix: str) -> Iterator[Any]:
 
 
 def is_without_pickle(file: io.BufferedIOBase) -> bool:
-    """Whether an open file is in the safetensors format; its position stays.
+    """Whether an open file begins as one in the safetensors format; its position stays.
+
+    That says how to read it. Only ``read_state`` finds whether it is one: the rest may be anything, a pickle too.
 
     :param file: the file
     """
