@@ -1,5 +1,7 @@
 """A training that was cut off and resumed ends as one that never was, bit for bit."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -43,7 +45,7 @@ from sb3_rlx2 import (
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.resume import has_checkpoint, register_callback, resume
 from sb3_rlx2.resume.buffer_segments import row_arrays
-from sb3_rlx2.resume.checkpoint_folder import TRAINING_FORMAT
+from sb3_rlx2.resume.checkpoint_folder import TRAINING_FORMAT, CheckpointFolder
 from sb3_rlx2.resume.random_states import random_states
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -416,6 +418,59 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
     code = f"from sb3_rlx2.resume import resume; resume({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "another process trains and writes its checkpoints here" in done.stderr
+
+
+def is_locked(folder):
+    """Whether another process would find the folder locked."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_the_lock_of_a_folder_goes_from_object_to_object_of_a_process(tmp_path):
+    first, second = CheckpointFolder(tmp_path), CheckpointFolder(tmp_path)
+    before = len(os.listdir("/dev/fd"))
+    first.lock()
+    second.lock()
+    first.unlock()
+    assert is_locked(tmp_path)
+    second.unlock()
+    assert not is_locked(tmp_path)
+    with first.locked():
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_forked_workers_that_outlive_a_training_do_not_keep_its_folder_locked(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.lock()
+    env = SubprocVecEnv([lambda: gym.make("Pendulum-v1")] * 2, start_method="fork")
+    try:
+        env.reset()  # they have started
+        assert is_locked(tmp_path)
+        folder.unlock()  # as the end of the process does
+        assert not is_locked(tmp_path)
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_of_files_training_goes_on_with_a_warning(code, tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    before = len(os.listdir("/dev/fd"))
+    with pytest.warns(UserWarning, match="files cannot be locked here"), CheckpointFolder(tmp_path).locked():
+        pass
+    assert len(os.listdir("/dev/fd")) == before
+    with pytest.warns(UserWarning, match="files cannot be locked here"):
+        model_of(RLx2TD3).learn(10, TrainingCheckpointCallback(tmp_path, every=4))
+    assert has_checkpoint(tmp_path)
 
 
 KEPT = Path(__file__).parent / "saved_trainings"

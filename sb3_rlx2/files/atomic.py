@@ -90,7 +90,7 @@ def _open_temporary(target: Path, mode: str, encoding: str | None, newline: str 
         except FileExistsError:
             continue
         # Before it was locked, it could be removed
-        if _lock(file.fileno()) is not False and temporary.exists():
+        if try_lock(file.fileno()) is not False and temporary.exists():
             return file
         file.close()
 
@@ -103,7 +103,7 @@ def _remove_debris(target: Path) -> None:
             if entry.name.startswith(prefix) and re.fullmatch(r"[0-9a-f]{8}\.tmp", entry.name[len(prefix) :]):
                 descriptor = os.open(entry.path, os.O_RDWR)
                 try:
-                    if _lock(descriptor):
+                    if try_lock(descriptor):
                         os.unlink(entry.path)
                 finally:
                     os.close(descriptor)
@@ -113,7 +113,7 @@ def _prefix(target: Path) -> str:
     return f".{target.name[:LONGEST]}."
 
 
-def _lock(descriptor: int) -> bool | None:
+def try_lock(descriptor: int) -> bool | None:
     """Lock an open file until it is closed or its process ends.
 
     :param descriptor: of the file

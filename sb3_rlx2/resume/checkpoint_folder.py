@@ -7,19 +7,18 @@ import sys
 import threading
 import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sb3_rlx2.common.saving.model_files import check_kind
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.files import read_state, write_state
-from sb3_rlx2.files.atomic import sync_folder
+from sb3_rlx2.files.atomic import sync_folder, try_lock
 from sb3_rlx2.resume.buffer_segments import Segment, read_segment
 from sb3_rlx2.resume.log_files import LogCopies
 from sb3_rlx2.resume.training_state import log_entries
-
-if sys.platform != "win32":
-    import fcntl
 
 PREFIX, SUFFIX = "checkpoint-", ".safetensors"
 
@@ -63,7 +62,7 @@ class CheckpointFolder:
         return self.path / f"{PREFIX}{number}{SUFFIX}"
 
     def lock(self) -> None:
-        """Keep other processes from writing here until this one ends.
+        """Keep other processes from writing here until this one ends. Without locks of files there is a warning.
 
         :raises ValueError: if one does
         """
@@ -73,16 +72,23 @@ class CheckpointFolder:
         descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
         found = os.fstat(descriptor)
         before = _owners.get((found.st_dev, found.st_ino))
-        _owners[found.st_dev, found.st_ino] = self
-        if before is not None and before._lock is not None:  # a training in this process that was interrupted
+        if before is not None and before._lock is not None:  # this process has it, or a training in it was interrupted
+            os.close(descriptor)
             if before.writer is not None:
                 before.writer.join()
-            before.unlock()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise ValueError(f"{self.path}: another process trains and writes its checkpoints here") from None
+            descriptor = before._give()
+        else:
+            has_lock = try_lock(descriptor)
+            if has_lock is False:
+                os.close(descriptor)
+                raise ValueError(f"{self.path}: another process trains and writes its checkpoints here")
+            if has_lock is None:
+                warnings.warn(
+                    f"{self.path}: files cannot be locked here, so nothing keeps another process from training in this "
+                    "folder at the same time",
+                    stacklevel=3,
+                )
+        _owners[found.st_dev, found.st_ino] = self
         self._lock = weakref.finalize(self, os.close, descriptor)
 
     def unlock(self) -> None:
@@ -90,6 +96,27 @@ class CheckpointFolder:
         if self._lock is not None:
             self._lock()
             self._lock = None
+
+    def _give(self) -> int:
+        """The descriptor of the lock, which is another's from now on."""
+        assert self._lock is not None
+        detached = self._lock.detach()
+        self._lock = None
+        assert detached is not None
+        descriptor: int = detached[2][0]
+        return descriptor
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock for a while, or until another object of this process takes the lock over.
+
+        :raises ValueError: if another process writes here
+        """
+        self.lock()
+        try:
+            yield
+        finally:
+            self.unlock()
 
     def write(self, number: int, state: dict[str, Any], rows: dict[str, Any], keep: int) -> None:
         """Write a checkpoint, then remove older ones and what only they need.
@@ -173,3 +200,13 @@ def _needs(state: dict[str, Any]) -> set[str]:
     """Names of the files that a checkpoint shares with others."""
     rows = {name for name, _, _ in state["buffer"]["segments"]}
     return rows | {state["recipe"]["template"]} | {entry["copy"] for entry in log_entries(state)}
+
+
+def _unlock_in_child() -> None:
+    """Workers of environments may outlive the training: what they inherit must not keep its lock."""
+    for folder in list(_owners.values()):
+        folder.unlock()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_unlock_in_child)

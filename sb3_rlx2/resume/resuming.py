@@ -85,11 +85,8 @@ def restored(
     checkpoints = CheckpointFolder(folder)
     if not checkpoints.numbers():
         raise ModelFileError(f"{folder}: there is no checkpoint in this folder")
-    checkpoints.lock()
-    try:
+    with checkpoints.locked():
         yield _restored(checkpoints, env, callback, algorithm, device)
-    finally:
-        checkpoints.unlock()
 
 
 def _restored(
