@@ -1,6 +1,7 @@
 """``rlx2 train --checkpoint-every`` and ``--resume``: a training that was killed goes on in its folder."""
 
 import csv
+import os
 import signal
 import time
 
@@ -91,6 +92,43 @@ def test_a_killed_process_goes_on(tmp_path):
     assert not (run / "Pendulum-v1.zip").exists()
     resumed(tmp_path / "logs")
     assert RLx2TD3.load(run / "Pendulum-v1.zip").num_timesteps == 3000
+
+
+def contents(folder):
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_is_still_training_is_left_alone(tmp_path, capsys):
+    arguments = [
+        "train",
+        "--algo",
+        "rlx2_td3",
+        "--env",
+        "Pendulum-v1",
+        "-n",
+        "100000",
+        "--eval-freq",
+        "-1",
+        "-f",
+        "logs",
+    ]
+    process = start(*arguments, "--checkpoint-every", "500", "-params", *SHORT, cwd=tmp_path)
+    run = run_folder(tmp_path / "logs")
+    try:
+        while len(list((run / "checkpoints").glob("checkpoint-*"))) < 2 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # all of its threads have stopped then
+        before = contents(run)
+        assert len(before[str(run / "0.monitor.csv")].splitlines()) > 2
+        assert main(["train", "--resume", str(run)]) == 2
+        assert contents(run) == before
+    finally:
+        process.kill()
+        process.communicate()
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert f"{run / 'checkpoints'}: another process trains and writes its checkpoints here" in errors[0]
 
 
 @pytest.mark.parametrize(

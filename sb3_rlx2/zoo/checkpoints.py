@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.resume import has_checkpoint
+from sb3_rlx2.resume.checkpoint_folder import CheckpointFolder
 from sb3_rlx2.resume.resuming import restored
 from sb3_rlx2.sparse.checks import check_count
+from sb3_rlx2.zoo.adapters import parsed_as
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
 from sb3_rlx2.zoo.downloads import PlainLoader
 
@@ -90,6 +93,18 @@ def arguments_of(run: Path) -> argparse.Namespace:
     if len(files) != 1:
         raise ValueError(f"--resume {run}: this is no folder of a run, there is no ENVIRONMENT/args.yml in it")
     return argparse.Namespace(**dict(yaml.load(files[0].read_text("utf-8"), Loader=PlainLoader)))
+
+
+@contextmanager
+def resuming(run: Path) -> Iterator[None]:
+    """Let the zoo go on with a run, and no other process.
+
+    :param run: the folder of the run
+    :raises ValueError: if the folder is none, or another process still trains
+    """
+    # The zoo makes environments, which empty their monitor.csv, before it trains
+    with CheckpointFolder(run / FOLDER).locked(), parsed_as(arguments_of(run)):
+        yield
 
 
 class ResumedModel:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from sb3_rlx2.zoo.adapters import DOWNLOAD, adapted, parsed_as, replaced
+from sb3_rlx2.zoo.adapters import DOWNLOAD, adapted, replaced
 from sb3_rlx2.zoo.downloads import FLAG
 from sb3_rlx2.zoo.registration import check_installed, register
 
@@ -20,10 +20,11 @@ def run(module: str, arguments: Sequence[str], prog: str) -> None:
     :param arguments: what follows on the command line
     :param prog: what its help calls the program
     :raises ImportError: if rl-zoo3 is not installed
-    :raises ValueError: for an unknown environment, a model file that is none, or a value that is no Python
+    :raises ValueError: for an unknown environment, a model file that is none, a value that is no Python, or a run to
+        resume that another process still trains
     """
     check_installed()
-    from sb3_rlx2.zoo.checkpoints import HELP, Checkpoints, arguments_of, checkpoints_of
+    from sb3_rlx2.zoo.checkpoints import HELP, Checkpoints, checkpoints_of, resuming
     from sb3_rlx2.zoo.experiment import RLx2ExperimentManager
     from sb3_rlx2.zoo.program_arguments import check_program_arguments
 
@@ -40,7 +41,7 @@ def run(module: str, arguments: Sequence[str], prog: str) -> None:
         adapted(name, trusts_downloads),
         replaced(RLx2ExperimentManager, "checkpoints", checkpoints),
         replaced(sys, "argv", [prog, *arguments]),
-        nullcontext() if checkpoints.run is None else parsed_as(arguments_of(checkpoints.run)),
+        nullcontext() if checkpoints.run is None else resuming(checkpoints.run),
         warnings.catch_warnings(),
     ):
         # rl_zoo3.plots has imported its programs already
