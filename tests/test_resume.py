@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -249,7 +250,12 @@ def test_a_training_that_is_stopped_again_and_again_ends_the_same(tmp_path):
     assert differing(expected, state_of(resumed(tmp_path / "cut", callback=[]))) == []
 
 
-def test_callbacks_and_logs_resume(tmp_path):
+def contents(folder):
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("moved", [None, "moved", "copied"])
+def test_callbacks_and_logs_resume(moved, tmp_path, monkeypatch):
     def run(folder, cut=None):
         env = make_vec_env("Pendulum-v1", 1, seed=0, monitor_dir=str(folder / "monitor"))
         model = model_of(RLx2TD3, env)
@@ -278,16 +284,28 @@ def test_callbacks_and_logs_resume(tmp_path):
 
     whole = run(tmp_path / "whole")
     expected = state_of(whole)
-    run(tmp_path / "cut", 530)
-    found = resumed(tmp_path / "cut" / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    run(Path("cut"), 530)
+    one, other = tmp_path / "whole", tmp_path / ("cut" if moved is None else "elsewhere/cut")
+    if moved is not None:
+        shutil.copytree("cut", other)
+        if moved == "moved":
+            shutil.rmtree("cut")
+    left = contents(tmp_path / "cut")
+    (tmp_path / "current").mkdir()
+    monkeypatch.chdir(tmp_path / "current")
+    found = resumed(other / "checkpoints")
     assert differing(expected, state_of(found)) == []
     close(found)
+    assert not list((tmp_path / "current").iterdir())
+    if moved is not None:
+        assert contents(tmp_path / "cut") == left
+        assert (tmp_path / "cut").exists() == (moved == "copied")
     sys.path.insert(0, str(BENCHMARKS))
     try:
         from kill_and_resume import CLOCKS, tensorboard_values
     finally:
         sys.path.remove(str(BENCHMARKS))
-    one, other = tmp_path / "whole", tmp_path / "cut"
     for name in ("evaluations.npz", "history.npz"):
         with np.load(one / name) as first, np.load(other / name) as second:
             assert first.files == second.files
@@ -309,6 +327,33 @@ def test_callbacks_and_logs_resume(tmp_path):
     assert sorted(path.name for path in (one / "models").iterdir()) == sorted(
         path.name for path in (other / "models").iterdir()
     )
+
+
+def test_callbacks_that_are_passed_write_where_they_say(tmp_path):
+    def evaluating(folder):
+        return EvalCallback(Monitor(gym.make("Pendulum-v1")), None, None, 1, 50, str(folder), str(folder), verbose=0)
+
+    cut_off(model_of(RLx2TD3), tmp_path / "checkpoints", [evaluating(tmp_path / "before")])
+    before = contents(tmp_path / "before")
+    resumed(tmp_path / "checkpoints", callback=[evaluating(tmp_path / "after")])
+    assert contents(tmp_path / "before") == before
+    with np.load(tmp_path / "after" / "evaluations.npz") as evaluations:
+        assert evaluations["timesteps"].tolist() == [50, 100, 150, 200]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tensorboard"])
+def test_the_folder_of_a_log_is_made_again_with_a_warning(kind, tmp_path):
+    model = model_of(RLx2TD3)
+    model.set_logger(configure(str(tmp_path / "logs"), [kind]))
+    cut_off(model, tmp_path / "run" / "checkpoints", steps=440, cut=430, log_interval=1)
+    model.logger.close()
+    before = contents(tmp_path / "logs")
+    shutil.rmtree(tmp_path / "logs")
+    with pytest.warns(UserWarning, match=f"{re.escape(str(tmp_path / 'logs'))}, where .* of kind {kind}, is not there"):
+        close(resumed(tmp_path / "run" / "checkpoints", callback=[]))
+    after = contents(tmp_path / "logs")
+    assert after
+    assert kind == "tensorboard" or after == before
 
 
 def test_a_callback_whose_state_is_in_other_objects_is_named(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +80,18 @@ def test_a_run_that_was_continued_from_a_model_goes_on_to_the_same_end(tmp_path,
     resumed(tmp_path / "cut")
     assert "no replay_buffer.pkl" not in capsys.readouterr().out
     assert_same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(tmp_path, cut, monkeypatch):
+    assert train(tmp_path / "whole", *FLAGS, steps=450) == 0
+    monkeypatch.chdir(tmp_path)
+    with cut(330):
+        train(Path("cut"), *FLAGS, steps=450)
+    monkeypatch.undo()
+    (tmp_path / "cut").rename(tmp_path / "moved")
+    resumed(tmp_path / "moved")
+    assert not (tmp_path / "cut").exists()
+    assert_same_end(tmp_path / "whole", tmp_path / "moved")
 
 
 def test_a_killed_process_goes_on(tmp_path):

@@ -24,6 +24,9 @@ from sb3_rlx2.resume.plain_data import attributes_of, other_attributes, set_attr
 
 STRUCTURE = ("model", "parent", "locals", "globals")
 
+PATHS = ("save_path", "log_path", "best_model_save_path")
+"""Attributes of SB3's and the zoo's callbacks that say where they write, as a new one is told when it is made."""
+
 KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "rl_zoo3.", "sb3_rlx2.")
 """Where callbacks are whose state is in their plain attributes, or that have ``get_state``."""
 
@@ -123,7 +126,7 @@ def _state(callback: BaseCallback, training_env: VecEnv) -> dict[str, Any]:
     environments = environments_of(callback, training_env)
     return {
         "counts": [callback.n_calls, callback.num_timesteps],
-        "state": attributes_of(callback, STRUCTURE) if own is None else own(),
+        "state": attributes_of(callback, (*STRUCTURE, *PATHS)) if own is None else own(),
         "environments": {
             name: vectorized_state(env) if isinstance(env, VecEnv) else environment_state(env)
             for name, env in environments.items()
@@ -136,7 +139,7 @@ def _set_state(callback: BaseCallback, training_env: VecEnv, saved: dict[str, An
     if hasattr(callback, "get_state"):
         callback.set_state(saved["state"])  # type: ignore[attr-defined]
     else:
-        set_attributes(callback, saved["state"])
+        set_attributes(callback, {name: kept for name, kept in saved["state"].items() if name not in PATHS})
     for name, env in environments_of(callback, training_env).items():
         if name in saved["environments"]:
             if isinstance(env, VecEnv):

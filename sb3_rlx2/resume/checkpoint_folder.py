@@ -18,6 +18,7 @@ from sb3_rlx2.files import read_state, write_state
 from sb3_rlx2.files.atomic import sync_folder, try_lock
 from sb3_rlx2.resume.buffer_segments import Segment, read_segment
 from sb3_rlx2.resume.log_files import LogCopies
+from sb3_rlx2.resume.moved_paths import move_along
 from sb3_rlx2.resume.training_state import log_entries
 
 PREFIX, SUFFIX = "checkpoint-", ".safetensors"
@@ -131,7 +132,8 @@ class CheckpointFolder:
             for name, segment in rows.items():
                 write_state(self.path / name, segment)
             self.logs.write()
-            write_state(self.file(number), {"kind": KIND, "format": TRAINING_FORMAT, **state})
+            head = {"kind": KIND, "format": TRAINING_FORMAT, "folder": os.path.realpath(self.path)}
+            write_state(self.file(number), {**head, **state})
         except BaseException:
             for name in rows:
                 (self.path / name).unlink(missing_ok=True)
@@ -141,7 +143,8 @@ class CheckpointFolder:
     def read(self) -> dict[str, Any]:
         """Read the newest checkpoint that is whole, with a warning about newer ones.
 
-        :return: as it was given to ``write``, with its ``number``, and the ``content`` of log files
+        :return: as it was given to ``write``, with its ``number``, the ``content`` of log files, and paths that have
+            moved with the folder
         :raises ModelFileError: if there is none
         """
         numbers = self.numbers()
@@ -171,6 +174,7 @@ class CheckpointFolder:
             read_segment(self.path, Segment(*segment))
         for entry in log_entries(state):
             entry["content"] = self.logs.content(entry)
+        move_along(state, self.path)
         return {**state, "number": number}
 
     def _remove_old(self, keep: int, number: int, state: dict[str, Any]) -> None:

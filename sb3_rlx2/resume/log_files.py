@@ -166,7 +166,7 @@ def logger_state(logger: Logger) -> dict[str, Any]:
         "counts": dict(logger.name_to_count),
         "excluded": dict(logger.name_to_excluded),
         "level": logger.level,
-        "dir": logger.dir,
+        "dir": None if logger.dir is None else os.path.realpath(logger.dir),
         "formats": [_format_state(output) for output in logger.output_formats],
     }
 
@@ -174,7 +174,7 @@ def logger_state(logger: Logger) -> dict[str, Any]:
 def _format_state(output: KVWriter) -> dict[str, Any]:
     if isinstance(output, TensorBoardOutputFormat):
         output.writer.flush()
-        folder = os.path.abspath(output.writer.log_dir)
+        folder = os.path.realpath(output.writer.log_dir)
         return {"kind": "tensorboard", "folder": folder, "files": event_files(folder)}
     kind = KINDS.get(type(output))
     if kind is None or (isinstance(output, HumanOutputFormat) and not output.own_file):
@@ -196,13 +196,21 @@ def event_files(folder: str) -> dict[str, int]:
 
 
 def make_logger(state: dict[str, Any]) -> Logger:
-    """Make a logger that writes where another one wrote.
+    """Make a logger that writes where another one wrote. A folder that is gone is made, with a warning.
 
     :param state: of the other one
     """
     outputs: list[KVWriter] = []
     for saved in state["formats"]:
         kind = saved["kind"]
+        folder = os.path.dirname(saved["log"]["path"]) if "log" in saved else saved.get("folder", ".")
+        if not os.path.isdir(folder):
+            os.makedirs(folder)
+            warnings.warn(
+                f"{folder}, where the logger wrote a log of kind {kind}, is not there any more: it is made again, and "
+                "the log goes on in it",
+                stacklevel=3,
+            )
         if kind is None:
             warnings.warn(
                 f"the logger had an output of class {saved['class']}, which is not known here: it gets nothing from "

@@ -34,6 +34,7 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_rlx2.analysis.history import TopologyHistoryCallback
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback
+from sb3_rlx2.resume.callback_states import PATHS
 from sb3_rlx2.resume.environments import call_in_environments, vector_layers
 from sb3_rlx2.resume.log_files import log_file
 
@@ -166,7 +167,8 @@ def register_callback(callback_class: type[BaseCallback], arguments: Mapping[str
     """Let a class of callbacks be made again.
 
     :param callback_class: the class
-    :param arguments: those of its constructor, each with the attribute that holds it; None: one of the same name
+    :param arguments: those of its constructor, each with the attribute that holds it; None: one of the same name.
+        Of an attribute that is a ``Path``, the absolute path is kept, and passed as a str
     """
     KNOWN[callback_class] = arguments
 
@@ -201,10 +203,10 @@ def _recipe_of_callback(callback: BaseCallback) -> Recipe:
             value = {"environments": recipe_of_environments(value)}
         elif isinstance(value, BaseCallback):
             value = {"callback": _recipe_of_callback(value)}
-        elif isinstance(value, Path):
-            value = str(value)
-        elif cls is EvalCallback and name == "log_path" and value is not None:
-            value = os.path.dirname(value)
+        elif isinstance(value, Path) or (name in PATHS and value is not None):
+            is_file_in_it = cls is EvalCallback and name == "log_path"
+            # The process that goes on may have another current directory
+            value = os.path.realpath(os.path.dirname(value) if is_file_in_it else value)
         arguments[name] = value
     return {"class": cls.__name__, "arguments": arguments}
 
