@@ -35,9 +35,9 @@ class CheckpointFolder:
     """Checkpoints in a folder.
 
     ``checkpoint-N.safetensors`` is all of a training but what checkpoints share: ``rows-….safetensors``, the rows of
-    the replay buffer, ``logs``, copies of text files, and ``model.safetensors``
-    or ``model.zip``, the settings with which the model was made. A
-    checkpoint is there once all that it needs is; then what only older ones need goes.
+    the replay buffer, ``logs``, copies of text files, and ``model.safetensors`` or ``model.zip``, the settings with
+    which the model was made (``model-N`` where they have changed since). A checkpoint is there once all that it needs
+    is; then what only older ones need goes.
 
     :param path: of the folder
     """
@@ -75,7 +75,7 @@ class CheckpointFolder:
         before = _owners.get((found.st_dev, found.st_ino))
         if before is not None and before._lock is not None:  # this process has it, or a training in it was interrupted
             os.close(descriptor)
-            if before.writer is not None:
+            if before.writer is not None and before.writer.ident is not None:  # it was started
                 before.writer.join()
             descriptor = before._give()
         else:
