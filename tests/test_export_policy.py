@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from contextlib import suppress
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ from sb3_rlx2 import RLx2CrossQ, RLx2QRDQN, RLx2SAC, RLx2TD3
 from sb3_rlx2.export import export, numpy_files
 from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.simplification import simplified, sorted_by_connections
-from sb3_rlx2.export.sparse_policy import GreedyAction, SparsePolicy, read_safetensors
+from sb3_rlx2.export.sparse_policy import GreedyAction, Linear, SparsePolicy, read_safetensors
 from sb3_rlx2.sparse import SparseLinear
 
 ON_A_ROBOT = """
@@ -102,6 +103,24 @@ def test_one_observation_gives_one_action_and_several_give_several():
         policy.predict(raw[0, :4])
     with pytest.raises(ValueError, match="acts without noise"):
         policy.predict(raw, deterministic=False)
+
+
+def test_many_observations_take_little_memory_and_give_what_each_alone_gives():
+    generator = np.random.default_rng(0)
+    present = generator.random((256, 256)) < 0.5
+    present[7] = False
+    rows, columns = np.nonzero(present)
+    counts, bias = np.bincount(rows, minlength=256).astype(np.uint16), generator.normal(size=256).astype(np.float32)
+    values = generator.normal(size=len(rows)).astype(np.float32)
+    layer, x = Linear((0,), 1, 256, values, columns.astype(np.uint8), counts, bias), generator.normal(size=(2000, 256))
+    tracemalloc.start()
+    y = layer(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6
+    for place in (0, 255, 256, 1999):
+        np.testing.assert_array_equal(layer(x[place]), y[place])
+    np.testing.assert_allclose(y[:300], x[:300] @ layer.dense_weight.T.astype(np.float64) + bias, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", GREEDY)

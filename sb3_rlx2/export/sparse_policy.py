@@ -23,6 +23,8 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 FORMAT = "sb3-rlx2 policy 1"
 ACTIVATIONS = ("relu", "tanh", "elu", "leaky_relu", "silu", "gelu", "gelu_tanh")
+BATCH = 256
+"""Rows of a sparse layer that are computed at a time: each has a number for every connection."""
 _SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U32": "<u4", "U16": "<u2", "U8": "|u1"}
 
 
@@ -107,7 +109,10 @@ class Linear:
         if filled.any():
             # The sums of reduceat end where the next one begins
             starts = (self.ends - self.counts)[filled]
-            y[..., filled] += np.add.reduceat(x[..., self.columns] * self.values, starts, axis=-1)
+            read, made = x.reshape(-1, self.n_in), y.reshape(-1, self.n_out)
+            for begin in range(0, len(read), BATCH):
+                batch = slice(begin, begin + BATCH)
+                made[batch, filled] += np.add.reduceat(read[batch, self.columns] * self.values, starts, axis=1)
         return y
 
 
