@@ -1,11 +1,17 @@
-"""Integer weights of rows are chosen so that the rows' sums are near to the exact ones."""
+"""Integer weights of rows are chosen so that sums are near to the exact ones; and what rounding floats may change."""
+
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sb3_rlx2.export.checks import agreement, rounding
+from sb3_rlx2.export.observations import from_environment
 from sb3_rlx2.export.rounding import Inputs, nearest_row, rounded_rows
-from sb3_rlx2.export.sparse_policy import Linear
+from sb3_rlx2.export.sparse_policy import Activation, Linear
+from sb3_rlx2.trained import load_trained
 
 SEEDS = st.integers(0, 10_000)
 
@@ -101,3 +107,62 @@ def test_a_rows_integers_together_stay_below_what_its_sum_can_hold(seed, largest
     totals = np.add.reduceat(np.abs(made.weights), layer.ends - layer.counts)
     assert (totals <= largest_total).all()
     assert (totals > 0.3 * min(largest_total, 127)).all()
+
+
+# --- single precision ---
+
+
+def in_single_precision(policy, raw, order):
+    """Actions computed in float32 alone, each sum in another order."""
+    x = raw if policy.normalization is None else policy.normalization(raw)
+    for operation in policy.operations:
+        if isinstance(operation, Linear):
+            columns = order.permutation(operation.n_in)
+            terms = x[:, None, columns] * operation.dense_weight[:, columns]
+            x = np.cumsum(terms, axis=-1, dtype=np.float32)[..., -1] + operation.bias
+        else:
+            x = operation(x)
+    return policy.action(x).reshape(len(raw), -1)
+
+
+@pytest.fixture(scope="module")
+def steep():
+    policy = load_trained("HalfCheetah-v5")
+    assert all(isinstance(operation, Linear | Activation) for operation in policy.operations)
+    raw = from_environment(policy, "HalfCheetah-v5", 1000, 0).astype(np.float32)
+    expected = in_single_precision(policy, raw, np.random.default_rng(1))
+    return policy, raw, expected, in_single_precision(policy, raw, np.random.default_rng(2))
+
+
+@pytest.mark.parametrize("count", [5, 30, 200])
+def test_a_right_export_of_a_steep_policy_is_never_refused(count, steep):
+    policy, raw, expected, actions = steep
+    generator = np.random.default_rng(0)
+    for _ in range(40):
+        drawn = generator.choice(len(raw), count, replace=False)
+        found = agreement(policy, raw[drawn], actions[drawn], expected[drawn])
+        assert found.holds, found
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_a_wrong_export_of_a_steep_policy_is_refused(count, steep):
+    policy, raw, expected, _ = steep
+    some = raw[:count]
+    for place, layer in enumerate(policy.operations):
+        if isinstance(layer, Linear):
+            values = layer.values.copy()
+            values[np.abs(values).argmax()] *= 0.99
+            operations = list(policy.operations)
+            operations[place] = replace(layer, values=values)
+            wrong = replace(policy, operations=tuple(operations)).predict(some)[0].reshape(count, -1)
+            assert not agreement(policy, some, wrong, expected[:count]).holds
+
+
+def test_rounding_changes_flat_policies_less_than_steep_ones(steep):
+    policy, raw, expected, _ = steep
+    last = policy.operations[-1]
+    flat = replace(last, values=last.values * np.float32(1e-3), bias=last.bias * np.float32(1e-3))
+    policies = replace(policy, operations=(*policy.operations[:-1], flat)), policy
+    of_flat, of_steep = (rounding(one, raw) for one in policies)
+    assert of_flat < 1e-6 < of_steep < 1e-4
+    assert of_steep > np.abs(expected - policy.predict(raw)[0].reshape(expected.shape)).max()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rlx2.export.sparse_policy import Array, GreedyAction, SparsePolicy
+from sb3_rlx2.export.sparse_policy import Array, GreedyAction, Linear, SparsePolicy
 
 TOLERANCE = 1e-6
 """Of the size of an action: some ten times what a number of single precision resolves."""
 NEAR_TIE = 1e-5
 """Share of the largest value by which two actions' values may differ when rounding chooses between them."""
+
+UNIT = 2.0**-24
+"""Rounding to single precision changes a number by at most this share of it."""
+DRAWS, MOST_DRAWN = 4, 1000
+"""How often rounding errors are drawn, and for how many observations at most."""
 
 
 class Agreement(NamedTuple):
@@ -66,8 +72,9 @@ def predictions(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None, o
 def agreement(policy: SparsePolicy, observations: Array, actions: Array, expected: Array) -> Agreement:
     """How far an export is from ``predict``.
 
-    What is allowed is ``TOLERANCE`` (of discrete actions ``NEAR_TIE``), and twice what rounding makes of ``predict``
-    itself: its distance from the same network in double precision.
+    What is allowed is ``TOLERANCE`` (of discrete actions ``NEAR_TIE``), and twice what rounding makes of the policy:
+    the larger of ``predict``'s distance from the same network in double precision, which is a matter of luck where
+    there are few observations, and ``rounding``.
 
     :param policy: what was exported
     :param observations: raw ones, [n, ...]
@@ -79,9 +86,34 @@ def agreement(policy: SparsePolicy, observations: Array, actions: Array, expecte
     is_greedy = isinstance(policy.action, GreedyAction)
     tolerance = NEAR_TIE if is_greedy else TOLERANCE
     # Where predict is far from the network that was read, that is no rounding
-    allowed = tolerance + 2.0 * min(distance(policy, expected, exact, outputs), 10.0 * tolerance)
+    of_predict = min(distance(policy, expected, exact, outputs), 10.0 * tolerance)
+    allowed = tolerance + 2.0 * max(of_predict, rounding(policy, observations))
     n_other = int((actions != expected).sum()) if is_greedy else None
     return Agreement(distance(policy, actions, expected, outputs), allowed, len(observations), n_other)
+
+
+def rounding(policy: SparsePolicy, observations: Array) -> float:
+    """How far errors of single precision, drawn for every operation, move actions, in the units of ``Agreement``.
+
+    :param policy: the policy
+    :param observations: raw ones, [n, ...]
+    """
+    raw, generator = observations[:MOST_DRAWN].reshape(-1, policy.n_obs), np.random.default_rng(0)
+    outputs, largest = policy.values(raw), 0.0
+    exact = policy.action(outputs[policy.output]).reshape(len(raw), -1)
+    unit_of_input = 0.0 if policy.normalization is None else UNIT
+    for _ in range(DRAWS):
+        values = {0: outputs[0] * (1.0 + unit_of_input * generator.standard_normal(outputs[0].shape))}
+        for operation in policy.operations:
+            read = [values[number] for number in operation.inputs]
+            value = operation(*read)
+            size = np.abs(value)
+            if isinstance(operation, Linear):  # partial sums are rounded, each as large as its terms may make it
+                size = replace(operation, values=np.abs(operation.values), bias=np.abs(operation.bias))(np.abs(read[0]))
+            values[operation.output] = value + UNIT * size * generator.standard_normal(value.shape)
+        actions = policy.action(values[policy.output]).reshape(len(raw), -1)
+        largest = max(largest, distance(policy, actions, exact, outputs[policy.output]))
+    return largest
 
 
 def distance(policy: SparsePolicy, one: Array, other: Array, outputs: Array) -> float:
