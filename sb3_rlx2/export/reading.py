@@ -90,7 +90,13 @@ def read_normalization(vec_normalize: VecNormalize, n_obs: int) -> Normalization
     if not isinstance(statistics, RunningMeanStd) or statistics.mean.size != n_obs:
         raise ValueError(f"the VecNormalize has statistics for other observations than the policy's {n_obs} dimensions")
     std = np.sqrt(statistics.var + vec_normalize.epsilon)
-    return Normalization(np.asarray(statistics.mean, np.float64).ravel(), std.ravel(), float(vec_normalize.clip_obs))
+    mean = np.asarray(statistics.mean, np.float64).ravel()
+    return Normalization(mean, std.ravel(), _finite(vec_normalize.clip_obs))
+
+
+def _finite(clip: float) -> float:
+    """A limit without infinity, which can be written neither in C nor in JSON, and clips nothing."""
+    return min(float(clip), float(np.finfo(np.float32).max))
 
 
 def _operations(steps: list[programs.Operation]) -> list[Operation]:
@@ -119,7 +125,7 @@ def _observation_norm(program: programs.Program) -> tuple[Normalization | None, 
     std = np.sqrt(_numbers(norm.variance) + norm.epsilon)
     renamed = [tuple(0 if value == first.output else value for value in operation.inputs) for operation in rest]
     operations = [operation._replace(inputs=inputs) for operation, inputs in zip(rest, renamed, strict=True)]
-    return Normalization(_numbers(norm.mean), std, norm.clip), operations
+    return Normalization(_numbers(norm.mean), std, _finite(norm.clip)), operations
 
 
 def _action(space: spaces.Space[Any]) -> Action:
