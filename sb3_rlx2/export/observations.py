@@ -17,12 +17,12 @@ RANDOM_SHARE = 0.2
 
 
 def from_buffer(model: OffPolicyAlgorithm, count: int, seed: int) -> Array | None:
-    """Raw observations drawn from a model's replay buffer; None if it has none.
+    """Raw observations drawn from a model's replay buffer, each of them once; None if it has none.
 
     :param model: whose buffer it is
-    :param count: how many
+    :param count: how many, or as many as there are
     :param seed: of the draw
-    :return: [count, ...]
+    :return: [at most count, ...]
     """
     buffer, rng = model.replay_buffer, np.random.default_rng(seed)
     if not isinstance(buffer, ReplayBuffer) or buffer.size() == 0 or isinstance(buffer.observations, dict):
@@ -30,7 +30,9 @@ def from_buffer(model: OffPolicyAlgorithm, count: int, seed: int) -> Array | Non
     rows = np.arange(buffer.buffer_size if buffer.full else buffer.pos)
     if isinstance(buffer, DynamicReplayBuffer):
         rows = buffer.rows_held()
-    return np.asarray(buffer.observations[rng.choice(rows, count), rng.integers(buffer.n_envs, size=count)])
+    n_held = len(rows) * buffer.n_envs
+    chosen, envs = np.divmod(rng.choice(n_held, min(count, n_held), replace=False), buffer.n_envs)
+    return np.asarray(buffer.observations[rows[chosen], envs])
 
 
 def from_environment(policy: SparsePolicy, env_id: str, count: int, seed: int) -> Array:

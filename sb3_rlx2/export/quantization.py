@@ -43,7 +43,7 @@ LARGEST_SUM = 2**30
 LEAST_SHARE = 1 / 16
 """Of the levels, for an input that contributes little."""
 HELD_OUT = 8
-"""Of so many observations one is kept out of the calibration, to measure on."""
+"""Of so many observations one is kept out of the calibration, to measure on; of fewer one too, unless it is alone."""
 TINY = 1e-30
 """Instead of 0 where something is divided by it."""
 
@@ -105,15 +105,19 @@ class Levels:
 class Measured(NamedTuple):
     """How far actions of integers were from the exact ones, on observations that tables were not fitted to.
 
+    Where there is one observation only, it is the one that they were fitted to.
+
     :param n: number of observations
     :param largest: difference, in units of half the range of an action; of discrete actions how far the value of one
         was below the best one's, as a share of the largest value
     :param mean: the same, on average
+    :param is_of_fit: whether tables were fitted to these observations, default False
     """
 
     n: int
     largest: float
     mean: float
+    is_of_fit: bool = False
 
     def told(self, action: Action) -> str:
         """What was measured, in a sentence without its full stop.
@@ -123,10 +127,10 @@ class Measured(NamedTuple):
         what, unit = "actions differed from the exact ones", "half ranges"
         if isinstance(action, GreedyAction):
             what, unit = "the values of actions were below those of the best ones", "of the largest value"
-        return (
-            f"on {self.n:,} observations that the tables were not fitted to {what} by at most {self.largest:.2g} "
-            f"{unit}, {self.mean:.2g} on average"
-        )
+        on = f"on {self.n:,} observation{'s' if self.n > 1 else ''} that the tables were not fitted to"
+        if self.is_of_fit:
+            on = "on the only observation, which the tables were fitted to,"
+        return f"{on} {what} by at most {self.largest:.2g} {unit}, {self.mean:.2g} on average"
 
 
 @dataclass(frozen=True)
@@ -190,13 +194,14 @@ def quantize(policy: SparsePolicy, observations: Array, precision: str) -> Quant
     for operation in policy.operations:
         calibration.add(operation)
     exact, computed = calibration.exact[policy.output], calibration.computed[policy.output]
-    measured_on = slice(calibration.fitted % len(exact), None)  # all, where there is one only
+    is_of_fit = calibration.fitted == len(exact)
+    measured_on = slice(0 if is_of_fit else calibration.fitted, None)
     raw, error = observations.astype(np.float64), float(calibration.known[policy.output].error.max())
     largest = max(float(np.abs(exact).max()), TINY)
     return Quantization(
         calibration.layers,
         calibration.levels,
-        _measured(policy.action, computed[measured_on], exact[measured_on], largest),
+        _measured(policy.action, computed[measured_on], exact[measured_on], largest)._replace(is_of_fit=is_of_fit),
         _seen(policy.action, computed, exact, largest) + ROUNDING,
         _bound(policy.action, error, largest) + ROUNDING,
         raw.min(0),
@@ -215,7 +220,7 @@ class _Calibration:
 
     def __init__(self, policy: SparsePolicy, observations: Array, precision: str) -> None:
         self.policy, self.largest_weight, self.dtype = policy, LARGEST_WEIGHTS[precision], precision
-        self.fitted = max(len(observations) - len(observations) // HELD_OUT, 1)
+        self.fitted = max(len(observations) - max(len(observations) // HELD_OUT, 1), 1)
         """Number of observations that tables are fitted to, the first ones."""
         self.exact = policy.values(observations)
         self.computed = {0: self.exact[0]}
