@@ -1,6 +1,7 @@
 """Policies in C compute what ``predict`` does, in float32 and in int8, with every operation."""
 
 import ctypes
+import json
 import shutil
 import subprocess
 import threading
@@ -24,15 +25,16 @@ from export_helpers import (
 )  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.export import c_compiler, export
 from sb3_rlx2.export.c_compiler import WARNINGS, compiled_policy
-from sb3_rlx2.export.c_files import prepared, quantized, write_c
+from sb3_rlx2.export.c_files import prepared, quantized, write_c, write_main
 from sb3_rlx2.export.c_functions import FUNCTIONS
 from sb3_rlx2.export.c_layers import runs
 from sb3_rlx2.export.c_text import Buffer, Call, number, offsets
-from sb3_rlx2.export.observations import from_environment
+from sb3_rlx2.export.observations import from_buffer, from_environment
 from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.sparse_policy import Activation
 from sb3_rlx2.trained import load_trained
@@ -246,7 +248,8 @@ def test_no_compiler_warns_and_nothing_else_is_needed(compiler, precision, tmp_p
         model = MODELS[name]()
         policy = prepared(read_policy(model))
         integers = None if precision == "float32" else quantized(policy, observations(), precision)
-        write_c(policy, tmp_path, "small", integers, with_main=True)
+        write_c(policy, tmp_path, "small", integers)
+        write_main(policy, tmp_path, "small", 1e-6)
         for file in ("small", "small_main"):
             command = [compiler, *flags, tmp_path / f"{file}.c", "-o", tmp_path / f"{file}.o"]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -319,6 +322,43 @@ def test_the_program_tests_the_example(name, wrong, precision, tmp_path):
     assert subprocess.run([program], capture_output=True, check=False).returncode == 1
 
 
+def verdict(folder, name="policy"):
+    """What the program that tests a policy returns."""
+    sources = [folder / f"{name}.c", folder / f"{name}_main.c"]
+    subprocess.run([C_COMPILERS[0], *WARNINGS, "-Werror", *sources, "-o", folder / "program"], check=True)
+    return subprocess.run([folder / "program"], capture_output=True, check=False).returncode
+
+
+@needs_compiler
+def test_the_program_of_an_export_that_passed_says_so_too(tmp_path, monkeypatch):
+    model, raw, agreement = quick(RLx2SAC), observations(40), export.agreement
+
+    def far(*args):
+        return predictions(model, args[-1]) + (LARGEST * 2e-5).astype(np.float32)
+
+    def lenient(*args):
+        found = agreement(*args)
+        return found._replace(allowed=found.largest)
+
+    monkeypatch.setattr(export, "predictions", far)
+    monkeypatch.setattr(export, "agreement", lenient)
+    report = export.export(model, tmp_path, with_main=True, observations=raw)
+    assert report.agreement.largest > 1e-5
+    assert verdict(tmp_path) == 0
+
+
+@needs_compiler
+def test_the_program_of_a_policy_of_equal_values_expects_the_action_that_c_takes(tmp_path, monkeypatch):
+    model, raw = MODELS["RLx2DQN"](), observations(10)
+    with th.no_grad():
+        for parameter in model.policy.q_net.q_net[-1].parameters():
+            parameter.zero_()
+    monkeypatch.setattr(export, "predictions", lambda *args: predictions(model, raw).reshape(-1, 1) + 1)
+    report = export.export(model, tmp_path, with_main=True, observations=raw)
+    assert report.agreement.n_other == 10
+    assert verdict(tmp_path) == 0
+
+
 @needs_compiler
 def test_two_policies_live_in_one_program_and_threads(tmp_path):
     one, other = quick(RLx2TD3), quick(RLx2SAC, seed=3)
@@ -349,6 +389,48 @@ def test_two_policies_live_in_one_program_and_threads(tmp_path):
 
 
 @needs_compiler
+def test_headers_of_names_that_differ_in_case_only_do_not_hide_each_other(tmp_path):
+    for name in ("left", "Left"):
+        export.export(quick(RLx2TD3), tmp_path, name=name, observations=observations(10))
+    source = tmp_path / "both.c"
+    source.write_text(
+        '#include "left.h"\n#include "Left.h"\n'
+        "void both(const float *x, float *y) { left_act(x, y); Left_act(x, y); }\n"
+    )
+    command = [C_COMPILERS[0], *WARNINGS, "-Werror", "-c", source, "-o", tmp_path / "both.o"]
+    subprocess.run([*command, "-Wno-missing-prototypes"], check=True)
+
+
+@pytest.mark.parametrize("to", ["c", "safetensors", "numpy"])
+def test_observations_that_are_not_clipped_are_exported(to, tmp_path):
+    env = VecNormalize(DummyVecEnv([Walk]), clip_obs=np.inf)
+    model, raw = quick(RLx2TD3, env), observations()
+    env.obs_rms.update(100.0 * raw.astype(np.float64) + 3.0)
+    assert export.export(model, tmp_path, to, observations=raw).agreement.holds
+    if to == "safetensors":
+        description = json.loads((tmp_path / "policy.json").read_text(), parse_constant=pytest.fail)
+        assert description["normalization"]["clip"] == float(np.finfo(np.float32).max)
+
+
+@needs_compiler
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 17])
+def test_what_is_measured_was_never_fitted_or_says_so(count, tmp_path):
+    model, raw = quick(RLx2TD3), observations(count)
+    report = export.export(model, tmp_path, precision="int8", observations=raw)
+    header = " ".join((tmp_path / "policy.h").read_text().replace(" *", "").split())
+    if count == 1:
+        assert report.measured.is_of_fit
+        assert "on the only observation, which the tables were fitted to, actions differed" in str(report)
+        assert "not fitted to" not in header
+        return
+    held_out = max(1, count // 8)
+    assert (report.measured.n, report.measured.is_of_fit) == (held_out, False)
+    difference = np.abs(compiled(tmp_path)(raw[-held_out:]) - read_policy(model).predict(raw[-held_out:])[0])
+    assert (difference / HALF_RANGE).max() == pytest.approx(report.measured.largest, rel=0.1, abs=2e-6)
+    assert f"On {held_out} observation{'s' * (held_out > 1)} that the tables were not fitted to actions" in header
+
+
+@needs_compiler
 def test_columns_have_the_smallest_type(tmp_path):
     policy = prepared(read_policy(with_network("wide")))
     text = write_c(policy, tmp_path, "policy").path.read_text()
@@ -359,12 +441,23 @@ def test_columns_have_the_smallest_type(tmp_path):
 # --- the call ---
 
 
+@pytest.mark.parametrize("count", [7, 1000])
+def test_observations_of_the_buffer_are_drawn_once_each(count):
+    env = DummyVecEnv([Walk, Walk])
+    model = quick(RLx2TD3, env, learning_starts=1000).learn(100)
+    drawn = from_buffer(model, count, 0)
+    held = model.replay_buffer.observations[: model.replay_buffer.size()].reshape(-1, 5)
+    assert len(drawn) == len(np.unique(drawn, axis=0)) == min(count, len(held))
+    assert {tuple(row) for row in drawn} <= {tuple(row) for row in held}
+    np.testing.assert_array_equal(drawn, from_buffer(model, count, 0))
+
+
 def test_model_export_is_the_same(tmp_path):
     model = normalized(RLx2TD3)
     report = model.export(tmp_path / "a" / "b", "safetensors", name="walker")
     assert set(report.files) == {"walker.safetensors", "walker.json", "sparse_policy.py"}
     assert {path.name: path.stat().st_size for path in (tmp_path / "a" / "b").iterdir()} == report.files
-    assert "checked on 1000 observations" in str(report)
+    assert "checked on 200 observations" in str(report)
 
 
 def refused(match, model, folder, *args, **kwargs):

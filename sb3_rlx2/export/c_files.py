@@ -30,6 +30,9 @@ from sb3_rlx2.export.sparse_policy import (
 from sb3_rlx2.files import replacing
 from sb3_rlx2.version import __version__
 
+LEAST_ALLOWED = 2e-6
+"""Of half the range of an action: another compiler may round otherwise than the one of the check."""
+
 
 class WrittenC(NamedTuple):
     """What was written.
@@ -62,32 +65,38 @@ def prepared(policy: SparsePolicy) -> SparsePolicy:
     return sorted_by_connections(simplified(policy))
 
 
-def write_c(
-    policy: SparsePolicy, folder: Path, name: str, quantization: Quantization | None = None, with_main: bool = False
-) -> WrittenC:
+def write_c(policy: SparsePolicy, folder: Path, name: str, quantization: Quantization | None = None) -> WrittenC:
     """Write ``NAME.h`` and ``NAME.c``.
 
     :param policy: a policy that is ``prepared``
     :param folder: where
     :param name: of the files, and what their public names begin with
     :param quantization: of this policy; None (default): tables in float32
-    :param with_main: whether to write ``NAME_main.c`` too, a program that tests the policy
     :return: what was written
     """
     writer = _Writer(policy, quantization)
     body, memory = _program(writer)
     path = folder / f"{name}.c"
     stack_bytes = 4 * memory["float"] + 2 * memory["int16_t"]
-    texts = {
-        path: _source(policy, name, writer.tables, writer.definitions, body),
-        path.with_suffix(".h"): _header(policy, name, quantization, stack_bytes),
-    }
-    if with_main:
-        texts[folder / f"{name}_main.c"] = _main(policy, name, quantization)
-    for target, text in texts.items():
-        with replacing(target, "w", encoding="utf-8") as file:
-            file.write(text)
+    _write(path, _source(policy, name, writer.tables, writer.definitions, body))
+    _write(path.with_suffix(".h"), _header(policy, name, quantization, stack_bytes))
     return WrittenC(path, writer.table_bytes, stack_bytes)
+
+
+def write_main(policy: SparsePolicy, folder: Path, name: str, allowed: float) -> None:
+    """Write ``NAME_main.c``, a program that tests the policy on its example.
+
+    :param policy: the policy, with the example
+    :param folder: where
+    :param name: that ``write_c`` was given
+    :param allowed: by how much actions may differ, as a share of their largest size; discrete ones may not
+    """
+    _write(folder / f"{name}_main.c", _main(policy, name, allowed))
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def quantized(policy: SparsePolicy, observations: Array, precision: str) -> Quantization:
@@ -289,7 +298,7 @@ def _signature(policy: SparsePolicy, name: str) -> str:
 
 
 def _header(policy: SparsePolicy, name: str, quantization: Quantization | None, stack_bytes: int) -> str:
-    upper = name.upper()
+    upper, guard = name.upper(), f"{name}_H"  # names may differ in case only
     action, includes = policy.action, ""
     constants = [f"{upper}_OBSERVATION_SIZE {policy.n_obs}", f"{upper}_ACTION_SIZE {policy.n_act}"]
     if isinstance(action, GreedyAction):
@@ -331,7 +340,7 @@ def _header(policy: SparsePolicy, name: str, quantization: Quantization | None, 
     comment = "\n".join(f" * {line}".rstrip() for note in notes for line in _wrapped(note))
     return (
         f"/*\n{comment}\n */\n"
-        f"#ifndef {upper}_H\n#define {upper}_H\n\n{includes}"
+        f"#ifndef {guard}\n#define {guard}\n\n{includes}"
         + "".join(f"#define {constant}\n" for constant in constants)
         + "\n"
         f'#ifdef __cplusplus\nextern "C" {{\n#endif\n\n'
@@ -356,14 +365,16 @@ def _wrapped(text: str) -> list[str]:
     return lines
 
 
-def _main(policy: SparsePolicy, name: str, quantization: Quantization | None) -> str:
+def _main(policy: SparsePolicy, name: str, allowed: float) -> str:
     upper, action, expected = name.upper(), policy.action, policy.example_action
     if isinstance(action, SquashedAction):
-        scale = np.maximum(action.half_range, np.float32(1e-30))
-        allowed = scale * np.float32(2e-6 if quantization is None else max(quantization.allowed, 2e-6))
+        size = np.maximum(np.abs(action.low), np.abs(action.high)).astype(np.float64)
+        of_each = np.maximum(allowed * size, LEAST_ALLOWED * action.half_range)
+        # As a float, which may not be a smaller number
+        differences = np.nextafter(of_each.astype(np.float32), np.float32(np.inf))
         kind, decimal, cast = "float", "%.9g", "(double)"
-    else:  # the example is one whose action no rounding changes
-        expected, allowed = expected.astype(np.int32), np.zeros(1, np.int32)
+    else:
+        expected, differences = expected.astype(np.int32), np.zeros(1, np.int32)
         kind, decimal, cast = "int32_t", "%ld", "(long)"
     return (
         f"/* Tests {name}.c. Without arguments: computes the example, returns 0 if its action is right, or else 1.\n"
@@ -371,7 +382,7 @@ def _main(policy: SparsePolicy, name: str, quantization: Quantization | None) ->
         f'#include "{name}.h"\n\n#include <stdio.h>\n\n'
         + table("example_observation", policy.example_observation)
         + table("example_action", expected)
-        + table("allowed", allowed, "Differences of actions that rounding may make")
+        + table("allowed", differences, "Differences of actions that rounding may make")
         + _MAIN.replace("@UPPER", upper)
         .replace("@NAME", name)
         .replace("@KIND", kind)

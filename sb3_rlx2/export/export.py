@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rlx2.export import observations as sources
 from sb3_rlx2.export.c_compiler import compiled_policy, find_compiler
-from sb3_rlx2.export.c_files import WrittenC, check_name, prepared, quantized, write_c
+from sb3_rlx2.export.c_files import WrittenC, check_name, prepared, quantized, write_c, write_main
 from sb3_rlx2.export.checks import Agreement, agreement, predictions
 from sb3_rlx2.export.folders import appearing_together
 from sb3_rlx2.export.numpy_files import write_npz, write_safetensors
@@ -150,17 +150,22 @@ def export(
     )
     with appearing_together(path) as folder, TemporaryDirectory() as room:
         if to == "c":
-            made = _make_c(policy, folder, name, precision, observations, with_main, Path(room))
+            made = _make_c(policy, folder, name, precision, observations, Path(room))
         elif to == "onnx":
             made = _make_onnx(policy, folder, name, sparse)
         else:
             file = {"safetensors": write_safetensors, "numpy": write_npz}[to](policy, folder, name)
             made = _Made(_flat(SparsePolicy.load(file)))
-        found = agreement(policy, observations, made.act(observations), expected)
+        actions = made.act(observations)
+        found = agreement(policy, observations, actions, expected)
         if made.quantization is not None:
             found = found._replace(allowed=found.allowed + made.quantization.allowed)
         if not found.holds:
             raise ValueError(f"nothing is written, since the export does not compute what predict does. On {found}")
+        if with_main:
+            if isinstance(policy.action, GreedyAction):  # of equal values the check allows another action
+                policy = replace(policy, example_action=actions[example].astype(policy.action.dtype))
+            write_main(policy, folder, name, found.allowed)
         files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     return ExportReport(
         folder=Path(path),
@@ -180,12 +185,11 @@ def _make_c(
     name: str,
     precision: Precision,
     observations: Array,
-    with_main: bool,
     room: Path,
 ) -> _Made:
     policy = prepared(policy)
     quantization = None if precision == "float32" else quantized(policy, observations, precision)
-    written = write_c(policy, folder, name, quantization, with_main)
+    written = write_c(policy, folder, name, quantization)
     compiler = find_compiler()
     if compiler is not None:
         dtype = np.int32 if isinstance(policy.action, GreedyAction) else np.float32
