@@ -1,7 +1,9 @@
 """What a model is made of: counts against the networks themselves, and FLOPs against the paper's table."""
 
+import io
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -367,7 +369,24 @@ def test_the_command_refuses_what_is_no_model(trained, tmp_path, capsys):
         capsys, whole, "--replay-buffer", tmp_path / "buffer.pkl"
     )
     assert "dormant_threshold=-1.0 is not allowed" in refused(capsys, whole, "--dormant-threshold", -1)
+    assert "dormant_threshold=inf is not allowed" in refused(capsys, whole, "--dormant-threshold", "inf")
+    assert "seed=-1 is not allowed: it must be a whole number >= 0" in refused(capsys, whole, "--seed", -1)
     assert "invalid choice" in refused(capsys, whole, "--algo", "ppo")
+
+
+@pytest.mark.parametrize("form", [[], ["--markdown"], ["--json"]])
+def test_the_command_prints_where_there_is_no_greek(form, tmp_path, monkeypatch):
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick()).learn(60)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    arguments = [str(tmp_path / "model.zip"), "--replay-buffer", str(tmp_path / "buffer.pkl"), *form]
+    assert command.main(arguments) == 0
+    sys.stdout.flush()
+    assert b"actor" in written.getvalue()
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--help"])
 
 
 def test_the_command_refuses_models_of_other_algorithms(tmp_path, capsys):

@@ -30,7 +30,7 @@ from sb3_rlx2.engine.qrdqn import qrdqn_description
 from sb3_rlx2.engine.sac import sac_description
 from sb3_rlx2.engine.td3 import td3_description
 from sb3_rlx2.sparse import SparseLinear, unreachable_outputs
-from sb3_rlx2.sparse.checks import check_count
+from sb3_rlx2.sparse.checks import check_count, check_number
 from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, dormant_units, mean_activity
 
 ALGORITHMS: tuple[type[OffPolicyAlgorithm], ...] = (TD3, SAC, TQC, CrossQ, DQN, QRDQN)
@@ -58,9 +58,9 @@ def report(
     if not isinstance(model, ALGORITHMS):
         names = ", ".join(algorithm.__name__ for algorithm in ALGORITHMS)
         raise ValueError(f"a report is possible for {names} and their subclasses, not for {type(model).__name__}")
-    if not dormant_threshold >= 0.0:
-        raise ValueError(f"dormant_threshold={dormant_threshold!r} is not allowed: it must be a number >= 0")
+    check_number(dormant_threshold, "dormant_threshold", 0.0)
     check_count(n_samples, "n_samples", 1)
+    check_count(seed, "seed", 0)
     parts = network_parts(model.policy)
     batch = _batch(model, n_samples, np.random.default_rng(seed))
     reports = tuple(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: exit status
     :raises SystemExit: with code 2 and a message, for a file that cannot be loaded or an argument out of range
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # which may know no Greek, nor what observations are called
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="rlx2 report", description="What a saved model is made of.")
     parser.add_argument("model", type=Path, metavar="MODEL.zip")
     parser.add_argument("--algo", choices=KNOWN, help="the model's algorithm (default: found from the file)")
