@@ -472,14 +472,33 @@ def test_arguments_that_are_not_allowed_are_named_and_nothing_is_written(tmp_pat
     refused(r"to='tflite' is unknown: allowed are \['c'", model, folder, "tflite")
     refused("precision='int4' is unknown", model, folder, precision="int4")
     refused("precision='int8' is possible with to='c' only", model, folder, "numpy", precision="int8")
-    refused("name='2fast' is not allowed: it must be a C identifier", model, folder, name="2fast")
+    for name in ("2fast", 5, None):
+        refused(f"name={name!r} is not allowed: it must be a C identifier", model, folder, name=name)
+    refused("seed=-1 is not allowed: it must be a whole number >= 0", model, folder, seed=-1)
     refused("int8 is calibrated on observations", model, folder, precision="int8")
     refused(r"observations of shape \(7, 4\) are not allowed", model, folder, observations=np.zeros((7, 4)))
-    refused("must be finite", model, folder, observations=np.full((7, 5), np.nan))
+    refused(r"observations of shape \(\) are not allowed", model, folder, observations=5)
+    refused(r"observations of shape \(0,\) are not allowed", model, folder, observations=[])
+    for no_numbers in ("some", [[1.0], [1.0, 2.0]], {"one": 1}):
+        refused("observations are not allowed to be a .* that is no array", model, folder, observations=no_numbers)
+    for unusable in (np.nan, np.inf, 1e300):
+        refused("must be finite in single precision", model, folder, observations=np.full((7, 5), unusable))
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"file/out cannot be written: .*file is no folder"):
         model.export(tmp_path / "file" / "out")
+
+
+def test_a_folder_of_a_files_name_is_an_error_and_no_file_is_replaced(tmp_path):
+    (tmp_path / "policy.safetensors").mkdir()
+    (tmp_path / "policy.json").write_text("old")
+    with pytest.raises(
+        ValueError, match=r"policy\.safetensors cannot be written: there is a folder of this name"
+    ) as error:
+        quick(RLx2TD3).export(tmp_path, "safetensors")
+    assert "\n" not in str(error.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"policy.safetensors", "policy.json"}
+    assert (tmp_path / "policy.json").read_text() == "old"
 
 
 def test_an_export_that_computes_something_else_is_refused_and_the_old_one_stays(tmp_path, monkeypatch):

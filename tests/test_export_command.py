@@ -153,6 +153,7 @@ def test_int8_needs_observations(capsys, tmp_path):
     model.save(tmp_path / "agent.zip")
     command = [tmp_path / "agent.zip", "--to", "c"]
     refused(capsys, "--check needs the environment: say with --env", tmp_path / "out", *command, "--check", "5")
+    refused(capsys, "--seed=-1 is not allowed", tmp_path / "out", *command, "--seed", "-1")
     message = "int8 without --replay-buffer needs the environment"
     refused(capsys, message, tmp_path / "out", *command, "--precision", "int8")
 

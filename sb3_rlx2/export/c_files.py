@@ -47,13 +47,13 @@ class WrittenC(NamedTuple):
     stack_bytes: int
 
 
-def check_name(name: str) -> None:
+def check_name(name: object) -> None:
     """Check that a name can begin names in C.
 
     :param name: such as ``"policy"``
     :raises ValueError: if it cannot
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(f"name={name!r} is not allowed: it must be a C identifier, such as 'policy'")
 
 

@@ -22,6 +22,7 @@ from sb3_rlx2.export.onnx_files import OPSET, onnx_policy, write_onnx
 from sb3_rlx2.export.quantization import Measured, Quantization
 from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.sparse_policy import Array, GreedyAction, SparsePolicy
+from sb3_rlx2.sparse.checks import check_count
 
 Target = Literal["c", "onnx", "safetensors", "numpy"]
 Precision = Literal["float32", "int16", "int8"]
@@ -125,6 +126,7 @@ def export(
     if to != "onnx" and sparse:
         raise ValueError(f"to={to!r}: sparse=True is possible with to='onnx' only")
     check_name(name)
+    check_count(seed, "seed", 0)
     vec_normalize = vec_normalize or model.get_vec_normalize_env()
     if vec_normalize is None and getattr(model, "observations_were_normalized", False):
         raise ValueError(
@@ -233,11 +235,17 @@ def _clearest(policy: SparsePolicy, observations: Array) -> int:
 
 
 def _checked(policy: SparsePolicy, observations: Any) -> Array:
-    array = np.asarray(observations)
-    if len(array) == 0 or array.shape[1:] != policy.observation_shape or not np.isfinite(array).all():
+    allowed = f"they must be finite in single precision, at least one, each of shape {policy.observation_shape}"
+    try:
+        # As they are stored and sent: what is computed from them is compared, not what rounding makes of them before
+        with np.errstate(over="ignore"):
+            array = np.asarray(observations).astype(np.float32)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"observations of shape {array.shape} are not allowed: they must be finite, at least one, each of shape "
-            f"{policy.observation_shape}"
-        )
-    # As they are stored and sent: what is computed from them is compared, not what rounding makes of them before
-    return array.astype(np.float32)
+            f"observations are not allowed to be a {type(observations).__name__} that is no array of numbers: {allowed}"
+        ) from error
+    if array.ndim == 0 or len(array) == 0 or array.shape[1:] != policy.observation_shape:
+        raise ValueError(f"observations of shape {array.shape} are not allowed: {allowed}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"observations with NaN, infinite or too large numbers are not allowed: {allowed}")
+    return array

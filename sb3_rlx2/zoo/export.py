@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         importlib.import_module(package)
     if arguments.check is not None:
         check_count(arguments.check, "--check", 1)
+    check_count(arguments.seed, "--seed", 0)
     model = load_model(arguments.model, arguments.algo, arguments.replay_buffer)
     statistics = _statistics(arguments.model, arguments.vec_normalize, model)
     observations = _observations(arguments, model, statistics)
