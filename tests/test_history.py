@@ -229,6 +229,29 @@ def test_it_goes_on_after_a_restart(tmp_path):
     assert len(np.unique(history.distances["step"])) == len(history.distances.rows)
 
 
+@pytest.mark.parametrize("is_new_callback", [True, False])
+@pytest.mark.parametrize(("before", "after"), [(None, 50), (5, 50), (50, 5), (50, None), (5, None)])
+def test_it_goes_on_with_another_frequency(before, after, is_new_callback, tmp_path):
+    path = tmp_path / "history.npz"
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+    callback = TopologyHistoryCallback(path, record_freq=before)
+    model.learn(300, callback=callback)
+    if is_new_callback:
+        callback = TopologyHistoryCallback(path, record_freq=after)
+    callback.record_freq = after
+    evolutions = model.topology_counters["critic"]["evolutions"]
+    model.learn(300, callback=callback, reset_num_timesteps=False)
+    made = model.topology_counters["critic"]["evolutions"] - evolutions if after is None else 300 // after
+    record = TopologyHistory.load(path).networks["critic"]
+    later = [step for step in record.steps if step > 300]
+    assert later[-1] == 600 or after is None
+    assert made <= len(later) <= made + 1
+    assert (np.diff(record.numbers) > 0).all()
+    assert (np.diff(record.steps) >= 0).all()
+    layer = next(iter(sparse_layers(model.critic)))
+    np.testing.assert_array_equal(record.mask(layer, -1), sparse_layers(model.critic)[layer].mask)
+
+
 def test_a_new_training_writes_a_new_record(tmp_path):
     path = tmp_path / "history.npz"
     callback = TopologyHistoryCallback(path)
@@ -299,6 +322,28 @@ def test_what_is_no_history_is_refused(tmp_path):
     for name in ("cut.npz", "text.npz", "other.npz"):
         with pytest.raises(ValueError, match=f"{name}: not a topology history, or one that was cut short"):
             TopologyHistory.load(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "h.npz"
+    RLx2TD3("MlpPolicy", "Pendulum-v1", **quick()).learn(60, callback=TopologyHistoryCallback(path))
+    return path
+
+
+@given(data=st.data())
+def test_a_damaged_history_is_an_error_of_one_kind_or_a_history(data, whole):
+    content = bytearray(whole.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    damaged = whole.with_name("damaged.npz")
+    damaged.write_bytes(content)
+    message = ""
+    try:
+        TopologyHistory.load(damaged)
+    except ValueError as error:
+        message = str(error)
+    assert not message or (message.startswith(f"{damaged}: ") and "\n" not in message)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ class TopologyHistoryCallback(BaseCallback):
 
     It works with ``RLx2TD3``, ``RLx2SAC``, and with stock SB3 ``TD3`` and ``SAC`` beside a
     ``TopologyEvolutionCallback``. Between two evolutions it does next to nothing. When training goes on after a restart
-    and the file is there, so does the record; what it has of later steps than the model's is dropped. A new training
-    writes a new record.
+    and the file is there, so does the record, with another ``record_freq`` too; what it has of later steps than the
+    model's is dropped. A new training writes a new record.
 
     :param path: the ``.npz`` file to write; None (default): ``topology_history.npz`` in the folder where an
         ``EvalCallback`` or ``CheckpointCallback`` of the same ``learn`` writes (rl-zoo3: the model's folder), or else
@@ -66,6 +66,7 @@ class TopologyHistoryCallback(BaseCallback):
         self.path = self.given_path
         self.history: TopologyHistory | None = None
         self._owner: Any = None
+        self._counted_before: dict[str, int] = {}
         self._saved_at = 0
         self._last_check = -1
 
@@ -113,6 +114,11 @@ class TopologyHistoryCallback(BaseCallback):
         self.history.truncate(model.num_timesteps)
         self._saved_at = model.num_timesteps
         self._last_check = -1
+        # Numbers of records rise, with another record_freq than before too
+        self._counted_before = {
+            name: max(0, record.numbers[-1] - self._count(name)) if record.numbers else 0
+            for name, record in self.history.networks.items()
+        }
         self._record_topology()
 
     def _default_folder(self) -> str | Path:
@@ -126,19 +132,28 @@ class TopologyHistoryCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         self._record_topology()
 
+    def _counters(self, name: str) -> dict[str, int]:
+        counters: dict[str, Any] = getattr(self.model, "topology_counters", {})
+        counted: dict[str, int] = counters.get(name, {"updates": 0, "evolutions": 0})
+        return counted
+
+    def _count(self, name: str) -> int:
+        """How many records of a network there would be by now if none were left out."""
+        if self.record_freq is None:
+            return self._counters(name)["evolutions"]
+        return self._off_policy.num_timesteps // self.record_freq
+
     def _record_topology(self, is_last: bool = False) -> None:
         """Record the networks that have evolved since the newest record."""
         assert self.history is not None
         model = self._off_policy
-        counters: dict[str, Any] = getattr(model, "topology_counters", {})
         for name, network in networks(model).items():
-            counted = counters.get(name, {"updates": 0, "evolutions": 0})
-            number = counted["evolutions"] if self.record_freq is None else model.num_timesteps // self.record_freq
+            number = self._counted_before[name] + self._count(name)
             record = self.history.networks[name]
             is_new = not record.numbers or number > record.numbers[-1]
             if is_new and (is_last or record.wants(number)):
                 masks = {key: connection_mask(layer).cpu().numpy() for key, layer in linear_layers(network).items()}
-                record.add(model.num_timesteps, counted["updates"], number, masks)
+                record.add(model.num_timesteps, self._counters(name)["updates"], number, masks)
 
     def _on_step(self) -> bool:
         self._note_buffer()

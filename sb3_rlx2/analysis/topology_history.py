@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,7 +170,7 @@ class TopologyHistory:
         :param path: of the ``.npz`` file
         :param max_records: the maximum number of records from now on; None (default): as many as there are, at least
             200
-        :raises ValueError: if it is no such file, or one that was cut short
+        :raises ValueError: if it is no such file, or one that is damaged or was cut short
         """
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -183,8 +182,9 @@ class TopologyHistory:
             history._restore(head, arrays, max_records)
         except FileNotFoundError as error:
             raise ValueError(f"{path}: there is no such file") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{path}: not a topology history, or one that was cut short ({error})") from error
+        except Exception as error:  # whatever a foreign or damaged file brings about
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{path}: not a topology history, or one that was cut short ({reason})") from error
         return history
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, Array], max_records: int | None) -> None:
