@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import quick
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
 from rliable import metrics
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_rlx2 import RLx2TD3, TopologyHistory, TopologyHistoryCallback
 from sb3_rlx2.analysis.plots.buffer import draw_buffer
@@ -86,6 +90,96 @@ def test_csvs_of_the_benchmarks_are_read():
     assert found.steps[0] == 5000
     assert len(found.steps) == len(found.returns) == 30
     assert {(one.algorithm, one.name) for one in read_runs(RESULTS)} >= {("td3", "0"), ("rlx2_td3", "0")}
+
+
+def evaluations(folder, steps, results):
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "evaluations.npz", timesteps=np.asarray(steps), results=np.asarray(results, dtype=float))
+    return folder / "evaluations.npz"
+
+
+def unreadable(path, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read_runs(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([1000, 2000, 1000, 2000], "step 1000 follows step 2000: are there several trainings in this file"),
+        ([1000, 1000, 2000, 3000], "steps must rise, and step 1000 follows step 1000"),
+    ],
+)
+def test_steps_that_repeat_or_fall_are_refused(steps, message, tmp_path):
+    unreadable(evaluations(tmp_path, steps, np.ones((4, 2))), message)
+    csv = tmp_path / "learning_A-v1_x_seed0.csv"
+    csv.write_text("".join(["step,mean_return\n", *(f"{step},1.0\n" for step in steps)]))
+    unreadable(csv, message)
+
+
+def test_the_same_evaluation_in_two_trainings_is_refused(tmp_path):
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+    callback = EvalCallback(make_vec_env("Pendulum-v1"), log_path=str(tmp_path), eval_freq=20, n_eval_episodes=1)
+    model.learn(40, callback=callback)
+    assert list(read_runs(tmp_path)[0].steps) == [20, 40]
+    model.learn(40, callback=callback)
+    unreadable(tmp_path / "evaluations.npz", "are there several trainings in this file")
+
+
+def test_evaluations_without_numbers_are_refused(tmp_path):
+    unreadable(evaluations(tmp_path, STEPS, np.ones((5, 0))), r"results of shape \(5, 0\)")
+    unreadable(evaluations(tmp_path, [], []), r"results of shape \(0,\)")
+    unreadable(evaluations(tmp_path, STEPS, [[1.0], [np.nan], [1.0], [1.0], [1.0]]), "must be finite numbers")
+    csv = tmp_path / "learning_A-v1_x_seed0.csv"
+    for rows, message in (("1000,nan\n", "finite"), ("1000,1.0\nsome,2.0\n", "some"), ("1000\n", "can be read")):
+        csv.write_text(f"step,mean_return\n{rows}")
+        unreadable(csv, message)
+
+
+@pytest.mark.parametrize("head", ["", "step,mean_return\n", '# made by\n"# two, lines"\nstep,mean_return\n'])
+def test_no_row_of_a_csv_but_its_head_is_left_out(head, tmp_path):
+    csv = tmp_path / "learning_A-v1_x_seed0.csv"
+    csv.write_text(f"{head}1e3,1.0\n\n2e3,2.0\n3000.0,3.0\n")
+    (found,) = read_runs(csv)
+    assert list(found.steps) == [1000, 2000, 3000]
+    assert list(found.returns) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("place", "byte"), [(8, 1), (10, 99)])  # encrypted, packed in an unknown way
+@pytest.mark.parametrize("read", [read_runs, TopologyHistory.load])
+def test_archives_that_python_cannot_unpack_are_refused(read, place, byte, history_path, tmp_path):
+    path = tmp_path / "evaluations.npz"
+    shutil.copy(evaluations(tmp_path / "run", STEPS, np.ones((5, 2))) if read is read_runs else history_path, path)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\1\2")
+    content[entry + place] = byte
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"evaluations\.npz: no") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_evaluations_with_a_torn_header_are_refused(tmp_path):
+    path = evaluations(tmp_path, STEPS, np.ones((5, 2)))
+    path.write_bytes(path.read_bytes().replace(b"'descr'", b"'descr("))
+    unreadable(path, "no evaluations can be read from this file")
+
+
+@given(data=st.data())
+def test_damaged_evaluations_are_an_error_of_one_kind_or_numbers(data, tmp_path_factory):
+    path = evaluations(tmp_path_factory.mktemp("run"), STEPS, np.ones((5, 2)))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    message = ""
+    try:
+        read_runs(path)
+    except ValueError as error:
+        message = str(error)
+    assert not message or (message.startswith(f"{path}: ") and "\n" not in message)
 
 
 # --- averages ---
@@ -315,6 +409,21 @@ def test_the_command_draws_learning_curves(tmp_path, capsys):
     assert is_picture(tmp_path / "curves.svg")
 
 
+def test_a_path_may_have_an_equals_sign(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lr=0.1", "lr=0.2"):
+        evaluations(tmp_path / "logs" / name / "A-v1_1", STEPS, np.ones((5, 2)))
+    drawn = []
+    monkeypatch.setattr(
+        "sb3_rlx2.analysis.plots.learning.draw_learning_curves",
+        lambda runs, **settings: drawn.extend(runs) or draw_learning_curves(runs, **settings),
+    )
+    arguments = ["learning", "logs/lr=0.1", "named=logs/lr=0.2", "--reps", "5", "--format", "svg", "--out", "l"]
+    assert command.main(arguments) == 0
+    assert [one.algorithm for one in drawn] == ["lr=0.1", "named"]
+    assert "0.3: there is no such file" in refused(capsys, "learning", "lr=0.3")
+
+
 def test_a_suffix_of_out_is_a_format(tmp_path, capsys):
     csv = RESULTS / "learning_HalfCheetah-v5_td3_seed0.csv"
     arguments = ["learning", str(csv), "--reps", "5", "--dpi", "60"]
@@ -368,6 +477,12 @@ def test_the_command_refuses_what_it_cannot_draw(history_path, tmp_path, capsys)
     assert "reference='x' has no runs" in refused(capsys, "learning", csv, "--reference", "x")
     assert "--confidence 2.0 is not allowed" in refused(capsys, "learning", csv, "--confidence", 2)
     assert "--reps 0 is not allowed" in refused(capsys, "learning", csv, "--reps", 0)
+    for seed in (-1, 2**32):
+        assert f"--seed {seed} is not allowed: it must be in" in refused(capsys, "learning", csv, "--seed", seed)
+    for dpi in (-1, 0, 1, 9):
+        message = refused(capsys, "learning", csv, "--reps", 5, "--dpi", dpi, "--out", tmp_path / "l")
+        assert f"--dpi {dpi} is not allowed: it must be at least 10" in message
+    command.main(["learning", str(csv), "--reps", "5", "--dpi", "10", "--out", str(tmp_path / "l")])
     assert "invalid choice" in refused(capsys, "nothing")
     assert "File exists" in refused(capsys, "buffer", history_path, "--out", csv / "below")
 

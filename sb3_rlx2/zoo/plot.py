@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 from sb3_rlx2.analysis.history import FILE_NAME
 from sb3_rlx2.analysis.topology_history import TopologyHistory
+from sb3_rlx2.common.argument_ranges import MOST_SEED
 from sb3_rlx2.engine.networks import LEARNING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
+LEAST_DPI = 10
+"""Letters cannot be drawn with fewer."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         _read_suffix(arguments)
+        if arguments.dpi < LEAST_DPI:
+            raise ValueError(f"--dpi {arguments.dpi} is not allowed: it must be at least {LEAST_DPI}")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             figures, stem = (_learning if arguments.kind == "learning" else _history)(arguments)
@@ -105,10 +110,13 @@ def _learning(arguments: argparse.Namespace) -> tuple[dict[str, Figure], Path]:
         raise ValueError(f"--confidence {arguments.confidence} is not allowed: it must lie between 0 and 1")
     if arguments.reps < 1:
         raise ValueError(f"--reps {arguments.reps} is not allowed: it must be at least 1")
+    if not 0 <= arguments.seed <= MOST_SEED:
+        raise ValueError(f"--seed {arguments.seed} is not allowed: it must be in 0 <= seed <= {MOST_SEED}")
     runs: list[Run] = []
     for given in arguments.runs:
         name, separator, path = given.partition("=")
-        runs += read_runs(Path(path), name) if separator else read_runs(Path(given))
+        is_named = separator and not Path(given).exists()  # a path may have a "=" itself
+        runs += read_runs(Path(path), name) if is_named else read_runs(Path(given))
     figure = draw_learning_curves(
         runs,
         reference=arguments.reference,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,8 +78,10 @@ def _read(path: Path, algorithm: str | None) -> Run:
         steps, returns = _read_csv(path) if path.suffix == ".csv" else _read_evaluations(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: no evaluations can be read from this file ({error})") from error
+    except Exception as error:  # whatever a foreign or damaged file brings about
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: no evaluations can be read from this file ({reason})") from error
+    _check_evaluations(path, steps, returns)
     if path.suffix == ".csv":
         match = CSV_NAME.fullmatch(path.stem)
         folder, own = path.parent.name, path.stem
@@ -97,20 +98,42 @@ def _read(path: Path, algorithm: str | None) -> Run:
     )
 
 
+def _check_evaluations(path: Path, steps: Array, returns: Array) -> None:
+    if not (np.isfinite(steps).all() and np.isfinite(returns).all()):
+        raise ValueError(f"{path}: steps and returns must be finite numbers, and some are NaN or infinite")
+    falls = np.flatnonzero(np.diff(steps) <= 0.0)
+    if len(falls):
+        before, after = steps[falls[0] : falls[0] + 2]
+        raise ValueError(
+            f"{path}: steps must rise, and step {after:.0f} follows step {before:.0f}: are there several trainings in "
+            "this file?"
+        )
+
+
 def _read_csv(path: Path) -> tuple[Array, Array]:
     with path.open(newline="") as file:
-        rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
+        rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
+    if rows and not _is_number(rows[0][0]):  # its head
+        del rows[0]
     if not rows:
         raise ValueError("it has no rows")
     numbers = np.array([row[:2] for row in rows], dtype=np.float64)
     return numbers[:, 0], numbers[:, 1]
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _read_evaluations(path: Path) -> tuple[Array, Array]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         steps, results = archive["timesteps"], archive["results"]
-    if len(steps) == 0 or len(results) != len(steps):
-        raise ValueError(f"{len(steps)} steps, {len(results)} results")
+    if steps.ndim != 1 or len(results) != len(steps) or results.size == 0:
+        raise ValueError(f"steps of shape {steps.shape}, results of shape {results.shape}")
     return steps.astype(np.float64), results.reshape(len(steps), -1).mean(axis=1)
 
 
