@@ -58,7 +58,23 @@ def check_device(device: th.device | str) -> None:
         found = get_device(device)
         th.empty(1, device=found)
     except Exception as error:  # each backend has its own
-        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
-        raise ValueError(f"device={str(device)!r} is not available: {reason}") from error
+        raise ValueError(_not_available(device, error)) from error
     if found.type == "meta":
         raise ValueError("device='meta' is not allowed: tensors on it hold no numbers, so that nothing can be computed")
+
+
+def check_device_name(device: th.device | str) -> None:
+    """Check that a device is one that PyTorch knows, before Stable-Baselines3 asks for it.
+
+    :param device: the device, or ``"auto"``
+    :raises ValueError: if it is none
+    """
+    try:
+        th.device("cpu" if device == "auto" else device)
+    except Exception as error:
+        raise ValueError(_not_available(device, error)) from error
+
+
+def _not_available(device: th.device | str, error: Exception) -> str:
+    reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
+    return f"device={str(device)!r} is not available: {reason}"

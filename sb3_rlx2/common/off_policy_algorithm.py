@@ -28,7 +28,7 @@ from sb3_rlx2.common.argument_ranges import (
     check_policy_kwargs,
     check_topology_counters,
 )
-from sb3_rlx2.common.arguments import check_device, constructor_arguments, did_you_mean
+from sb3_rlx2.common.arguments import check_device, check_device_name, constructor_arguments, did_you_mean
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.clocks import Interval
@@ -129,7 +129,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         **kwargs: Any,
     ) -> None:
         check_policy_kwargs(kwargs.get("policy_kwargs"))
-        check_device(device)
+        check_device_name(device)
         # Which device "auto" stands for is known when the networks are there
         self._device_is_auto = isinstance(device, str) and device == "auto"
         sparsities = {name: kwargs.pop(name) for name in self.network_sparsities.values()}
