@@ -33,3 +33,11 @@ class DivergenceError(ValueError):
 
     def __reduce__(self) -> tuple[type[DivergenceError], tuple[str, float, int]]:
         return type(self), self._arguments
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, or its class if it says nothing.
+
+    :param error: the exception
+    """
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -13,6 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.analysis.network_parts import input_names, network_parts
 from sb3_rlx2.common.topology import networks
+from sb3_rlx2.errors import first_line
 from sb3_rlx2.files import replacing
 from sb3_rlx2.sparse import linear_layers
 from sb3_rlx2.sparse.recording import TopologyRecord
@@ -183,8 +184,8 @@ class TopologyHistory:
         except FileNotFoundError as error:
             raise ValueError(f"{path}: there is no such file") from error
         except Exception as error:  # whatever a foreign or damaged file brings about
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{path}: not a topology history, or one that was cut short ({reason})") from error
+            problem = f"not a topology history, or one that was cut short ({first_line(error)})"
+            raise ValueError(f"{path}: {problem}") from error
         return history
 
     def _restore(self, head: Mapping[str, Any], arrays: Mapping[str, Array], max_records: int | None) -> None:

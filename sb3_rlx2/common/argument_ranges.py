@@ -92,9 +92,9 @@ def check_learning_arguments(attributes: Mapping[str, Any]) -> None:
     for name in SWITCHES:
         if name in given and not (isinstance(given[name], (int, np.bool_)) and given[name] in (0, 1)):
             raise ValueError(f"{name}={given[name]!r} is not allowed: it must be True or False")
-    for name, (kind, classes) in TYPES.items():
-        if name in given and not isinstance(given[name], classes):
-            raise ValueError(f"{name}={given[name]!r} is not allowed: it must be {kind}")
+    for name in TYPES:
+        if name in given:
+            check_type(given[name], name)
     if (given.get("ep_info_buffer") is None) != (given.get("ep_success_buffer") is None):
         raise ValueError("ep_info_buffer and ep_success_buffer are not allowed one without the other")
     if given.get("target_noise_clip", math.inf) != math.inf:  # infinity: not clipped
@@ -113,14 +113,16 @@ def check_learning_arguments(attributes: Mapping[str, Any]) -> None:
     check_replay_buffer_class(given["replay_buffer_class"])
 
 
-def check_policy_kwargs(value: Any) -> None:
-    """A dict or None.
+def check_type(value: Any, name: str) -> None:
+    """An object of one of the classes that an argument may have.
 
     :param value: the argument's value
-    :raises ValueError: if it is neither
+    :param name: the argument's name, one of ``TYPES``
+    :raises ValueError: if it is none
     """
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f"policy_kwargs={value!r} is not allowed: it must be a dict")
+    kind, classes = TYPES[name]
+    if not isinstance(value, classes):
+        raise ValueError(f"{name}={value!r} is not allowed: it must be {kind}")
 
 
 def check_learning_rate(value: Any) -> None:

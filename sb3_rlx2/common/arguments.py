@@ -11,6 +11,8 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
+from sb3_rlx2.errors import first_line
+
 
 def did_you_mean(given: str, allowed: Collection[str]) -> str:
     """The end of a message about a misspelt name: the nearest one that is allowed, or nothing.
@@ -20,6 +22,18 @@ def did_you_mean(given: str, allowed: Collection[str]) -> str:
     """
     close = difflib.get_close_matches(given, allowed, n=1)
     return f". Did you mean {close[0]!r}?" if close else ""
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is that of a number, as Python reads it.
+
+    :param text: the text
+    """
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def constructor_arguments(cls: type) -> set[str]:
@@ -76,5 +90,4 @@ def check_device_name(device: th.device | str) -> None:
 
 
 def _not_available(device: th.device | str, error: Exception) -> str:
-    reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
-    return f"device={str(device)!r} is not available: {reason}"
+    return f"device={str(device)!r} is not available: {first_line(error).partition('. ')[0]}"

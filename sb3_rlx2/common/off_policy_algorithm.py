@@ -25,8 +25,8 @@ import sb3_rlx2.common.known_objects  # noqa: F401  what files may name
 from sb3_rlx2.common.argument_ranges import (
     check_action_space,
     check_learning_arguments,
-    check_policy_kwargs,
     check_topology_counters,
+    check_type,
 )
 from sb3_rlx2.common.arguments import check_device, check_device_name, constructor_arguments, did_you_mean
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
@@ -128,7 +128,8 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         _init_setup_model: bool,
         **kwargs: Any,
     ) -> None:
-        check_policy_kwargs(kwargs.get("policy_kwargs"))
+        if kwargs.get("policy_kwargs") is not None:
+            check_type(kwargs["policy_kwargs"], "policy_kwargs")
         check_device_name(device)
         # Which device "auto" stands for is known when the networks are there
         self._device_is_auto = isinstance(device, str) and device == "auto"

@@ -10,7 +10,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.td3.policies import TD3Policy
 
-from sb3_rlx2.common.argument_ranges import check_policy_kwargs
+from sb3_rlx2.common.argument_ranges import check_type
 from sb3_rlx2.td3.td3 import RLx2TD3
 
 FIXED: dict[str, Any] = {"policy_delay": 1, "target_policy_noise": 0.1, "target_noise_clip": 0.0}
@@ -45,7 +45,8 @@ class RLx2DDPG(RLx2TD3):
         for name in FIXED:
             if name in kwargs:
                 raise ValueError(_problem(name, kwargs[name]))
-        check_policy_kwargs(policy_kwargs)
+        if policy_kwargs is not None:
+            check_type(policy_kwargs, "policy_kwargs")
         own = {"policy_kwargs": {"n_critics": 1, **(policy_kwargs or {})}, **FIXED}
         cast(Any, super()).__init__(policy, env, *args, **own, **kwargs)
 

@@ -6,12 +6,13 @@ import ast
 import importlib
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.env_util import unwrap_wrapper
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -65,18 +66,10 @@ class WholeEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
         if (terminated or truncated) and "episode" not in info:
-            monitor = next(env for env in _layers(self.env) if isinstance(env, Monitor))
+            monitor = cast(Monitor[Any, Any], unwrap_wrapper(self.env, Monitor))
             seconds = round(time.time() - monitor.t_start, 6)
             info["episode"] = {"r": round(sum(monitor.rewards), 6), "l": len(monitor.rewards), "t": seconds}
         return observation, reward, bool(terminated), bool(truncated), info
-
-
-def _layers(env: gymnasium.Env[Any, Any]) -> Iterator[gymnasium.Env[Any, Any]]:
-    """An environment's wrappers, from the outermost to the environment itself."""
-    yield env
-    while isinstance(env, gymnasium.Wrapper):
-        env = env.env
-        yield env
 
 
 def make_environment(environment: str, entry: Mapping[str, Any], *, evaluation: bool = False) -> VecEnv:

@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium
 
+from sb3_rlx2.common.argument_ranges import MOST_SEED
 from sb3_rlx2.common.arguments import did_you_mean
 from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.hyperparameters import read_entry
@@ -404,7 +405,11 @@ def _names(given: Any, label: str) -> tuple[str, ...]:
 def _seeds(given: Any, label: str) -> tuple[int, ...]:
     if _is_count(given):
         return tuple(range(int(given)))
-    if not isinstance(given, list) or not given or not all(type(seed) is int and 0 <= seed < 2**32 for seed in given):
+    if (
+        not isinstance(given, list)
+        or not given
+        or not all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in given)
+    ):
         raise ValueError(f"{label}: {given!r} is not allowed: how many, or a list of integers from 0 to 2**32 - 1")
     return tuple(dict.fromkeys(given))
 

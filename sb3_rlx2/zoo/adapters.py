@@ -17,6 +17,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_rlx2.common.saving.model_files import check_model_file
+from sb3_rlx2.errors import first_line
 from sb3_rlx2.files import replacing
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
 from sb3_rlx2.zoo.downloads import checked
@@ -135,7 +136,7 @@ def _naming_no_hub(get_hf_trained_models: Callable[..., dict[str, Any]]) -> Call
         try:
             return get_hf_trained_models(*args, **kwargs)
         except Exception as error:  # of whichever HTTP library huggingface_hub has
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ConnectionError(
                 f"the models on the Hugging Face Hub cannot be listed ({reason}): --no-hub evaluates those of --log-dir"
             ) from error

@@ -15,7 +15,7 @@ import gymnasium
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rlx2.common.arguments import constructor_arguments, did_you_mean
+from sb3_rlx2.common.arguments import constructor_arguments, did_you_mean, is_number
 from sb3_rlx2.studies.hyperparameters import hyperparameter_folder, packaged_baselines
 
 WRAPPERS = (str, list, dict, type, type(None))
@@ -185,7 +185,7 @@ def _check_name(key: str, allowed: Collection[str], place: str) -> None:
 
 
 def _check_value(key: str, value: Any, annotation: Any, place: str) -> None:
-    if isinstance(value, str) and _is_number(value):
+    if isinstance(value, str) and is_number(value):
         if place.startswith("-params"):
             raise ValueError(f"{place}: {value} is text. Write it without quotes")
         raise ValueError(f"{place}: {value} is text to YAML. Write it as !!float {value}, or as a plain integer")
@@ -213,9 +213,9 @@ def _check_value(key: str, value: Any, annotation: Any, place: str) -> None:
 
 def _check_learning_rate(value: Any, place: str) -> None:
     """The zoo turns it into a schedule, constant or linear."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     schedule, _, start = value.partition("_") if isinstance(value, str) else ("", "", "")
-    rate = float(value) if is_number else float(start) if schedule == "lin" and _is_number(start) else math.nan
+    rate = float(value) if is_plain else float(start) if schedule == "lin" and is_number(start) else math.nan
     if not 0.0 < rate < math.inf:
         raise ValueError(
             f"{place}: {value!r} is not allowed: a number above 0, or lin_ and such a number, as in lin_1e-3"
@@ -237,14 +237,6 @@ def _evaluated(key: str, value: Any, place: str) -> Any:
     value = _python(value, f"{place}: {key}")
     _check_type(value, EVALUATED[key], f"{place}: {key}")
     return value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_module(name: str) -> bool:

@@ -15,7 +15,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_rlx2.analysis.report import report
 from sb3_rlx2.common.saving.model_files import check_model_file, read_algorithm
 from sb3_rlx2.common.saving.trust import check_trusted
-from sb3_rlx2.errors import ModelFileError
+from sb3_rlx2.errors import ModelFileError, first_line
 from sb3_rlx2.zoo.algorithms import ALGORITHMS, PREFIX
 
 KNOWN: Mapping[str, type[OffPolicyAlgorithm]] = {
@@ -60,19 +60,15 @@ def load_model(path: Path, algo: str | None = None, replay_buffer: Path | None =
     except ModelFileError:  # which names the file
         raise
     except Exception as error:  # whatever unpickling and rebuilding a foreign file may raise
-        raise ValueError(f"{path}: cannot be loaded as {algorithm.__name__}: {_first_line(error)}") from error
+        raise ValueError(f"{path}: cannot be loaded as {algorithm.__name__}: {first_line(error)}") from error
     if replay_buffer is not None:
         try:
             model.load_replay_buffer(replay_buffer)
         except ModelFileError:
             raise
         except Exception as error:
-            raise ValueError(f"{replay_buffer}: cannot be loaded as a replay buffer: {_first_line(error)}") from error
+            raise ValueError(f"{replay_buffer}: cannot be loaded as a replay buffer: {first_line(error)}") from error
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

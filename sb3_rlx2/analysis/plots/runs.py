@@ -14,6 +14,9 @@ import numpy.typing as npt
 from rliable import library as rly
 from scipy import stats
 
+from sb3_rlx2.common.arguments import is_number
+from sb3_rlx2.errors import first_line
+
 Array = npt.NDArray[np.float64]
 
 ZOO_FOLDER = re.compile(r"(?P<environment>.+)_(?P<run>\d+)")
@@ -79,8 +82,7 @@ def _read(path: Path, algorithm: str | None) -> Run:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: there is no such file") from error
     except Exception as error:  # whatever a foreign or damaged file brings about
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: no evaluations can be read from this file ({reason})") from error
+        raise ValueError(f"{path}: no evaluations can be read from this file ({first_line(error)})") from error
     _check_evaluations(path, steps, returns)
     if path.suffix == ".csv":
         match = CSV_NAME.fullmatch(path.stem)
@@ -113,20 +115,12 @@ def _check_evaluations(path: Path, steps: Array, returns: Array) -> None:
 def _read_csv(path: Path) -> tuple[Array, Array]:
     with path.open(newline="") as file:
         rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
-    if rows and not _is_number(rows[0][0]):  # its head
+    if rows and not is_number(rows[0][0]):  # its head
         del rows[0]
     if not rows:
         raise ValueError("it has no rows")
     numbers = np.array([row[:2] for row in rows], dtype=np.float64)
     return numbers[:, 0], numbers[:, 1]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_evaluations(path: Path) -> tuple[Array, Array]:
