@@ -15,7 +15,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from test_budgets import GradualPruning, numbers
 from test_resume import Cut, PowerCut, assert_resumes, model_of, resumed, state_of
 
-from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3, TrainingCheckpointCallback
+from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3, TopologyHistory, TopologyHistoryCallback, TrainingCheckpointCallback
 from sb3_rlx2.resume.checkpoint_callback import BufferSegments
 
 
@@ -255,3 +255,20 @@ def test_rows_are_written_once_unless_they_changed(tmp_path):
     model.replay_buffer.timeouts[59] = 1.0
     assert len(segments.collect(model.replay_buffer, 60)[1]) == 1
     assert th.is_tensor(model.actor.mu[0].values)
+
+
+def test_a_history_that_went_on_with_another_frequency_is_resumed(tmp_path):
+    records = []
+    for name, last in (("whole", 10**9), ("cut", 330)):
+        model, path = model_of(RLx2TD3), tmp_path / f"{name}.npz"
+        model.learn(200, TopologyHistoryCallback(path))
+        callback = TrainingCheckpointCallback(tmp_path / name, every=60)
+        try:
+            model.learn(200, [TopologyHistoryCallback(path, 30), callback, Cut(last)], reset_num_timesteps=False)
+        except PowerCut:
+            callback.wait()
+            resumed(tmp_path / name)
+        record = TopologyHistory.load(path).networks["critic"]
+        records.append((record.numbers, record.steps, record.updates))
+    assert records[0] == records[1]
+    assert records[0][1][-6:] == [240, 270, 300, 330, 360, 390]

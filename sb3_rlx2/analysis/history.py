@@ -83,7 +83,12 @@ class TopologyHistoryCallback(BaseCallback):
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint of the training keeps of this callback."""
         history = None if self.history is None else self.history.get_state()
-        return {"history": history, "saved_at": self._saved_at, "last_check": self._last_check}
+        return {
+            "history": history,
+            "saved_at": self._saved_at,
+            "last_check": self._last_check,
+            "counted_before": self._counted_before,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Put back what ``get_state`` returned.
@@ -92,6 +97,7 @@ class TopologyHistoryCallback(BaseCallback):
         """
         self.history = None if state["history"] is None else TopologyHistory.from_state(state["history"])
         self._saved_at, self._last_check = state["saved_at"], state["last_check"]
+        self._counted_before = state.get("counted_before") or {}
 
     @property
     def _off_policy(self) -> OffPolicyAlgorithm:
@@ -148,7 +154,7 @@ class TopologyHistoryCallback(BaseCallback):
         assert self.history is not None
         model = self._off_policy
         for name, network in networks(model).items():
-            number = self._counted_before[name] + self._count(name)
+            number = self._counted_before.get(name, 0) + self._count(name)
             record = self.history.networks[name]
             is_new = not record.numbers or number > record.numbers[-1]
             if is_new and (is_last or record.wants(number)):
