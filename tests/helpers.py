@@ -89,9 +89,10 @@ def quick(**kwargs):
     }
 
 
-def few_quantiles(algorithm):
+def few_quantiles(algorithm, **policy_kwargs):
     """Arguments with which PyTorch computes QR-DQN fast, and on one thread: it cannot use its others after a fork."""
-    return {"policy_kwargs": {"net_arch": [32, 32], "n_quantiles": 5}} if algorithm is RLx2QRDQN else {}
+    quantiles = {"n_quantiles": 5} if algorithm is RLx2QRDQN else {}
+    return {"policy_kwargs": {"net_arch": [32, 32], **policy_kwargs, **quantiles}}
 
 
 def one_output(algorithm):

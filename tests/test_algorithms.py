@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, ALL, COMPILED, VALUE_BASED, environment, learner, quick, targets_follow
+from helpers import ALGORITHMS, ALL, COMPILED, VALUE_BASED, environment, few_quantiles, learner, quick, targets_follow
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -57,9 +57,8 @@ def test_every_linear_layer_of_a_value_network_is_sparse_as_asked(algorithm):
 @pytest.mark.parametrize("algorithm", VALUE_BASED)
 @pytest.mark.parametrize("engine", ["torch", "compiled"])
 def test_target_networks_follow_in_environment_steps_and_keep_the_connections(algorithm, engine):
-    model = algorithm(
-        "MlpPolicy", "CartPole-v1", engine=engine, **quick(target_update_interval=200, topology_end=10**6)
-    )
+    kwargs = quick(target_update_interval=200, topology_end=10**6, **few_quantiles(algorithm))
+    model = algorithm("MlpPolicy", "CartPole-v1", engine=engine, **kwargs)
     model.learn(199)
     online, name = model.policy.state_dict(), learner(model)
     pairs = {key: f"{name}_target{key.removeprefix(name)}" for key in online if key.startswith(f"{name}.")}

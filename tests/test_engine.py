@@ -1,6 +1,7 @@
 """The compiled engine gives the results of the torch path, which is SB3's own train()."""
 
 import copy
+import itertools
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,7 @@ from helpers import (
     engine_threads,
     environment,
     few_quantiles,
+    in_turn,
     learner,
     quick,
     threads_of_last_run,
@@ -69,19 +71,28 @@ def assert_same_run(algorithm, tolerance=2e-6, **kwargs):
     return ours
 
 
-@pytest.mark.parametrize("algorithm", ALL_COMPILED)
-@pytest.mark.parametrize("topology", ["rigl", "set", "static"])
-@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize(
+    ("algorithm", "topology", "n_steps"),
+    [
+        *itertools.product(ALL_COMPILED, ["rigl"], [1, 3]),
+        *in_turn(itertools.product(ALL_COMPILED, ["set", "static"]), [3, 1]),
+    ],
+)
 def test_same_run_as_torch(algorithm, topology, n_steps):
-    model = assert_same_run(algorithm, topology=topology, n_steps=n_steps, n_steps_delay=40, topology_interval=16)
+    kwargs = {} if topology == "rigl" else few_quantiles(algorithm)
+    model = assert_same_run(
+        algorithm, topology=topology, n_steps=n_steps, n_steps_delay=40, topology_interval=16, **kwargs
+    )
     assert (min(counts["evolutions"] for counts in model.topology_counters.values()) > 1) == (topology != "static")
 
 
-@pytest.mark.parametrize("algorithm", COMPILED)
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.ELU])
-@pytest.mark.parametrize("net_arch", [[], [40], [24, 33, 17, 20]])
+# Each algorithm has each activation and each depth
+@pytest.mark.parametrize(
+    ("activation", "algorithm", "net_arch"),
+    in_turn(itertools.product([nn.ReLU, nn.Tanh, nn.ELU], COMPILED), [[], [40], [24, 33, 17, 20]]),
+)
 @pytest.mark.filterwarnings("ignore:layers with too few connections")
-def test_same_run_for_any_depth_and_activation(algorithm, activation, net_arch):
+def test_same_run_for_any_depth_and_activation(activation, algorithm, net_arch):
     policy_kwargs = {"net_arch": net_arch, "activation_fn": activation, "n_critics": 3}
     assert_same_run(
         algorithm, policy_kwargs=policy_kwargs, topology_interval=30, actor_sparsity=0.5, critic_sparsity=0.6
@@ -99,7 +110,8 @@ def test_same_run_with_vec_normalize_and_several_environments(algorithm):
     def env():
         return VecNormalize(make_vec_env(environment(algorithm), n_envs=3, seed=1))
 
-    assert_same_run(algorithm, env=env, gradient_steps=-1, n_steps_delay=30, steps=240, tolerance=1e-5)
+    kwargs = few_quantiles(algorithm)
+    assert_same_run(algorithm, env=env, gradient_steps=-1, n_steps_delay=30, steps=240, tolerance=1e-5, **kwargs)
 
 
 @pytest.mark.parametrize("algorithm", COMPILED)
@@ -145,19 +157,19 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("policy_kwargs", OPTIMIZERS)
 def test_same_run_for_adam_with_weight_decay(algorithm, policy_kwargs):
-    assert_same_run(algorithm, policy_kwargs={"net_arch": [32, 32], **policy_kwargs})
+    assert_same_run(algorithm, **few_quantiles(algorithm, **policy_kwargs))
 
 
 @pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("activation", [nn.LeakyReLU, nn.SiLU, nn.GELU])
 def test_same_run_for_further_activations(algorithm, activation):
-    assert_same_run(algorithm, policy_kwargs={"net_arch": [40, 32], "activation_fn": activation})
+    assert_same_run(algorithm, **few_quantiles(algorithm, net_arch=[40, 32], activation_fn=activation))
 
 
 @pytest.mark.parametrize("algorithm", ALL_COMPILED)
 @pytest.mark.parametrize("net_arch", [[40, 24], [17, 33, 8]])
 def test_same_run_for_dense_networks(algorithm, net_arch):
-    assert_same_run(algorithm, topology="dense", policy_kwargs={"net_arch": net_arch})
+    assert_same_run(algorithm, topology="dense", **few_quantiles(algorithm, net_arch=net_arch))
 
 
 class Residual(nn.Module):
@@ -250,7 +262,8 @@ def test_several_updates_in_one_call_are_the_same_as_one_by_one(algorithm):
 @pytest.mark.parametrize("algorithm", VALUE_BASED)
 @pytest.mark.parametrize("net_arch", [[], [40], [24, 33, 17, 20]])
 def test_same_run_of_value_networks_for_any_depth(algorithm, net_arch):
-    assert_same_run(algorithm, policy_kwargs={"net_arch": net_arch}, topology_interval=30, sparsity=0.5, tau=0.3)
+    kwargs = few_quantiles(algorithm, net_arch=net_arch)
+    assert_same_run(algorithm, topology_interval=30, sparsity=0.5, tau=0.3, **kwargs)
 
 
 @pytest.mark.parametrize("algorithm", VALUE_BASED)
@@ -277,6 +290,7 @@ def test_same_run_with_episodes_that_end_and_a_buffer_that_forgets(algorithm, mo
     model = assert_same_run(
         algorithm, 1e-5, n_steps_delay=0, buffer_size=90, buffer_min_size=20, buffer_check_interval=10,
         buffer_distance_threshold=0.0, target_update_interval=15, steps=220, learning_rate=1e-2,
+        **few_quantiles(algorithm),
     )  # fmt: skip
     assert model.replay_buffer.full
     assert max(forgotten) > 0

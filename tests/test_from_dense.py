@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALL, ALL_COMPILED, environment, quick
+from helpers import ALL, ALL_COMPILED, environment, few_quantiles, quick
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.utils import set_random_seed
@@ -36,7 +36,7 @@ def _trained(algorithm):
 
 
 def _train(algorithm, env=None, **kwargs):
-    kwargs = {"policy_kwargs": {"net_arch": [32, 24]}, "train_freq": 1, **kwargs}
+    kwargs = {**few_quantiles(algorithm, net_arch=[32, 24]), "train_freq": 1, **kwargs}
     model = algorithm.dense_class(
         "MlpPolicy", env or gym.make(environment(algorithm)), learning_starts=50, buffer_size=2000, batch_size=32,
         seed=0, device="cpu", **kwargs,
