@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_rlx2 import RLx2TD3
 from sb3_rlx2.studies import expand, read_study
 from sb3_rlx2.studies.algorithms import ALGORITHMS
-from sb3_rlx2.studies.evaluation import StudyCallback
+from sb3_rlx2.studies.evaluation import Evaluator, StudyCallback
 from sb3_rlx2.studies.executors import local_executor
 from sb3_rlx2.studies.hyperparameters import read_entry
 from sb3_rlx2.studies.model import make_environment, make_model
@@ -324,6 +324,25 @@ def test_runs_are_made_once_with_everything_that_made_them(study_file, tmp_path)
     assert [folder.evaluations.stat().st_mtime_ns for folder in folders] == times
 
 
+@pytest.mark.parametrize("changes", [{}, {"normalize": True}])
+def test_the_agent_of_the_best_evaluation_is_kept(changes, study_file, tmp_path):
+    methods = {"a": {"algorithm": "rlx2_td3", "hyperparameters": {**changes, "learning_rate": 0.01}}}
+    study = read_study(study_file(methods=methods, seeds=1, steps=600, evaluation={"every": 60, "episodes": 1}))
+    (folder,) = run_folders(study, tmp_path)
+    assert run_main([str(folder.path)]) == 0
+    rows = folder.rows()
+    best = max(rows, key=lambda row: row["mean_return"])
+    assert best is not rows[-1], "the last one is not the best here"
+    evaluator = Evaluator(folder)
+    if changes:
+        evaluator.env = VecNormalize.load(folder.best / "vecnormalize.pkl", evaluator.env.venv)
+        evaluator.env.training = evaluator.env.norm_reward = False
+    model = RLx2TD3.load(folder.best / "model.zip")
+    assert model.num_timesteps == best["step"]
+    mean = evaluator.evaluate(model, int(best["step"]), model._n_updates, {})
+    assert mean == pytest.approx(best["mean_return"], abs=1e-3)
+
+
 def test_evaluating_leaves_the_training_as_it_is(study_file, tmp_path):
     finals = []
     for every in (50, 300):
@@ -454,9 +473,11 @@ def test_a_study_killed_with_its_processes_goes_on_and_ends_as_if_it_had_not_bee
     assert evaluations(killed) == evaluations(whole)
     seconds = [row["cpu_seconds"] for row in killed.rows()]
     assert seconds == sorted(seconds)
-    models = [RLx2TD3.load(folder.model) for folder in (whole, killed)]
-    states = [list(model.policy.state_dict().values()) for model in models]
-    assert all(th.equal(a, b) for a, b in zip(*states, strict=True))
+    for name in ("model.zip", "best/model.zip"):
+        models = [RLx2TD3.load(folder.path / name) for folder in (whole, killed)]
+        assert models[0].num_timesteps == models[1].num_timesteps
+        states = [list(model.policy.state_dict().values()) for model in models]
+        assert all(th.equal(a, b) for a, b in zip(*states, strict=True))
     assert len(killed.record("sessions.json")["sessions"]) == 2
 
 

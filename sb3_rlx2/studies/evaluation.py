@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import sync_envs_normalization
 from sb3_rlx2.common.topology import networks
 from sb3_rlx2.files.atomic import replacing
 from sb3_rlx2.sparse import summarize
-from sb3_rlx2.studies.model import make_environment
+from sb3_rlx2.studies.model import make_environment, save_agent
 from sb3_rlx2.studies.run_folder import RunFolder
 
 COLUMNS = (
@@ -149,7 +149,7 @@ class Status:
 
 
 class StudyCallback(BaseCallback):
-    """Evaluates every so many environment steps, and at the end of training.
+    """Evaluates every so many environment steps and at the end of training, and keeps the agent of the highest return.
 
     :param run: folder of the run
     :param is_new: whether the training begins; otherwise a checkpoint says where it goes on
@@ -193,8 +193,12 @@ class StudyCallback(BaseCallback):
             self._evaluate()
 
     def _evaluate(self) -> None:
+        run, model = self.evaluator.run, self.model
+        before = max((row["mean_return"] for row in run.rows()), default=-np.inf)
         sync_envs_normalization(self.training_env, self.evaluator.env)
-        self.evaluator.evaluate(self.model, self.num_timesteps, self.model._n_updates, count_connections(self.model))
+        if self.evaluator.evaluate(model, self.num_timesteps, model._n_updates, count_connections(model)) > before:
+            save_agent(model, run.best)
+            self.evaluator.start()  # the clocks stand still meanwhile
 
 
 def count_connections(model: Any) -> dict[str, int]:

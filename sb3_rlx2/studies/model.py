@@ -7,6 +7,7 @@ import importlib
 import inspect
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
@@ -142,6 +143,19 @@ def import_object(name: str, purpose: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{purpose}: {name!r} cannot be imported ({error})") from error
+
+
+def save_agent(model: Any, folder: Path) -> None:
+    """Save a model as ``model.zip``, and statistics that normalize its environment as ``vecnormalize.pkl``.
+
+    :param model: an algorithm of Stable-Baselines3's kind
+    :param folder: where; it is made
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder / "model.zip")
+    normalization = model.get_vec_normalize_env()
+    if isinstance(normalization, VecNormalize):
+        normalization.save(str(folder / "vecnormalize.pkl"))
 
 
 def _wrapper(given: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

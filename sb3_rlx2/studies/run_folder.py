@@ -51,6 +51,7 @@ class RunFolder:
         self.evaluations = path / "evaluations.csv"
         self.checkpoints = path / "checkpoint"
         self.model = path / "model.zip"
+        self.best = path / "best"
         self.output = path / "output.txt"
 
     @cached_property

@@ -7,12 +7,11 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rlx2.resume import TrainingCheckpointCallback, has_checkpoint, resume
 from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.evaluation import StudyCallback
-from sb3_rlx2.studies.model import make_environment, make_model
+from sb3_rlx2.studies.model import make_environment, make_model, save_agent
 from sb3_rlx2.studies.run_folder import RunFolder
 
 NEVER = 1_000_000_000
@@ -53,7 +52,7 @@ def trained_model(needed: RunFolder) -> OffPolicyAlgorithm:
 
 
 def learn(run: RunFolder, make: Callable[[], OffPolicyAlgorithm], callbacks: Sequence[BaseCallback] = ()) -> None:
-    """Train to the run's last step, with evaluations and checkpoints, and save the model.
+    """Train to the run's last step, with evaluations and checkpoints, and save the model at the end and at its best.
 
     A run that was killed goes on from its newest checkpoint, and ends as if nothing had happened.
 
@@ -72,7 +71,4 @@ def learn(run: RunFolder, make: Callable[[], OffPolicyAlgorithm], callbacks: Seq
     else:
         env = make_environment(settings.environment, settings.hyperparameters)
         model = resume(run.checkpoints, env, every, algorithm=ALGORITHMS[settings.algorithm])
-    model.save(run.model)
-    normalization = model.get_vec_normalize_env()
-    if isinstance(normalization, VecNormalize):
-        normalization.save(str(run.path / "vecnormalize.pkl"))
+    save_agent(model, run.path)
