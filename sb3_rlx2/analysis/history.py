@@ -97,7 +97,7 @@ class TopologyHistoryCallback(BaseCallback):
         """
         self.history = None if state["history"] is None else TopologyHistory.from_state(state["history"])
         self._saved_at, self._last_check = state["saved_at"], state["last_check"]
-        self._counted_before = state.get("counted_before") or {}
+        self._counted_before = state.get("counted_before", {})
 
     @property
     def _off_policy(self) -> OffPolicyAlgorithm:
