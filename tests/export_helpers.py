@@ -99,6 +99,10 @@ GREEDY = ["RLx2DQN", "RLx2QRDQN", "DQN", "QRDQN", "RLx2DQN with VecNormalize"]
 TASKS = dict.fromkeys((RLx2DQN, RLx2QRDQN, DQN, QRDQN), Choice)
 
 
+LEARNED = 90
+"""Environment steps of those that have learned a little."""
+
+
 def quick(algorithm, env=None, **kwargs):
     """A model that is made in no time."""
     kwargs = {"policy_kwargs": {"net_arch": [64, 48]}, "buffer_size": 500, "seed": 0, "device": "cpu", **kwargs}
@@ -111,7 +115,7 @@ def normalized(algorithm, **kwargs):
     model = quick(algorithm, env, learning_starts=50, batch_size=16, **kwargs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.learn(200)
+        model.learn(LEARNED)
     return model
 
 
@@ -124,7 +128,7 @@ def simba(algorithm):
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return model.learn(200)
+        return model.learn(LEARNED)
 
 
 MODELS = {

@@ -26,7 +26,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
-from sb3_rlx2 import RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3
 from sb3_rlx2.errors import CheckpointMismatchError
 from sb3_rlx2.sparse import sparse_layers
 
@@ -357,7 +357,7 @@ def test_her(algorithm):
     assert model.topology_counters["critic"]["evolutions"] == 3
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+@pytest.mark.parametrize("algorithm", [RLx2TD3, RLx2SAC, RLx2DQN])
 def test_subprocesses_vec_normalize_and_gradient_steps_minus_one(algorithm, tmp_path):
     env = VecNormalize(make_vec_env(environment(algorithm), 2, vec_env_cls=SubprocVecEnv))
     model = algorithm("MlpPolicy", env, **quick(gradient_steps=-1, train_freq=2, learning_starts=60))

@@ -28,7 +28,7 @@ PAIRS = [
 AS_IN_SB3 = {"topology": "dense", "n_steps": 1, "dynamic_buffer": False}
 HYPERPARAMETERS = {
     "learning_rate": 1e-3,
-    "buffer_size": 150,  # wraps around
+    "buffer_size": 90,  # wraps around
     "learning_starts": 50,
     "batch_size": 32,
     "policy_kwargs": {"net_arch": [32, 24]},
@@ -84,8 +84,8 @@ def test_same_losses_and_actions_step_for_step(theirs, ours, setting):
         elif setting == "episodes":
             kwargs |= {"train_freq": (1, "episode"), "gradient_steps": -1}
         model, recorder = algorithm("MlpPolicy", env, **kwargs), Recorder()
-        model.learn(200, callback=recorder)
-        model.learn(60, callback=recorder, reset_num_timesteps=False)
+        model.learn(120, callback=recorder)
+        model.learn(40, callback=recorder, reset_num_timesteps=False)
         runs.append((np.array(recorder.rows), model.get_parameters()))
     np.testing.assert_array_equal(runs[0][0], runs[1][0])
     for name, tensor in runs[0][1]["policy"].items():

@@ -13,6 +13,7 @@ import torch as th
 from export_helpers import (
     GREEDY,
     LARGEST,
+    LEARNED,
     MODELS,
     Walk,
     action_values,
@@ -23,6 +24,7 @@ from export_helpers import (
     quick,
     with_network,
 )  # fmt: skip
+from helpers import in_turn
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -152,9 +154,9 @@ def test_the_check_of_the_export_is_right(compiler, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("precision", "mean"), [("int8", 0.005), ("int16", 0.001)])
-def test_integers_stay_within_their_bound(name, precision, mean, tmp_path):
+@pytest.mark.parametrize(("name", "precision"), in_turn(MODELS, ["int8", "int16"]))
+def test_integers_stay_within_their_bound(name, precision, tmp_path):
+    mean = {"int8": 0.005, "int16": 0.001}[precision]
     model, raw = MODELS[name](), observations(400)
     report = export.export(model, tmp_path, precision=precision, observations=raw)
     within = raw[0] + (raw[1:] - raw[0]) * np.random.default_rng(2).random((399, 1), np.float32)
@@ -457,7 +459,7 @@ def test_model_export_is_the_same(tmp_path):
     report = model.export(tmp_path / "a" / "b", "safetensors", name="walker")
     assert set(report.files) == {"walker.safetensors", "walker.json", "sparse_policy.py"}
     assert {path.name: path.stat().st_size for path in (tmp_path / "a" / "b").iterdir()} == report.files
-    assert "checked on 200 observations" in str(report)
+    assert f"checked on {LEARNED} observations" in str(report)
 
 
 def refused(match, model, folder, *args, **kwargs):

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from export_helpers import Walk, normalized, quick
+from export_helpers import LEARNED, Walk, normalized, quick
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -167,4 +167,4 @@ def test_a_saved_replay_buffer_calibrates(capsys, tmp_path):
     of = ["--precision", "int8", "--replay-buffer", tmp_path / "buffer.pkl", "--out", tmp_path]
     status, output, errors = run(capsys, tmp_path / "agent.zip", "--to", "c", *of)
     assert status == 0, errors
-    assert "checked on 200 observations" in output
+    assert f"checked on {LEARNED} observations" in output

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import COMPILED, GAUSSIAN, differing, engine_threads, everything, quick, targets_follow
+from helpers import COMPILED, GAUSSIAN, differing, engine_threads, everything, in_turn, quick, targets_follow
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -97,8 +97,7 @@ def test_observations_that_are_no_vectors_are_refused(space):
         ObservationNorm(space)
 
 
-@pytest.mark.parametrize("algorithm", COMPILED)
-@pytest.mark.parametrize("env", ["one", "normalized"])
+@pytest.mark.parametrize(("algorithm", "env"), in_turn(COMPILED, ["one", "normalized"]))
 def test_compiled_updates_are_those_of_torch(algorithm, env):
     runs = {}
     for engine in ("compiled", "torch"):

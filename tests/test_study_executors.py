@@ -72,7 +72,7 @@ def test_runs_of_a_dask_worker_that_is_killed_are_taken_up_by_another(study, tmp
     from sb3_rlx2.studies.executors import dask_executor
 
     file, workers = dask_cluster
-    folders = run_folders(study(5000, 2), tmp_path / "dask")
+    folders = run_folders(study(3000, 2), tmp_path / "dask")
     killed = []
 
     def look(folders):
@@ -88,7 +88,7 @@ def test_runs_of_a_dask_worker_that_is_killed_are_taken_up_by_another(study, tmp
     assert killed
     sessions = [folder.record("sessions.json")["sessions"] for folder in folders]
     assert sorted(map(len, sessions)) == [1, 2]  # one was made again elsewhere
-    (alone,) = run_folders(study(5000, [1]), tmp_path / "alone")
+    (alone,) = run_folders(study(3000, [1]), tmp_path / "alone")
     assert make_run_in_process(str(alone.path)) == 0
     assert without_clocks(alone) == without_clocks(folders[1])
 
@@ -117,7 +117,7 @@ def test_there_is_no_scheduler_at_that_address():
 
 
 def test_a_process_that_is_killed_is_started_again(study, tmp_path):
-    folders = run_folders(study(5000, 1), tmp_path / "r")
+    folders = run_folders(study(3000, 1), tmp_path / "r")
     killed = []
 
     def look(folders: list[RunFolder]):
