@@ -3,9 +3,9 @@
     python benchmarks/trained_agents.py export results/million_td3   # writes sb3_rlx2/trained/*.npz
     python benchmarks/trained_agents.py film Walker2d-v5 walking.gif   # with MUJOCO_GL=egl: without a display
 
-Of each environment the run of the given methods with the best last evaluation is taken. What was chosen, and the
-returns of the exported policy on episodes whose starts it has not seen, stand in
-``benchmarks/results/trained_agents.csv``.
+Of each environment the agent with the highest evaluation is taken, of the finished runs of the given methods: a run
+keeps the agent of its best evaluation and of its last one. What was chosen, and the returns of the exported policy on
+episodes whose starts it has not seen, stand in ``benchmarks/results/trained_agents.csv``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
-import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -41,6 +41,7 @@ def main() -> None:
     choose = commands.add_parser("export", help="choose and export")
     choose.add_argument("results", type=Path, help="folder of the study's results")
     choose.add_argument("--methods", nargs="+", default=["recipe", "RLx2"], help="of the study (default: recipe, RLx2)")
+    choose.add_argument("--environments", nargs="+", metavar="ENV_ID", help="default: all of which a run is finished")
     film = commands.add_parser("film", help="a GIF of an agent beside its connections")
     film.add_argument("environment", metavar="ENV_ID")
     film.add_argument("path", type=Path, metavar="FILE.gif")
@@ -49,61 +50,91 @@ def main() -> None:
     if arguments.command == "film":
         film_agent(arguments.environment, arguments.path, arguments.seconds)
     else:
-        export_best(arguments.results, arguments.methods)
+        export_best(arguments.results, arguments.methods, arguments.environments)
 
 
-def export_best(results: Path, methods: list[str]) -> None:
-    rows = []
+class Agent(NamedTuple):
+    """A saved agent of a finished run.
+
+    :param run: the run
+    :param folder: where its model and the statistics that normalize its observations are
+    :param step: environment steps when it was saved
+    :param evaluation: its mean return then
+    """
+
+    run: RunFolder
+    folder: Path
+    step: int
+    evaluation: float
+
+
+def export_best(results: Path, methods: list[str], environments: list[str] | None) -> None:
+    """Export the best agent of each environment. Rows of other environments stay in the table."""
+    rows = {}
+    if RESULTS.is_file():
+        with RESULTS.open(encoding="utf-8") as file:
+            next(file)
+            rows = {row["environment"]: row for row in csv.DictReader(file)}
     for folder in sorted(results.iterdir()):
-        best = best_run([folder / method for method in methods])
+        if environments is not None and folder.name not in environments:
+            continue
+        best = best_agent([folder / method for method in methods])
         if best is None:
             continue
-        environment = best.settings.environment
-        export_run(best, FOLDER / f"{environment}.npz")
-        returns, lengths = play(load_trained(environment), environment)
-        row = {
-            "environment": environment,
-            "method": best.settings.method,
-            "seed": best.settings.seed,
-            "last_evaluation": round(last_return(best), 1),
-            "connections": sum(len(layer.values) for layer in load_trained(environment).layers),
-            "bytes": (FOLDER / f"{environment}.npz").stat().st_size,
+        settings = best.run.settings
+        path = FOLDER / f"{settings.environment}.npz"
+        export_agent(best, path)
+        policy = load_trained(settings.environment)
+        returns, lengths = play(policy, settings.environment)
+        rows[settings.environment] = {
+            "environment": settings.environment,
+            "method": settings.method,
+            "seed": settings.seed,
+            "step": best.step,
+            "evaluation": round(best.evaluation, 1),
+            "connections": sum(len(layer.values) for layer in policy.layers),
+            "bytes": path.stat().st_size,
             "return": round(float(np.mean(returns)), 1),
             "standard_deviation": round(float(np.std(returns)), 1),
             "lowest": round(float(np.min(returns)), 1),
             "whole_episodes": sum(length == 1000 for length in lengths),
         }
-        print(row, flush=True)
-        rows.append(row)
+        print(rows[settings.environment], flush=True)
     with replacing(RESULTS, "w", encoding="utf-8", newline="") as file:
-        command = " ".join(["python benchmarks/trained_agents.py", *sys.argv[1:]])
-        file.write(f"# {command}; {EPISODES} episodes of each\n")
-        writer = csv.DictWriter(file, rows[0])
+        file.write(f"# python benchmarks/trained_agents.py export results/million_td3; {EPISODES} episodes of each\n")
+        writer = csv.DictWriter(file, next(iter(rows.values())), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row for _, row in sorted(rows.items()))
 
 
-def best_run(folders: list[Path]) -> RunFolder | None:
-    """The finished run of some methods' folders whose model was the best at its end; None if none is finished."""
+def best_agent(folders: list[Path]) -> Agent | None:
+    """The agent with the highest evaluation of the finished runs of some methods' folders; None if there is none."""
     runs = [RunFolder(path) for folder in folders for path in sorted(folder.glob("seed_*"))]
-    return max((run for run in runs if run.is_finished and run.model.is_file()), key=last_return, default=None)
+    agents = (agent for run in runs if run.is_finished for agent in agents_of(run))
+    return max(agents, key=lambda agent: agent.evaluation, default=None)
 
 
-def last_return(run: RunFolder) -> float:
-    """The last evaluation, which is of the very model that was saved."""
-    return run.rows()[-1]["mean_return"]
+def agents_of(run: RunFolder) -> list[Agent]:
+    """The agents of a finished run: of its best evaluation, and of its last one."""
+    rows = run.rows()
+    best, last = max(rows, key=lambda row: row["mean_return"]), rows[-1]
+    return [
+        Agent(run, folder, int(row["step"]), row["mean_return"])
+        for folder, row in ((run.best, best), (run.path, last))
+        if (folder / "model.zip").is_file()
+    ]
 
 
-def load_run(run: RunFolder) -> tuple[OffPolicyAlgorithm, VecNormalize | None]:
-    """The model of a finished run, and what normalizes its observations."""
-    statistics = run.path / "vecnormalize.pkl"
-    model = ALGORITHMS[run.settings.algorithm].load(run.model, device="cpu")
+def load_agent(agent: Agent) -> tuple[OffPolicyAlgorithm, VecNormalize | None]:
+    """The model of an agent, and what normalizes its observations."""
+    statistics = agent.folder / "vecnormalize.pkl"
+    model = ALGORITHMS[agent.run.settings.algorithm].load(agent.folder / "model.zip", device="cpu")
     return model, read_vec_normalize(statistics) if statistics.is_file() else None
 
 
-def export_run(run: RunFolder, path: Path) -> None:
-    """The policy of a finished run, checked against ``predict``."""
-    model, normalization = load_run(run)
+def export_agent(agent: Agent, path: Path) -> None:
+    """The policy of an agent, checked against ``predict``."""
+    model, normalization = load_agent(agent)
     with tempfile.TemporaryDirectory() as folder:
         print(export(model, folder, "numpy", name="agent", vec_normalize=normalization))
         path.parent.mkdir(exist_ok=True)
