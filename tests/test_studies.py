@@ -8,52 +8,34 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import TD3
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
+from study_helpers import write_study
 
 from sb3_rlx2 import RLx2TD3
-from sb3_rlx2.studies import expand, read_study
-from sb3_rlx2.studies.algorithms import ALGORITHMS
+from sb3_rlx2.studies import read_study
 from sb3_rlx2.studies.evaluation import Evaluator, StudyCallback
 from sb3_rlx2.studies.executors import local_executor
 from sb3_rlx2.studies.hyperparameters import read_entry
 from sb3_rlx2.studies.model import make_environment, make_model
+from sb3_rlx2.studies.progress import LINE_SECONDS, live_progress
 from sb3_rlx2.studies.run import main as run_main
 from sb3_rlx2.studies.run_folder import RunFolder
 from sb3_rlx2.studies.runner import run_all, run_folders
 
-yaml = pytest.importorskip("yaml")
-
-STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
-SHORT = {"learning_starts": 100, "batch_size": 16, "buffer_size": 1000, "buffer_min_size": 100}
-STUDY = {
-    "environments": ["Pendulum-v1"],
-    "seeds": 2,
-    "steps": 300,
-    "evaluation": {"every": 100, "episodes": 1},
-    "hyperparameters": SHORT,
-    "methods": {
-        "RLx2": {"algorithm": "rlx2_td3"},
-        "SS": {"algorithm": "rlx2_td3", "config": "ss", "seeds": [5]},
-    },
-}
+pytest.importorskip("yaml")
 
 
 @pytest.fixture
 def study_file(tmp_path):
-    def write(**changes):
-        path = tmp_path / "study.yml"
-        path.write_text(yaml.safe_dump({**STUDY, **changes}))
-        return path
-
-    return write
+    return partial(write_study, tmp_path)
 
 
 class NoReward(gym.RewardWrapper):
@@ -72,126 +54,6 @@ class RandomPolicy:
 def evaluations(folder):
     """All columns but those of the clocks."""
     return [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in folder.rows()]
-
-
-def test_a_study_is_every_method_on_every_environment_with_every_seed(study_file):
-    runs = expand(read_study(study_file(environments=["Pendulum-v1", "MountainCarContinuous-v0"])))
-    names = [(run.seed, run.environment, run.method) for run in runs]
-    first = [(0, "Pendulum-v1", "RLx2"), (5, "Pendulum-v1", "SS")]
-    assert names[:2] == first  # what comes first has everything once
-    assert len(names) == len(set(names)) == 6
-    assert {run.steps for run in runs} == {300}
-    methods = {"a": {"algorithm": "rlx2_td3", "seeds": {"Pendulum-v1": 1}}}
-    runs = expand(read_study(study_file(environments=["Pendulum-v1", "MountainCarContinuous-v0"], methods=methods)))
-    assert [(run.seed, run.environment) for run in runs] == [
-        *((0, "Pendulum-v1"), (0, "MountainCarContinuous-v0"), (1, "MountainCarContinuous-v0")),
-    ]
-
-
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yml")), ids=lambda path: path.stem)
-def test_shipped_studies_have_a_full_and_a_short_form(path):
-    pytest.importorskip("mujoco")
-    full, quick = (expand(read_study(path, short)) for short in (False, True))
-    assert {run.method for run in full} == {run.method for run in quick}
-    assert sum(run.steps for run in quick) <= 40_000
-    assert {run.environment for run in quick} in ({"Pendulum-v1"}, {"CartPole-v1"})  # which need no extra
-
-
-def test_hyperparameters_are_the_packaged_ones_then_the_studys_then_the_methods(study_file):
-    methods = {
-        "a": {
-            "algorithm": "rlx2_td3",
-            "hyperparameters": {"tau": 0.5, "drop_fraction": None},
-            "on": {"Pendulum-v1": {"gamma": 0.5}},
-        },
-        "b": {"algorithm": "rlx2_td3", "config": "rigl"},
-    }
-    a, b = (run.hyperparameters for run in expand(read_study(study_file(methods=methods, seeds=1))))
-    assert (a["tau"], a["gamma"], a["learning_starts"], a["topology_interval"]) == (0.5, 0.5, 100, 500)
-    assert "drop_fraction" not in a
-    assert (b["n_steps"], b["learning_starts"], a["n_steps"]) == (1, 100, 3)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sedes": 2}, "'sedes' is unknown. Did you mean 'seeds'"),
-        ({"environments": ["Pendulum-v9"]}, "there is no 'Pendulum-v9'. Did you mean 'Pendulum-v1'"),
-        ({"steps": 0}, "steps: 0 is not allowed"),
-        ({"reference": "dens"}, "reference: 'dens' is no method"),
-        ({"methods": {"a": {"algorithm": "rlx2_td4"}}}, "methods, a, algorithm: 'rlx2_td4' is unknown"),
-        ({"methods": {"a": {"algorithm": "rlx2_td3", "config": "rgl"}}}, "Did you mean 'rigl'"),
-        ({"methods": {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"n_step": 1}}}}, "Did you mean 'n_steps'"),
-        ({"methods": {"a": {"algorithm": "rlx2_td3", "after": "b"}}}, "after: 'b' is no other method"),
-        ({"methods": {"a": {"algorithm": "rlx2_td3", "after": 3}}}, "methods, a, after: the name of a method"),
-        ({"methods": {"a": {"algorithm": ["rlx2_td3"]}}}, "methods, a, algorithm: ['rlx2_td3'] is unknown"),
-        ({"methods": {"a": {"algorithm": "rlx2_td3", "config": 3}}}, "methods, a, config: 3 is not allowed"),
-        ({"methods": {"a": {"algorithm": "rlx2_td3", "on": {3: {}}}}}, "methods, a: 3 is none of the environments"),
-        ({"methods": {"a": {"algorithm": "rlx2_td3", "seeds": {3: 1}}}}, "methods, a: 3 is none of the environments"),
-        ({"hyperparameters": {"n_timesteps": 5}}, "n_timesteps is not allowed here: steps says how many"),
-        ({"reference": ["RLx2"]}, "reference: \"['RLx2']\" is no method"),
-        ({"steps": float("inf")}, "steps: inf is not allowed"),
-        ({"seeds": [2**32]}, "seeds: [4294967296] is not allowed"),
-        ({"published": {"Pendulum": {"RLx2": 98}}}, "published: 'Pendulum' is none of the environments"),
-        ({"published": {"Pendulum-v1": 3}}, "published, Pendulum-v1: a mapping is expected"),
-    ],
-)
-def test_what_is_wrong_with_a_study_is_told_by_name(study_file, changes, message):
-    path = study_file(**changes)
-    with pytest.raises(ValueError, match=r"study\.yml") as error:
-        expand(read_study(path))
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_key_that_is_there_twice_is_refused(tmp_path):
-    path = tmp_path / "study.yml"
-    path.write_text(
-        "environments: [Pendulum-v1]\nseeds: 1\nsteps: 9\nmethods:\n  a: {algorithm: td3}\n  a: {algorithm: sac}\n"
-    )
-    with pytest.raises(ValueError, match="the key 'a' is there twice"):
-        read_study(path)
-
-
-def test_an_environment_that_is_named_twice_has_each_run_once(study_file):
-    assert len(expand(read_study(study_file(environments=["Pendulum-v1", "Pendulum-v1"])))) == 3
-
-
-def test_the_short_form_leaves_out_what_an_algorithm_does_not_take_or_its_method_takes_away(study_file):
-    dense = {"algorithm": "td3", "hyperparameters": dict.fromkeys(["n_steps_delay", "topology_end", "buffer_min_size"])}
-    own = {"n_steps_delay": 20_000, "topology_end": 100, "tau": 0.5, **SHORT}
-    quick = {"steps": 50, "hyperparameters": {"n_steps_delay": 10, "topology_interval": 5, "tau": 0.25}}
-    changes = {"methods": {"RLx2": {"algorithm": "rlx2_td3"}, "dense": dense}, "seeds": 1, "hyperparameters": own}
-    runs = {
-        run.method: run.hyperparameters for run in expand(read_study(study_file(quick=quick, **changes), quick=True))
-    }
-    assert (runs["RLx2"]["n_steps_delay"], runs["RLx2"]["topology_interval"], runs["RLx2"]["tau"]) == (10, 5, 0.25)
-    assert runs["dense"]["tau"] == 0.25
-    assert not runs["dense"].keys() & {"n_steps_delay", "topology_interval", "topology_end"}
-    wrong = {**quick, "hyperparameters": {"n_steps_dely": 10}}
-    with pytest.raises(ValueError, match=r"quick, hyperparameters: 'n_steps_dely' is unknown to all methods. Did you"):
-        read_study(study_file(quick=wrong, **changes), quick=True)
-
-
-def test_the_short_form_of_a_study_is_short_whatever_its_methods_say(study_file):
-    methods = {"a": {"algorithm": "rlx2_td3", "steps": 900, "seeds": 7, "hyperparameters": {"tau": 0.5, "gamma": 0.5}}}
-    quick = {"environments": ["MountainCarContinuous-v0"], "seeds": 1, "steps": 50, "hyperparameters": {"tau": 0.25}}
-    path = study_file(methods=methods, quick=quick)
-    (run,) = expand(read_study(path, quick=True))
-    assert (run.environment, run.steps, run.hyperparameters["tau"], run.hyperparameters["gamma"]) == (
-        *("MountainCarContinuous-v0", 50),
-        *(0.25, 0.5),
-    )
-    assert read_study(path, quick=True).name == "study-quick"
-    assert len(expand(read_study(path))) == 7
-    with pytest.raises(ValueError, match="no short form"):
-        read_study(study_file(), quick=True)
-
-
-def test_names_of_algorithms_are_those_of_the_zoo():
-    zoo = pytest.importorskip("sb3_rlx2.zoo")
-    assert {name: cls for name, cls in ALGORITHMS.items() if name.startswith("rlx2_")} == dict(zoo.ALGORITHMS)
-    assert ALGORITHMS["td3"] is TD3
 
 
 @pytest.mark.parametrize(
@@ -481,6 +343,18 @@ def test_a_study_killed_with_its_processes_goes_on_and_ends_as_if_it_had_not_bee
     assert len(killed.record("sessions.json")["sessions"]) == 2
 
 
+def test_where_there_is_no_terminal_a_line_tells_of_every_change_and_now_and_then(study_file, tmp_path, capsys):
+    folders = run_folders(read_study(study_file(methods={"a": {"algorithm": "rlx2_td3"}}, seeds=2)), tmp_path)
+    with live_progress() as look, pytest.MonkeyPatch.context() as patched:
+        for seconds, finished in ((0.0, 0), (1.0, 0), (2.0, 1), (3.0, 1), (2.0 + LINE_SECONDS, 1)):
+            patched.setattr(time, "monotonic", lambda seconds=seconds: seconds)
+            if finished:
+                folders[0].write("finished.json", {})
+            look(folders)
+    lines = [line.partition("  ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["2 waiting", "1 finished, 1 waiting", "1 finished, 1 waiting"]
+
+
 def test_only_the_named_methods_and_environments_are_run(study_file, tmp_path):
     study = read_study(study_file(environments=["Pendulum-v1", "MountainCarContinuous-v0"], seeds=1))
 
@@ -516,6 +390,12 @@ def test_the_command_line_runs_a_study_and_tells_how_far_it_is(study_file, tmp_p
     assert main(["study", "run", str(path), "--results", str(tmp_path / "r"), "--jobs", "2", "--only", "RLx2"]) == 0
     main(["study", "status", str(path), "--results", str(tmp_path / "r")])
     assert "1 finished, 1 not begun" in capsys.readouterr().out
+    running = RunFolder(tmp_path / "r/Pendulum-v1/RLx2/seed_0")
+    (running.path / "finished.json").rename(tmp_path / "finished.json")
+    running.write("status.json", {"step": 100, "steps_per_second": 5.0, "time": time.time(), "host": "another"})
+    main(["study", "status", str(path), "--results", str(tmp_path / "r")])
+    assert "1 running; 5 steps/s, 1 min 40 s left, 1 not begun" in capsys.readouterr().out  # 200 and 300 steps
+    (tmp_path / "finished.json").rename(running.path / "finished.json")
     assert main(["study", "run", str(path), "--results", str(tmp_path / "r"), "--jobs", "2"]) == 0
     main(["study", "status", str(path), "--results", str(tmp_path / "r")])
     assert "2 finished" in capsys.readouterr().out

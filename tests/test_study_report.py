@@ -46,7 +46,7 @@ def results(tmp_path):
         "evaluation": {"every": 100, "episodes": 3},
         "methods": methods,
         "reference": "dense",
-        "published": {"Pendulum-v1": {"RLx2": 98.1}},
+        "published": {"Pendulum-v1": {"RLx2": 98.1, "Tiny": 60.5}},
     }
     path.write_text(yaml.safe_dump(study))
     folders = run_folders(read_study(path), tmp_path / "runs")
@@ -60,7 +60,8 @@ def results(tmp_path):
             for i in range(1, count + 1)
         )
         folder.evaluations.write_text(HEADER + rows)
-        folder.write("sessions.json", {"sessions": [SESSION]})
+        sessions = [SESSION, {**SESSION, "machine": "another machine"}][: 2 if level == 80 else 1]
+        folder.write("sessions.json", {"sessions": sessions})
         if ends:
             folder.write("finished.json", {"step": 2000})
     return path, tmp_path / "runs", folders
@@ -129,21 +130,48 @@ def test_a_reference_below_0_leaves_the_probability_and_no_percentages(tmp_path)
     text = StudyReport(read_study(path), tmp_path / "runs").to_markdown()
     assert "| RLx2 | 2 of 2 | -0.305 [-0.310, -0.300] | -0.305 [-0.310, -0.300] | -0.310 | - |" in text
     assert "Without Pendulum-v1, where the mean of dense is not above 0." in text
-    assert "| dense | 100 [100, 100] | 100 [100, 100] | 100 | 1.00 [1.00, 1.00] |" in text
-    assert "P(RLx2 is higher)" in text
+    assert "| dense | 100 [100, 100] | 100 [100, 100] | 100 |" in text
+    assert "| RLx2 | - | 1.00 [1.00, 1.00] |" in text
     assert "last 10 evaluations, or of all where there are fewer, one every" in text
+
+
+def test_methods_are_compared_on_the_environments_that_they_share(tmp_path):
+    path = tmp_path / "some.yml"
+    environments = ["Pendulum-v1", "CartPole-v1", "MountainCarContinuous-v0"]
+    on = {"RLx2": environments, "RigL": environments[:2], "dense": environments, "later": environments[1:]}
+    methods = {name: {"algorithm": "rlx2_td3", "environments": own} for name, own in on.items()}
+    study = {"environments": environments, "seeds": 4, "steps": 200, "methods": methods, "reference": "dense"}
+    path.write_text(yaml.safe_dump(study))
+    level = {"RLx2": 90, "RigL": 40, "dense": 100, "later": 80}
+    for folder in run_folders(read_study(path), tmp_path / "runs"):
+        settings = folder.settings
+        if settings.method == "later" and settings.environment == environments[2]:
+            continue  # not finished: on one environment alone, of which its own table tells
+        score = level[settings.method] + settings.seed
+        folder.evaluations.write_text(HEADER + f"200,{score},0,{score},200,100,10,20,60,90\n")
+        folder.write("finished.json", {})
+    report = StudyReport(read_study(path), tmp_path / "runs")
+    assert report.groups == [
+        (tuple(environments), ("RLx2", "dense")),
+        (tuple(environments[:2]), ("RLx2", "RigL", "dense")),
+    ]
+    text = report.to_markdown()
+    assert "## Together on Pendulum-v1, CartPole-v1, in percent of dense" in text
+    assert "|  | RLx2 | RigL | dense |" in text
+    assert "| RLx2 | - | 1.00 [1.00, 1.00] | 0.00 [0.00, 0.00] |" in text
+    assert "| dense | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | - |" in text
 
 
 def test_methods_that_lack_an_environment_are_in_no_picture_of_all(results, tmp_path):
     path, runs, folders = results
     report = StudyReport(read_study(path), runs)
-    assert report.comparable == ["RLx2", "dense"]
+    assert [group.methods for group in report.groups] == [("RLx2", "dense")]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "profiles.png").touch()  # of that report
     for folder in folders:
         if (folder.settings.environment, folder.settings.method) == ("Pendulum-v1", "RLx2"):
             (folder.path / "finished.json").unlink(missing_ok=True)
-    assert StudyReport(read_study(path), runs).comparable == ["dense"]
+    assert StudyReport(read_study(path), runs).groups == []
     names = {file.name for file in StudyReport(read_study(path), runs).write(tmp_path / "out")}
     assert "profiles.png" not in names
     assert not (tmp_path / "out" / "profiles.png").exists()
@@ -152,7 +180,10 @@ def test_methods_that_lack_an_environment_are_in_no_picture_of_all(results, tmp_
 
 @pytest.mark.parametrize(
     ("score", "text"),
-    [(1234.5, "1234"), (-99.6, "-100"), (9.876, "9.88"), (0.5, "0.500"), (0.0123, "0.0123"), (0.0, "0")],
+    [
+        *((1234.5, "1234"), (-99.6, "-100"), (9.876, "9.88"), (0.5, "0.500"), (0.0123, "0.0123"), (0.0, "0")),
+        *((np.nan, "nan"), (-np.inf, "-inf")),
+    ],
 )
 def test_small_scores_have_three_digits(score, text):
     assert f"{score:{score_form(score)}}" == text
@@ -170,15 +201,34 @@ def test_unfinished_runs_are_listed_and_count_for_nothing(results):
     text = report.to_markdown()
     assert "10 of 12 runs are finished" in text
     assert "| RLx2 | 3 of 4 | 81 [80, 82] | 81 [80, 82] | 80 | 81 | 98.1 |" in text
+    assert "| Tiny | - | - | - | - | - | 60.5 |" in text  # the paper's, and not of this study
+    assert "of 3 seeds or fewer they are hardly more than the range of their scores" in text
     assert "| Pendulum-v1 | RLx2 | 3 | waiting | 500 of 2,000 | 0 |" in text
 
 
 def test_every_cell_says_what_stands_behind_it(results):
     path, runs, _ = results
     text = StudyReport(read_study(path), runs).to_markdown()
-    assert "| RLx2 | 2,000 | 1,950 | 20.0 | 10, 20 |" in text
-    assert "a machine, one thread a run; sb3-rlx2 1, commit abc; torch 2" in text
-    assert "## All together, in percent of dense" in text
+    assert "| RLx2 | 2,000 | 1,950 | 20.0 | 10, 20 | 1, 2 |" in text
+    assert "| dense | 2,000 | 1,950 | 20.0 | 10, 20 | 1 |" in text
+    assert "1. a machine, one thread a run; sb3-rlx2 1, commit abc; torch 2\n2. another machine, one thread" in text
+    assert "## Together on Pendulum-v1, InvertedPendulum-v5, in percent of dense" in text
+
+
+def test_a_report_shows_an_evaluation_that_is_not_a_number(results):
+    path, runs, folders = results
+    folders[0].evaluations.write_text(HEADER + "2000,nan,0,nan,200,1950,10,20,60,90\n")
+    assert "| RLx2 | 3 of 4 | nan | nan | nan | nan | 98.1 |" in StudyReport(read_study(path), runs).to_markdown()
+
+
+def test_names_do_not_break_tables(tmp_path):
+    path = tmp_path / "study.yml"
+    study = {"environments": ["Pendulum-v1"], "seeds": 1, "steps": 200, "methods": {"a|b": {"algorithm": "rlx2_td3"}}}
+    path.write_text(yaml.safe_dump(study))
+    (folder,) = run_folders(read_study(path), tmp_path / "runs")
+    folder.evaluations.write_text(HEADER + "200,3,0,3,200,100,10,20,60,90\n")
+    folder.write("finished.json", {})
+    assert "| a\\|b | 1 of 1 | 3.00 |" in StudyReport(read_study(path), tmp_path / "runs").to_markdown()
 
 
 def test_files_of_a_report_hold_the_finished_runs(results, tmp_path):
@@ -190,7 +240,7 @@ def test_files_of_a_report_hold_the_finished_runs(results, tmp_path):
     with (tmp_path / "out/evaluations.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["exp_name", "env_name", "seed", "metric", "env_step", "value"]
-    returns = [row for row in rows if row["metric"] == "return" and row["exp_name"] == "RLx2"]
+    returns = [row for row in rows if row["metric"] == "avg_return" and row["exp_name"] == "RLx2"]
     assert len(returns) == 2 * 3 * 20
     assert "![learning](learning.png)" in (tmp_path / "out/report.md").read_text()
     # The same runs give the same files
@@ -212,6 +262,21 @@ def test_finished_runs_of_another_machine_are_skipped_once_restored(results, tmp
         with pytest.raises(ValueError, match=r"bad\.jsonl: no finished runs"):
             restore(tmp_path / "bad.jsonl", tmp_path / "bad", planned)
     assert not (tmp_path / "bad").exists()
+
+
+def test_what_a_run_that_was_cut_off_left_is_removed_where_it_is_restored(results, tmp_path):
+    path, _, folders = results
+    write_archive(folders, tmp_path / "runs.jsonl")
+    planned = expand(read_study(path))
+    folder = RunFolder(tmp_path / "new" / planned[0].folder)
+    folder.prepare(planned[0])
+    for name in ("best/model.zip", "checkpoint/step", "model.zip", "vecnormalize.pkl", "error.txt"):
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).write_text("of another training")
+    assert restore(tmp_path / "runs.jsonl", tmp_path / "new", planned) == 10
+    names = {file.name for file in folder.path.iterdir()} - {"lock"}
+    assert names == {"run.json", "evaluations.csv", "sessions.json", "finished.json"}
+    assert not folder.error
 
 
 def test_runs_of_another_study_or_of_other_settings_are_not_restored(results, tmp_path):

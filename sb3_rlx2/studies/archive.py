@@ -64,6 +64,7 @@ def restore(path: Path, results: Path, planned: Sequence[RunSettings]) -> int:
             with folder.locked():
                 if folder.is_finished:
                     continue
+                folder.remove_agents()  # of a run that was cut off here
                 with replacing(folder.evaluations, "w", encoding="utf-8") as file:
                     file.write(evaluations)
                 for name, record in records.items():

@@ -42,21 +42,23 @@ def draw_scores(scores: Mapping[str, Mapping[str, Array]], confidence: float = 0
     return figure
 
 
-def draw_profiles(percent: Mapping[str, Mapping[str, Array]], reference: str) -> Figure:
-    """Performance profiles: the fraction of runs above each score, over all environments.
+def draw_profiles(percent: Mapping[str, Mapping[str, Mapping[str, Array]]], reference: str) -> Figure:
+    """Performance profiles: the fraction of runs above each score, over all environments of a panel.
 
-    :param percent: scores in percent of the reference, by method and environment
+    :param percent: scores in percent of the reference, by title of the panel, method and environment
     :param reference: its name
     """
-    highest = max(float(own.max()) for by_environment in percent.values() for own in by_environment.values())
-    thresholds = np.linspace(0.0, max(highest, 100.0) * 1.02, N_THRESHOLDS)
+    methods = list(dict.fromkeys(method for by_method in percent.values() for method in by_method))
     with matplotlib.rc_context(SETTINGS):
-        figure, grid = new_figure(3.2)
-        axes = grid[0, 0]
-        for place, (method, by_environment) in enumerate(percent.items()):
-            own = look(place)
-            profile = performance_profile(list(by_environment.values()), thresholds)
-            axes.plot(thresholds, profile, color=own.color, linestyle=own.linestyle, label=method)
-        axes.set(xlabel=f"score, % of {reference}", ylabel="fraction of runs above it", ylim=(-0.02, 1.02))
-        axes.legend(loc="lower left")
+        figure, grid = new_figure(3.2 * len(percent), len(percent))
+        for axes, (title, by_method) in zip(grid.flat, percent.items(), strict=True):
+            highest = max(float(own.max()) for by_environment in by_method.values() for own in by_environment.values())
+            thresholds = np.linspace(0.0, max(highest, 100.0) * 1.02, N_THRESHOLDS)
+            for method, by_environment in by_method.items():
+                own = look(methods.index(method))
+                profile = performance_profile(list(by_environment.values()), thresholds)
+                axes.plot(thresholds, profile, color=own.color, linestyle=own.linestyle, label=method)
+            axes.set(title=title, ylabel="fraction of runs above it", ylim=(-0.02, 1.02))
+            axes.legend(loc="lower left")
+        axes.set(xlabel=f"score, % of {reference}")
     return figure

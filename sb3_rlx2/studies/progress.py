@@ -14,6 +14,7 @@ from sb3_rlx2.studies.run_folder import Progress, RunFolder
 if TYPE_CHECKING:
     from rich.table import Table
 
+LINE_SECONDS = 600.0
 STATES = ("finished", "running", "stopped", "waiting", "failed")
 
 
@@ -67,7 +68,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def live_progress() -> Iterator[Look]:
-    """Show how far the runs are while they are made: a live table in a terminal, else a line for each change."""
+    """Show how far the runs are while they are made: a live table in a terminal, else a line now and then."""
     try:
         from rich.console import Console
         from rich.live import Live
@@ -87,14 +88,17 @@ def live_progress() -> Iterator[Look]:
 
 
 class _Lines:
+    """A line for each change of how many runs are in which state, and whenever some minutes have passed."""
+
     def __init__(self) -> None:
         self._counts: Counter[str] | None = None
+        self._time = 0.0
 
     def __call__(self, folders: Sequence[RunFolder]) -> None:
         found, _ = overview(folders)
-        if found.counts != self._counts:
+        if found.counts != self._counts or time.monotonic() >= self._time + LINE_SECONDS:
             print(f"{time.strftime('%H:%M:%S')}  {found}", file=sys.stderr, flush=True)
-            self._counts = found.counts
+            self._counts, self._time = found.counts, time.monotonic()
 
 
 def _table(folders: Sequence[RunFolder]) -> Table:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +27,16 @@ from sb3_rlx2.studies.statistics import (
 )
 from sb3_rlx2.studies.study_file import Study, expand
 
-METRICS = {"return": "mean_return", "return_std": "std_return", "return_min": "min_return", "length": "mean_length"}
+METRICS = {
+    "avg_return": "mean_return",
+    "std_return": "std_return",
+    "min_return": "min_return",
+    "avg_length": "mean_length",
+}
 LONG_COLUMNS = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
+"""These and ``avg_return`` are what the result files of SimbaV2 have."""
+FEW_SEEDS = 3
+"""Of so few the bootstrap's interval is hardly more than their range."""
 NOTHING = "-"
 PICTURES = ("learning", "scores", "profiles")
 
@@ -59,6 +68,17 @@ class FinishedRun:
     def last(self) -> Mapping[str, float]:
         """Its last evaluation."""
         return self.rows[-1]
+
+
+class Group(NamedTuple):
+    """Methods that are compared over the same environments.
+
+    :param environments: those of one method at least, all of them
+    :param methods: all that have finished runs on each of these
+    """
+
+    environments: tuple[str, ...]
+    methods: tuple[str, ...]
 
 
 class StudyReport:
@@ -122,10 +142,22 @@ class StudyReport:
         return percent_of(own, {name: self.scores(name, reference) for name in self.environments})
 
     @property
-    def comparable(self) -> list[str]:
-        """Methods with finished runs on every environment; none if the reference is not among them."""
-        complete = [name for name in self.study.methods if all(len(self.scores(on, name)) for on in self.environments)]
-        return complete if self.study.reference in complete else []
+    def groups(self) -> list[Group]:
+        """What can be compared over several environments, where the reference has finished runs, too."""
+        reference = self.study.reference
+        on = {
+            method: tuple(name for name in self.environments if len(self.scores(name, method)))
+            for method in self.study.methods
+        }
+        of_reference = on.get(reference or "", ())
+        shared = {method: tuple(name for name in own if name in of_reference) for method, own in on.items()}
+        found = [
+            Group(environments, tuple(method for method, own in shared.items() if {*environments} <= {*own}))
+            for environments in dict.fromkeys(shared.values())
+            if len(environments) >= min(2, len(self.environments))
+        ]
+        found = [group for group in found if len(group.methods) > 1]
+        return sorted(found, key=lambda group: -len(group.environments))
 
     # --- Markdown ---
 
@@ -139,16 +171,19 @@ class StudyReport:
         if study.reproduces:
             lines += [f"Reproduces {study.reproduces}.", ""]
         fewer = ", or of all where there are fewer" * any(len(run.rows) < self.n_last for run in self.finished)
+        is_few = any(1 < len(self.scores(run.environment, run.method)) <= FEW_SEEDS for run in self.finished)
+        few = f"; of {FEW_SEEDS} seeds or fewer they are hardly more than the range of their scores" * is_few
         lines += [
             f"The score of a run is the mean of its last {self.n_last} evaluations{fewer}, one every "
             f"{study.evaluate_every:,} environment steps, of {study.evaluation_episodes} noise-free episodes each. "
-            f"IQM: interquartile mean over seeds. In brackets: {self.confidence:.0%} stratified-bootstrap intervals. "
-            f"{len(self.finished)} of {len(self.planned)} runs are finished; the others count for nothing here.",
+            f"IQM: interquartile mean over seeds. In brackets: {self.confidence:.0%} stratified-bootstrap intervals"
+            f"{few}. {len(self.finished)} of {len(self.planned)} runs are finished; the others count for nothing here.",
             "",
         ]
         for environment in self.environments:
             lines += [f"## {environment}", "", *self._score_table(environment), "", *self._run_table(environment), ""]
-        lines += self._together()
+        for group in self.groups:
+            lines += [*self._together(group), *self._pairs(group)]
         lines += [f"![{Path(name).stem}]({name})\n" for name in pictures]
         lines += self._unfinished_table()
         lines += self._machines()
@@ -159,12 +194,12 @@ class StudyReport:
         head = ["method", "seeds", "IQM", "mean", "worst seed"]
         head += [f"% of {reference}"] * (reference is not None) + ["paper, % of dense"] * bool(published)
         rows = []
-        for method in self.study.methods:
+        for method in dict.fromkeys((*self.study.methods, *published)):
             planned = len(self._planned(environment, method))
             scores = self.scores(environment, method)
-            if not planned or (not len(scores) and method not in published):
+            if not len(scores) and method not in published:
                 continue
-            row = [method, f"{len(scores)} of {planned}"]
+            row = [method, f"{len(scores)} of {planned}" if planned else NOTHING]
             if len(scores):
                 found = [estimate([scores], measure, confidence=self.confidence) for measure in (iqm, mean)]
                 row += [found[0].text(), found[1].text(), f"{scores.min():{score_form(scores.min())}}"]
@@ -179,7 +214,7 @@ class StudyReport:
         return _table(head, rows)
 
     def _run_table(self, environment: str) -> list[str]:
-        head = ["method", "steps", "updates", "core-minutes a run", "connections of actor, critics"]
+        head = ["method", "steps", "updates", "core-minutes a run", "connections of actor, critics", "made by"]
         rows = []
         for method in self.methods(environment):
             runs = self._of(environment, method)
@@ -192,31 +227,39 @@ class StudyReport:
                     _range([run.last["updates"] for run in runs]),
                     f"{np.mean(minutes):.1f}",
                     "; ".join(f"{actor:,.0f}, {critics:,.0f}" for actor, critics in connections),
+                    ", ".join(str(number) for number in self._numbers_of_makers(runs)),
                 ]
             )
         return _table(head, rows)
 
-    def _together(self) -> list[str]:
-        """Measures over all environments, of the methods that have finished runs on every one."""
-        methods = self.comparable
-        if len(methods) < 2:
-            return []
-        first = methods[0]
-        lines = [f"## All together, in percent of {self.study.reference}", ""]
-        related = {method: self.percent(method) for method in methods}
-        if left_out := [name for name in self.environments if name not in related[first]]:
-            lines += [f"Without {', '.join(left_out)}, where the mean of {self.study.reference} is not above 0.", ""]
+    def _together(self, group: Group) -> list[str]:
+        """Measures over several environments."""
+        reference, methods = self.study.reference, group.methods
+        lines = [f"## Together on {', '.join(group.environments)}, in percent of {reference}", ""]
+        related = {method: _only(self.percent(method), group.environments) for method in methods}
+        if left_out := [name for name in group.environments if name not in related[methods[0]]]:
+            lines += [f"Without {', '.join(left_out)}, where the mean of {reference} is not above 0.", ""]
         rows = []
         for method, own in related.items():
-            pairs = [(self.scores(name, first), self.scores(name, method)) for name in self.environments]
-            better = probability_of_improvement(*zip(*pairs, strict=True), confidence=self.confidence)
-            scores = list(own.values())
-            row = [NOTHING] * 3
+            scores, row = list(own.values()), [NOTHING] * 3
             if scores:
                 row = [estimate(scores, each, confidence=self.confidence).text(".0f") for each in (iqm, mean)]
                 row.append(f"{min(float(of_one.min()) for of_one in scores):.0f}")
-            rows.append([method, *row, NOTHING if method == first else better.text(".2f")])
-        return [*lines, *_table(["method", "IQM", "mean", "worst run", f"P({first} is higher)"], rows), ""]
+            rows.append([method, *row])
+        return [*lines, *_table(["method", "IQM", "mean", "worst run"], rows), ""]
+
+    def _pairs(self, group: Group) -> list[str]:
+        """The probability of improvement of each method on each other one."""
+        rows = []
+        for ours in group.methods:
+            row = [ours]
+            for theirs in group.methods:
+                pairs = [(self.scores(name, ours), self.scores(name, theirs)) for name in group.environments]
+                better = probability_of_improvement(*zip(*pairs, strict=True), confidence=self.confidence)
+                row.append(NOTHING if ours == theirs else better.text(".2f"))
+            rows.append(row)
+        sentence = "Probability that a run of the row's method scores higher than one of the column's:"
+        return [sentence, "", *_table(["", *group.methods], rows), ""]
 
     def _unfinished_table(self) -> list[str]:
         if not self.unfinished:
@@ -239,16 +282,23 @@ class StudyReport:
         return ["## Not finished", "", *_table(head, rows), ""]
 
     def _machines(self) -> list[str]:
-        sessions = [
-            session for run in self.finished for session in run.folder.record("sessions.json").get("sessions", [])
-        ]
-        kinds = dict.fromkeys(
+        command = f"rlx2 study run {self.study.path.name}{' --quick' * self.study.is_quick}"
+        makers = [f"{number}. {maker}" for number, maker in enumerate(self._makers(self.finished), start=1)]
+        return ["## Made by", "", f"`{command}`", "", *makers]
+
+    def _makers(self, runs: Iterable[FinishedRun]) -> list[str]:
+        """Machine and versions of each process that worked on some runs, each once."""
+        sessions = [session for run in runs for session in run.folder.record("sessions.json").get("sessions", [])]
+        makers = (
             f"{session['machine']}, one thread a run; sb3-rlx2 {session['version']}, commit {session['commit']}; "
             + ", ".join(f"{name} {version}" for name, version in session["packages"].items())
             for session in sessions
         )
-        command = f"rlx2 study run {self.study.path.name}{' --quick' * self.study.is_quick}"
-        return ["## Made by", "", f"`{command}`", "", *(f"- {kind}" for kind in kinds)]
+        return list(dict.fromkeys(makers))
+
+    def _numbers_of_makers(self, runs: Iterable[FinishedRun]) -> list[int]:
+        every = self._makers(self.finished)
+        return sorted(every.index(maker) + 1 for maker in self._makers(runs))
 
     def _planned(self, environment: str, method: str) -> list[int]:
         return [run.seed for run in self.planned if (run.environment, run.method) == (environment, method)]
@@ -321,8 +371,16 @@ class StudyReport:
         }
         figures = {"learning": draw_learning_curves(curves, confidence=self.confidence)}
         figures["scores"] = draw_scores(scores, self.confidence)
-        percent = {method: related for method in self.comparable if (related := self.percent(method))}
-        if len(percent) > 1:
+        percent = {
+            ", ".join(group.environments): {
+                method: related
+                for method in group.methods
+                if (related := _only(self.percent(method), group.environments))
+            }
+            for group in self.groups
+        }
+        percent = {title: by_method for title, by_method in percent.items() if by_method}
+        if percent:
             assert self.study.reference is not None
             figures["profiles"] = draw_profiles(percent, self.study.reference)
         return [path for name, figure in figures.items() for path in save(figure, folder / name, dpi=150)]
@@ -336,7 +394,11 @@ RUN_COLUMNS = (
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _only(scores: Mapping[str, Array], environments: Sequence[str]) -> dict[str, Array]:
+    return {name: own for name, own in scores.items() if name in environments}
 
 
 def _range(numbers: Sequence[float]) -> str:

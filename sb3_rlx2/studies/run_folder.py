@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import socket
 import sys
 import time
@@ -108,6 +109,13 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path / name}: this file cannot be read ({error})") from error
         return content
+
+    def remove_agents(self) -> None:
+        """Remove the checkpoint, the agents and the error of a run: those of its evaluations are others."""
+        for folder in (self.checkpoints, self.best):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in (self.model, self.path / "vecnormalize.pkl", self.path / "error.txt"):
+            path.unlink(missing_ok=True)
 
     @property
     def is_finished(self) -> bool:

@@ -47,7 +47,7 @@ def score_form(score: float) -> str:
     :param score: the score
     """
     size = abs(score)
-    return ".0f" if size >= 10.0 or size == 0.0 else f".{2 - math.floor(math.log10(size))}f"
+    return ".0f" if not 0.0 < size < 10.0 else f".{2 - math.floor(math.log10(size))}f"
 
 
 def run_score(returns: Sequence[float], n_last: int = N_LAST) -> float:

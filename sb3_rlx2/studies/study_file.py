@@ -188,7 +188,7 @@ def read_study(path: Path, quick: bool = False) -> Study:
     try:
         text = path.read_text(encoding="utf-8")
         given = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that there is not
         raise ValueError(f"{path}: no study can be read from this file ({error})") from error
     if (key := _key_twice(yaml.compose(text))) is not None:
         raise ValueError(f"{path}: the key {key!r} is there twice, and YAML would forget the first")
@@ -212,10 +212,18 @@ def expand(study: Study) -> list[RunSettings]:
     """All runs of a study: those of the first seed of everything first.
 
     :param study: the study
-    :raises ValueError: if a hyperparameter is unknown, or there are none for an environment
+    :raises ValueError: if a hyperparameter is unknown, there are none for an environment, or a run needs one that the
+        study does not make
     """
     runs = [settings for method in study.methods.values() for settings in _runs(study, method)]
-    order = list(study.methods)
+    there, order = {(run.method, run.environment, run.seed) for run in runs}, list(study.methods)
+    for run in runs:
+        for name in run.after:
+            if (name, run.environment, run.seed) not in there:
+                raise ValueError(
+                    f"{study.path}: methods, {run.method}, after: {name} is not run on {run.environment} with seed "
+                    f"{run.seed}"
+                )
 
     def position(run: RunSettings) -> tuple[int, int, int]:
         seeds = study.methods[run.method].seeds.get(run.environment, study.seeds)
@@ -248,7 +256,7 @@ def _quick(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("quick is missing: the study has no short form")
     _check_keys(changes, QUICK_KEYS, "quick: ")
     methods = {
-        name: {key: value for key, value in _mapping(entry, f"methods, {name}").items() if key not in FULL_ONLY}
+        name: {key: value for key, value in _method_entry(entry, f"methods, {name}").items() if key not in FULL_ONLY}
         for name, entry in _mapping(given.get("methods"), "methods").items()
     }
     own = {key: value for key, value in changes.items() if key != "hyperparameters"}
@@ -270,6 +278,8 @@ def _study(path: Path, given: Mapping[str, Any], quick: bool = False) -> Study:
     if not isinstance(given["methods"], dict) or not given["methods"]:
         raise ValueError("methods: a mapping of names to what they are is expected")
     methods = {str(name): _method(str(name), entry, environments) for name, entry in given["methods"].items()}
+    for label, names in (("environments", environments), ("methods", tuple(methods))):
+        _check_folders(names, label)
     for method in methods.values():
         for name in method.after:
             if name not in methods or name == method.name:
@@ -282,7 +292,9 @@ def _study(path: Path, given: Mapping[str, Any], quick: bool = False) -> Study:
         if name not in environments:
             hint = did_you_mean(str(name), environments)
             raise ValueError(f"published: {name!r} is none of the environments{hint}")
-        _mapping(scores, f"published, {name}")
+        for of, score in _mapping(scores, f"published, {name}").items():
+            if isinstance(score, bool) or not isinstance(score, int | float):
+                raise ValueError(f"published, {name}, {of}: a number is expected, not {score!r}")
     short = _mapping(given["quick"].get("hyperparameters"), "quick, hyperparameters") if quick else {}
     known = {name for method in methods.values() for name in allowed_names(method.algorithm)}
     for name in short:
@@ -313,7 +325,7 @@ def _study(path: Path, given: Mapping[str, Any], quick: bool = False) -> Study:
 
 def _method(name: str, entry: Any, environments: Collection[str]) -> Method:
     label = f"methods, {name}"
-    entry = _mapping(entry, label)
+    entry = _method_entry(entry, label)
     _check_keys(entry, METHOD_KEYS, f"{label}: ")
     algorithm, config = entry.get("algorithm"), entry.get("config")
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
@@ -341,6 +353,12 @@ def _method(name: str, entry: Any, environments: Collection[str]) -> Method:
         _mapping(entry.get("options"), f"{label}, options"),
         _needed(entry.get("after"), f"{label}, after"),
     )
+
+
+def _method_entry(given: Any, label: str) -> dict[str, Any]:
+    """What stands below a method's name. YAML 1.1 reads the key ``on`` as true."""
+    entry: Mapping[Any, Any] = _mapping(given, label)
+    return {"on" if key is True else key: value for key, value in entry.items()}
 
 
 def _runs(study: Study, method: Method) -> Iterator[RunSettings]:
@@ -380,6 +398,17 @@ def _check_keys(given: Mapping[str, Any], allowed: Collection[str], label: str) 
     for key in given:
         if key not in allowed:
             raise ValueError(f"{label}{key!r} is unknown{did_you_mean(str(key), allowed)}")
+
+
+def _check_folders(names: Sequence[str], label: str) -> None:
+    """Each of these has a folder of its name."""
+    of_folder: dict[str, str] = {}
+    for name in names:
+        folder = file_name(name)
+        if not folder.strip("."):
+            raise ValueError(f"{label}: {name!r} is not allowed: a folder is named after it")
+        if of_folder.setdefault(folder, name) != name:
+            raise ValueError(f"{label}: {of_folder[folder]!r} and {name!r} would share the folder {folder}")
 
 
 def _mapping(given: Any, label: str) -> dict[str, Any]:

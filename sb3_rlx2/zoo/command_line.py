@@ -82,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get(TRACEBACK) or not is_bad_input(error):
             raise
         missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        hint = " (pip install 'sb3-rlx2[zoo]' brings what the zoo needs)" if missing in OF_THE_ZOO else ""
+        extra = "studies" if name == "study" else "zoo"
+        hint = f" (pip install 'sb3-rlx2[{extra}]' brings what is missing)" if missing in OF_THE_ZOO else ""
         print(f"rlx2 {name}: error: {error}{hint}", file=sys.stderr)
         return 2
 

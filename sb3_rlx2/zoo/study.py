@@ -109,17 +109,18 @@ def _executor(arguments: argparse.Namespace) -> Executor:
 
 
 def _status(study: Study, arguments: argparse.Namespace) -> int:
-    folders = [RunFolder(arguments.results / settings.folder) for settings in expand(study)]
-    there = [folder for folder in folders if (folder.path / "run.json").is_file()]
+    planned = [(RunFolder(arguments.results / settings.folder), settings) for settings in expand(study)]
+    there = [folder for folder, _ in planned if (folder.path / "run.json").is_file()]
+    not_begun = [settings for folder, settings in planned if folder not in there]
     found, each = overview(there)
+    found = found._replace(steps_left=found.steps_left + sum(settings.steps for settings in not_begun))
     for folder, run in zip(there, each, strict=True):
         settings = folder.settings
         rows = folder.rows()
         last = f"{rows[-1]['mean_return']:10.1f}" if rows else f"{'':>10}"
         name = f"{settings.environment}  {settings.method}  seed {settings.seed}"
         print(f"{name:<50} {run.state:<9}{run.step:>11,} of {settings.steps:,}{last}")
-    waiting = len(folders) - len(there)
-    print(", ".join(filter(None, (str(found), f"{waiting} not begun" * bool(waiting)))))
+    print(", ".join(filter(None, (str(found), f"{len(not_begun)} not begun" * bool(not_begun)))))
     return 0
 
 
