@@ -39,6 +39,7 @@ WITHOUT_EFFECT = {
 }
 WIDTH = 256
 DEFAULT_SPARSITY = {"td3": (0.90, 0.85), "sac": (0.90, 0.80)}
+FILES = [*((name, algorithm) for name in BASELINES for algorithm in DEFAULT_SPARSITY), ("fast", "tqc")]
 
 
 def weights(inputs, width, outputs):
@@ -89,15 +90,14 @@ def main():
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
     check = parser.parse_args().check
     outdated = []
-    for name in BASELINES:
-        for algorithm in DEFAULT_SPARSITY:
-            path = HYPERPARAMS / "baselines" / f"{name}_{algorithm}.yml"
-            text = baseline_file(name, algorithm)
-            if not path.is_file() or path.read_text() != text:
-                outdated.append(path)
-                if not check:
-                    with replacing(path, "w") as file:
-                        file.write(text)
+    for name, algorithm in FILES:
+        path = HYPERPARAMS / "baselines" / f"{name}_{algorithm}.yml"
+        text = baseline_file(name, algorithm)
+        if not path.is_file() or path.read_text() != text:
+            outdated.append(path)
+            if not check:
+                with replacing(path, "w") as file:
+                    file.write(text)
     for path in outdated:
         print(path, "is out of date" if check else "written")
     return 1 if check and outdated else 0

@@ -1,6 +1,7 @@
 """Rules whose layers gain or lose connections, with the evolver as it is."""
 
 import copy
+import warnings
 
 import gymnasium as gym
 import pytest
@@ -8,8 +9,9 @@ import torch as th
 from helpers import ALL, each_engine, environment, in_turn, quick, targets_follow
 from test_engine import assert_same_run
 
-from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3
 from sb3_rlx2.common.topology import network_density, networks
+from sb3_rlx2.errors import CheckpointMismatchError
 from sb3_rlx2.files import register
 from sb3_rlx2.sparse import SET, Budget, RigL, Schedule, SparseLinear, TopologyRule, relocate, sparse_layers
 from sb3_rlx2.sparse.reachability import unreachable_outputs
@@ -110,6 +112,41 @@ def test_a_model_whose_budget_has_moved_is_saved_and_goes_on(name, tmp_path):
     assert targets_follow(loaded)
 
 
+@pytest.mark.parametrize("name", ["model.zip", "model.safetensors"])
+@pytest.mark.parametrize("topology", ["static", "rigl", {"actor": "static", "critic": "set"}])
+def test_a_model_whose_budget_has_moved_goes_on_by_another_rule(name, topology, tmp_path):
+    model = RLx2SAC("MlpPolicy", gym.make("Pendulum-v1"), **quick(topology=GradualPruning())).learn(150)
+    model.save(tmp_path / name)
+    loaded = RLx2SAC.load(tmp_path / name, env=gym.make("Pendulum-v1"), topology=topology)
+    assert loaded.topology == topology
+    assert numbers(loaded) == numbers(model)
+    loaded.learn(60, reset_num_timesteps=False)
+    assert numbers(loaded) == numbers(model)
+    for other in ("dense", {"actor": "dense", "critic": "rigl"}):
+        with pytest.raises(CheckpointMismatchError, match="do not fit this RLx2SAC"):
+            RLx2SAC.load(tmp_path / name, topology=other)
+
+
+@pytest.mark.parametrize("damage", ["missing", "not a number"])
+def test_parameters_that_do_not_fit_leave_a_model_whose_budget_moves_as_it_is(damage):
+    kwargs = quick(topology=GradualPruning(), actor_sparsity=0.5, critic_sparsity=0.5)
+    model, other = (RLx2SAC("MlpPolicy", "Pendulum-v1", **kwargs).learn(steps) for steps in (90, 150))
+    assert numbers(model) != numbers(other)
+    params = copy.deepcopy(other.get_parameters())
+    if damage == "missing":
+        del params["critic.optimizer"]
+    else:
+        params["policy"]["actor.mu.bias"][:] = float("nan")
+    before = copy.deepcopy(model.get_parameters())
+    with pytest.raises(CheckpointMismatchError):
+        model.set_parameters(params)
+    for name, ours in model.get_parameters().items():
+        th.testing.assert_close(ours, before[name], rtol=0, atol=0)
+    assert targets_follow(model)
+    model.set_parameters(other.get_parameters())
+    assert numbers(model) == numbers(other)
+
+
 def test_the_weakest_go_and_no_output_loses_its_last_path():
     kwargs = quick(topology=GradualPruning(), actor_sparsity=0.5, critic_sparsity=0.5)
     model = RLx2SAC("MlpPolicy", "Pendulum-v1", **kwargs).learn(200)
@@ -148,6 +185,33 @@ class TooMany(Budget):
 
 class Wrong(SET):
     budget = TooMany()
+
+
+class One(Budget):
+    def connections(self, layers, progress):
+        return dict.fromkeys(layers, 1)
+
+
+class ToOne(SET):
+    budget = One()
+
+
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_a_budget_that_cuts_outputs_off_is_an_error_that_leaves_all_as_it_was(engine):
+    model = RLx2QRDQN("MlpPolicy", "CartPole-v1", engine=engine, **quick(topology=ToOne()))
+    before = numbers(model)
+    with pytest.raises(ValueError, match=r"budget leaves \d+ of 400 outputs without a path from any input"):
+        model.learn(150)
+    assert numbers(model) == before
+    assert model.topology_counters["quantile_net"]["evolutions"] == 0
+
+
+def test_nothing_is_foretold_of_rules_with_a_schedule_or_a_budget_of_their_own():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rule in (GradualPruning(), RigLThatFalls()):
+            few = {"net_arch": [8, 8]}
+            RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(topology=rule, policy_kwargs=few, n_steps_delay=5)).learn(71)
 
 
 def test_a_budget_that_cannot_be_is_an_error_that_names_the_layer():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch as th
 from helpers import ALL, ALL_COMPILED, environment, few_quantiles, quick
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import DDPG, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -132,7 +133,7 @@ def test_files_that_hold_no_dense_model_of_the_algorithm_are_refused_in_one_line
     for algorithm, name, message in (
         (RLx2SAC, "td3", "td3, a model of TD3, is not allowed: RLx2SAC.from_dense makes a dense SAC sparse"),
         (RLx2TD3, "sparse", "sparse, a model of RLx2TD3, is not allowed: RLx2TD3.from_dense makes a dense TD3 sparse"),
-        (RLx2DDPG, "td3", "the critic has other parameters than the dense model's"),
+        (RLx2DDPG, "td3", "td3, a model of TD3 with policy_delay=2, is not allowed: RLx2DDPG.from_dense"),
         (RLx2TD3, "junk", "junk is damaged or was cut short"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
@@ -174,6 +175,31 @@ def test_a_buffer_of_the_base_algorithms_class_is_used_on():
     model = RLx2SAC.from_dense(dense, n_steps=1, dynamic_buffer=False)
     assert type(model.replay_buffer) is ReplayBuffer
     assert model.replay_buffer is dense.replay_buffer
+
+
+def test_hindsight_relabels_by_the_rewards_of_the_environment_that_is_given():
+    def env():
+        return BitFlippingEnv(n_bits=4, continuous=True)
+
+    kwargs = {"replay_buffer_class": HerReplayBuffer, "learning_starts": 20, "buffer_size": 200, "device": "cpu"}
+    dense = SAC("MultiInputPolicy", env(), **kwargs).learn(60)
+    other = RLx2SAC.from_dense(dense, env=env(), n_steps=1, dynamic_buffer=False)
+    assert other.replay_buffer.env is other.env is not dense.env
+    assert dense.replay_buffer.env is dense.env
+    assert other.replay_buffer.size() == 60
+    other.learn(20, reset_num_timesteps=False)
+    same = RLx2SAC.from_dense(dense, n_steps=1, dynamic_buffer=False)
+    assert same.replay_buffer is dense.replay_buffer
+
+
+def test_a_file_of_td3_is_not_one_of_ddpg(tmp_path):
+    env = gym.make("Pendulum-v1")
+    for kwargs, name in (({}, "policy_delay=2"), ({"policy_delay": 1}, "target_policy_noise=0.2")):
+        TD3("MlpPolicy", env, policy_kwargs={"n_critics": 1}, buffer_size=10, **kwargs).save(tmp_path / "td3")
+        with pytest.raises(ValueError, match=rf"a model of TD3 with {name}, is not allowed: RLx2DDPG.from_dense"):
+            RLx2DDPG.from_dense(tmp_path / "td3", env=env)
+    DDPG("MlpPolicy", env, buffer_size=10).save(tmp_path / "ddpg")
+    RLx2DDPG.from_dense(tmp_path / "ddpg", env=env)
 
 
 @pytest.mark.parametrize("algorithm", [RLx2SAC, RLx2DQN])

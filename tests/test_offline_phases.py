@@ -37,6 +37,14 @@ def test_actor_and_entropy_coefficient_stay_while_the_critics_learn(algorithm, e
     assert not all(map(th.equal, actor, model.actor.parameters()))
 
 
+def test_each_multiple_that_an_episode_passes_has_its_phase():
+    # The first updates come after the episode that ends at step 200; those passed before it have no phase
+    phases = {"offline_interval": 150, "offline_updates": 7}
+    model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(**phases, train_freq=(1, "episode"), gradient_steps=1))
+    model.learn(600)
+    assert model._n_updates == 3 + 7 * 3  # 300; 450 and 600
+
+
 @pytest.mark.parametrize("name", ["model.zip", "model.safetensors"])
 def test_a_loaded_model_has_no_phase_twice_and_misses_none(name, tmp_path):
     model = RLx2SAC("MlpPolicy", gym.make("Pendulum-v1"), **quick(**PHASES)).learn(80)

@@ -27,6 +27,7 @@ def densities(algo):
     return {name.replace("sparsity", "density") for name in ALGORITHMS[algo].network_sparsities.values()}
 
 
+PHASES = {"offline_interval": 100, "offline_updates": 1_000}
 NO_HER = {"using_her_replay_buffer": False, "her_kwargs": {}}
 
 
@@ -123,6 +124,16 @@ def test_topology_that_evolves_in_a_part_of_the_training():
         arguments, _ = sampled("rlx2_td3", seed, n_timesteps=100_000, **fixed)
         updates_of_actor = 2000 * arguments["gradient_steps"] / arguments["train_freq"] / 2
         assert arguments["topology_interval"] <= updates_of_actor / 10
+
+
+def test_updates_of_offline_phases_count_for_the_delay_of_targets_alone():
+    fixed = {"n_timesteps": 100_000, "learning_starts": 1000}
+    for seed in range(10):
+        plain, offline = (sampled("rlx2_sac", seed, **fixed, **phases)[0] for phases in ({}, PHASES))
+        updates = 99_000 * plain["gradient_steps"] / plain["train_freq"]
+        share = (updates + 99_000 * 1_000 / 100) / updates
+        assert offline["n_steps_delay"] == pytest.approx(plain["n_steps_delay"] * share, abs=share + 1)
+        assert offline["topology_interval"] == plain["topology_interval"]
 
 
 def test_a_file_that_fits_keeps_its_warm_up():

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch as th
-from stable_baselines3 import TD3
+from stable_baselines3 import TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
@@ -91,10 +91,15 @@ def load_dense(cls: type, path: str | Path, env: GymEnv | None, trusted: bool | 
     with naming_model(path, dense_class), opened_as_zip(path, trusted) as (file, _):
         algorithm = read_saved_names(file).algorithm
         # In files, DDPG is a TD3 with other settings
-        if algorithm in (None, dense_class.__name__) or (algorithm == "TD3" and issubclass(dense_class, TD3)):
-            file.seek(0)
-            return dense_class.load(file, env=env)
-    raise ValueError(not_dense(cls, f"{path}, a model of {algorithm},"))
+        fits = algorithm in (None, dense_class.__name__) or (algorithm == "TD3" and issubclass(dense_class, TD3))
+        file.seek(0)
+        model = dense_class.load(file, env=env) if fits else None
+    if model is None:
+        raise ValueError(not_dense(cls, f"{path}, a model of {algorithm},"))
+    for name, value in cast(Any, cls).fixed_arguments.items():
+        if (own := getattr(model, name)) != value:
+            raise ValueError(not_dense(cls, f"{path}, a model of {algorithm} with {name}={own!r},"))
+    return model
 
 
 def go_on_from(model: Any, dense: OffPolicyAlgorithm) -> None:
@@ -213,6 +218,9 @@ def _take_replay_buffer(model: Any, dense: ReplayBuffer) -> None:
         )
     if type(own) is type(dense):
         model.replay_buffer = dense
+        if isinstance(dense, HerReplayBuffer) and model.env is not dense.env:
+            model.replay_buffer = copy.copy(dense)  # without its environment, by whose rewards it relabels
+            model.replay_buffer.set_env(model.env)
     elif (type(own) is ReplayBuffer or isinstance(own, DynamicReplayBuffer)) and "next_observations" in vars(dense):
         for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
             array = getattr(dense, name)

@@ -46,6 +46,7 @@ from sb3_rlx2.common.saving.parameters import CheckedParameters
 from sb3_rlx2.common.simba import SimBaMixin
 from sb3_rlx2.common.topology import (
     TopologySettings,
+    budget_moves,
     evolve_topology,
     follow_budgets,
     has_sparse_layers,
@@ -58,6 +59,7 @@ from sb3_rlx2.engine.description import NEVER
 from sb3_rlx2.engine.samples import Samples
 from sb3_rlx2.engine.support import ENGINES, Engine, EngineChoice
 from sb3_rlx2.engine.updates import Updates
+from sb3_rlx2.errors import CheckpointMismatchError
 from sb3_rlx2.files import register
 from sb3_rlx2.sparse import EvolutionCounters, dense_state_dict, sparse_layers
 from sb3_rlx2.sparse.checks import check_count, check_number, check_sparsity
@@ -105,6 +107,8 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
     network_sparsities: ClassVar[Mapping[str, str]] = {"actor": "actor_sparsity", "critic": "critic_sparsity"}
     """The networks that learn, each with the argument that is its sparsity."""
     dense_class: ClassVar[type[OffPolicyAlgorithm]]
+    fixed_arguments: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of the base class that have one value here, and what it is."""
     updates_class: ClassVar[type[Updates] | None]
     """Its compiled updates; None: there are none."""
 
@@ -228,7 +232,9 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         if problem is not None:
             raise ValueError(
                 f"{problem}: not possible with n-step targets or a dynamic buffer "
-                f"(n_steps={self.n_steps}, dynamic_buffer={self.dynamic_buffer}). Pass n_steps=1, dynamic_buffer=False"
+                f"(n_steps={self.n_steps}, dynamic_buffer={self.dynamic_buffer}), for which DynamicReplayBuffer keeps "
+                "returns over several steps and actions without noise, of plain observations. "
+                "Pass n_steps=1, dynamic_buffer=False"
             )
 
     def _setup_model(self) -> None:
@@ -370,24 +376,24 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         raise NotImplementedError
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        """Make gradient updates, as the base algorithm does, after those of an offline phase where one is due.
+        """Make gradient updates, as the base algorithm does, after those of the offline phases that are due.
 
         :param gradient_steps: number of updates
         :param batch_size: number of transitions in each
         :raises DivergenceError: if a loss is NaN or infinite, or what follows from it is; all is as before that update
             then
         """
-        if self._offline_phase_is_due():
-            self._make_updates(self.offline_updates, batch_size, offline=True)
+        if phases := self._offline_phases_due():
+            self._make_updates(phases * self.offline_updates, batch_size, offline=True)
         self._make_updates(gradient_steps, batch_size)
 
-    def _offline_phase_is_due(self) -> bool:
-        """Whether the environment steps since the last call have passed a multiple of ``offline_interval``."""
+    def _offline_phases_due(self) -> int:
+        """How many multiples of ``offline_interval`` the environment steps since the last call have passed."""
         last, self._last_trained = self._last_trained, self.num_timesteps
         interval = self.offline_interval
         if interval is None or last is None or last > self.num_timesteps:  # the first updates, or a new start
-            return False
-        return last // interval < self.num_timesteps // interval
+            return 0
+        return self.num_timesteps // interval - last // interval
 
     def _make_updates(self, gradient_steps: int, batch_size: int, offline: bool = False) -> None:
         self._prepare_replay_buffer()
@@ -454,6 +460,27 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
     def _state_bonus(self) -> Callable[[th.Tensor], th.Tensor] | None:
         """What n-step returns add at each state between the first and the last."""
         return None
+
+    @classmethod
+    def _read(cls: type[SelfOffPolicyAlgorithm], file: Any, *args: Any, **kwargs: Any) -> SelfOffPolicyAlgorithm:
+        try:
+            return super()._read(file, *args, **kwargs)
+        except CheckpointMismatchError:
+            # A rule whose budget moves may have left other numbers of connections than the new one would have made
+            topology = kwargs.pop("topology", None)
+            if topology is None:
+                raise
+            file.seek(0)
+            model = super()._read(file, *args, **kwargs)
+            names = tuple(cls.network_sparsities)
+            rules, own = (resolve_rules(each, names) for each in (topology, model.topology))
+            if [rule.sparse for rule in rules.values()] != [rule.sparse for rule in own.values()]:
+                raise
+            model.topology = topology
+            return model
+
+    def _budgets_move(self) -> bool:
+        return any(budget_moves(rule) for rule in resolve_rules(self.topology, self.network_sparsities).values())
 
     def _follow_budgets(self, params: dict[str, Any]) -> None:
         follow_budgets(self, self.topology, params.get("policy", {}))

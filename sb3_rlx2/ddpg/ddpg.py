@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 from stable_baselines3 import DDPG
@@ -12,9 +13,6 @@ from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_rlx2.common.argument_ranges import check_type
 from sb3_rlx2.td3.td3 import RLx2TD3
-
-FIXED: dict[str, Any] = {"policy_delay": 1, "target_policy_noise": 0.1, "target_noise_clip": 0.0}
-"""What makes TD3 DDPG, as in Stable-Baselines3: noise of target actions is drawn, and clipped to nothing."""
 
 
 class RLx2DDPG(RLx2TD3):
@@ -33,6 +31,12 @@ class RLx2DDPG(RLx2TD3):
     """
 
     dense_class: ClassVar[type[OffPolicyAlgorithm]] = DDPG
+    # As in Stable-Baselines3: noise of target actions is drawn, and clipped to nothing
+    fixed_arguments: ClassVar[Mapping[str, Any]] = {
+        "policy_delay": 1,
+        "target_policy_noise": 0.1,
+        "target_noise_clip": 0.0,
+    }
 
     def __init__(
         self,
@@ -42,17 +46,17 @@ class RLx2DDPG(RLx2TD3):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in FIXED:
+        for name in self.fixed_arguments:
             if name in kwargs:
                 raise ValueError(_problem(name, kwargs[name]))
         if policy_kwargs is not None:
             check_type(policy_kwargs, "policy_kwargs")
-        own = {"policy_kwargs": {"n_critics": 1, **(policy_kwargs or {})}, **FIXED}
+        own = {"policy_kwargs": {"n_critics": 1, **(policy_kwargs or {})}, **self.fixed_arguments}
         cast(Any, super()).__init__(policy, env, *args, **own, **kwargs)
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        for name, value in FIXED.items():  # a file, or what is given to ``load``, may have another
+        for name, value in self.fixed_arguments.items():  # a file, or what is given to ``load``, may have another
             if getattr(self, name) != value:
                 raise ValueError(_problem(name, getattr(self, name)))
 
@@ -63,7 +67,7 @@ def _problem(name: str, value: Any) -> str:
 
 def _signature() -> inspect.Signature:
     parameters = inspect.signature(RLx2TD3).parameters.values()
-    return inspect.Signature([parameter for parameter in parameters if parameter.name not in FIXED])
+    return inspect.Signature([parameter for parameter in parameters if parameter.name not in RLx2DDPG.fixed_arguments])
 
 
 RLx2DDPG.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from sb3_rlx2.sparse.rules import (
     next_connections,
     resolve_rule,
 )
+from sb3_rlx2.sparse.schedules import Budget, Schedule
 from sb3_rlx2.sparse.unit_norm import unit_norms
 from sb3_rlx2.sparse.units import Stages
 
@@ -275,11 +276,15 @@ class TopologyEvolver:
             self.on_evolution(self.last_evolution)
 
     def warn_of_layers_that_stay(self) -> None:
-        """Warn once of layers that never evolve, since ``floor(drop_fraction * connections)`` is 0."""
+        """Warn once of layers that never evolve, since ``floor(drop_fraction * connections)`` is 0.
+
+        Of rules with a schedule or a budget of their own nothing is known beforehand.
+        """
+        is_annealed = type(self.rule.schedule) is Schedule and type(self.rule.budget) is Budget
         few = [
             f"{name!r} ({layer.nnz})"
             for name, layer in self.layers.items()
-            if self.rule.evolves and math.floor(self.drop_fraction * layer.nnz) == 0
+            if self.rule.evolves and is_annealed and math.floor(self.drop_fraction * layer.nnz) == 0
         ]
         if few and not self._has_warned:
             warnings.warn(

@@ -125,6 +125,7 @@ def keep_paths(stages: Stages, exchanges: Mapping[SparseLinear, Exchange]) -> di
     :param stages: the network's layers in the order in which data pass them, as they are before the step
     :param exchanges: what is to be dropped and grown, in the layers that evolve
     :return: flat positions [nnz], int64, sorted, of layers in which other connections change than planned
+    :raises ValueError: if layers lose so many connections that an output must lose its last path
     """
     layers = [layer for stage in stages for layer in stage]
     plans = {layer: _Plan(layer, exchanges.get(layer) if isinstance(layer, SparseLinear) else None) for layer in layers}
@@ -145,6 +146,12 @@ def keep_paths(stages: Stages, exchanges: Mapping[SparseLinear, Exchange]) -> di
         heights=[[layer.out_features for layer in stage] for stage in stages],
         last_resort=lambda _: paths.strongest_paths(before, strengths),
     )
+    lost = had & ~paths.reached_units(after)[-1]
+    if bool(lost.any()):
+        raise ValueError(
+            f"the rule's budget leaves {lost.sum()} of {len(lost)} outputs without a path from any input: layers need "
+            "more connections"
+        )
     changed = {}
     for stage, mask in zip(stages, after, strict=True):
         for layer, part in zip(stage, _parts(mask, [layer.out_features for layer in stage]), strict=True):

@@ -8,7 +8,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.common.topology import attached_evolvers
-from sb3_rlx2.sparse.schedules import cosine_drop_fraction
 
 
 class ContinuedTraining(BaseCallback):
@@ -83,6 +82,7 @@ class ContinuedModel:
 def _drop_fraction(model: OffPolicyAlgorithm) -> str:
     for evolver in attached_evolvers(model).values():
         if evolver.layers and evolver.rule.evolves:
-            fraction = cosine_drop_fraction(evolver.drop_fraction, evolver.progress(evolver.counters["updates"]))
+            progress = evolver.progress(evolver.counters["updates"])
+            fraction = evolver.rule.schedule.drop_fraction(evolver.drop_fraction, progress)
             return f", with the drop fraction at {fraction:.3g}"
     return ""

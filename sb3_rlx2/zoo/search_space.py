@@ -116,6 +116,8 @@ def _sample_own_params(
     if learning_starts > length // 2:
         learning_starts = params["learning_starts"] = _suggest(trial, "learning_starts", length / 100, length / 10)
     updates_per_step = zoo["gradient_steps"] / (zoo["train_freq"] * n_envs)
+    interval = ast.literal_eval(fixed.get("offline_interval", "None"))
+    of_learner = updates_per_step if interval is None else updates_per_step + int(fixed["offline_updates"]) / interval
     rules = _rules(fixed.get("topology", "rigl"))
     if rules != {"dense"}:
         names = [name.replace("sparsity", "density") for name in algorithm.network_sparsities.values()]
@@ -128,7 +130,7 @@ def _sample_own_params(
         params["drop_fraction"] = trial.suggest_float("drop_fraction", 0.1, 0.9)
     if fixed.get("n_steps") != "1":
         params["n_steps"] = trial.suggest_int("n_steps", 1, 5)
-        updates = (length - learning_starts) * updates_per_step
+        updates = (length - learning_starts) * of_learner
         params["n_steps_delay"] = trial.suggest_int("n_steps_delay", 0, int(updates / 5))
     if fixed.get("dynamic_buffer") != "False":
         low, high = (min(share, buffer_size / 2) for share in (length / 100, length / 5))

@@ -152,11 +152,16 @@ class SavedAlgorithm(OffPolicyAlgorithm):
                 raise ModelFileError(f"{name_of(path)} is a model of {name}, not of {cls.__name__}{hint}")
             cls._check_names(saved)
             custom_objects = {**attributes, **(custom_objects or {})}
-            model = super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+            model = cls._read(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
             model._check_saved_names(saved, kwargs)
             if is_auto and (chosen := model._automatic_device()).type != "cpu":
-                model = super().load(file, env, chosen, custom_objects, False, force_reset, **kwargs)
+                model = cls._read(file, env, chosen, custom_objects, False, force_reset, **kwargs)
         return model
+
+    @classmethod
+    def _read(cls: type[SelfSavedAlgorithm], file: Any, *args: Any, **kwargs: Any) -> SelfSavedAlgorithm:
+        """One reading of an open file, as in Stable-Baselines3."""
+        return super().load(file, *args, **kwargs)
 
     def _automatic_device(self) -> th.device:
         """The device that ``"auto"`` stands for. The model is on the CPU."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -46,9 +47,13 @@ class CheckedParameters(BaseAlgorithm):
                 self.set_parameters(cast(dict[str, Any], saved), exact_match, device)
             return
         params = load_path_or_dict
+        before = copy.deepcopy(self.get_parameters()) if self._budgets_move() else None
         self._follow_budgets(params)
         problems = list(self._misfits(params, exact_match))
         if problems:
+            if before is not None:
+                self._follow_budgets(before)
+                super().set_parameters(cast(dict[str, Any], before), True, device)
             raise CheckpointMismatchError(
                 f"the parameters do not fit this {type(self).__name__} (another net_arch, sparsity, topology or "
                 f"environment?): {'; '.join(problems[:3])}{' …' if len(problems) > 3 else ''}"
@@ -60,6 +65,10 @@ class CheckedParameters(BaseAlgorithm):
             if isinstance(optimizer, th.optim.Optimizer):
                 for state in optimizer.state.values():
                     state.update({key: entry.detach().clone() for key, entry in state.items() if th.is_tensor(entry)})
+
+    def _budgets_move(self) -> bool:
+        """Whether a layer may have another number of connections than it was made with."""
+        return False
 
     def _follow_budgets(self, params: dict[str, Any]) -> None:
         """Give layers as many connections as they have in the parameters, where a rule's budget moves."""
