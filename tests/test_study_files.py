@@ -110,6 +110,18 @@ quick: {environments: [Pendulum-v1], steps: 3}
 """
 
 
+def test_the_example_of_the_docs_compares_methods_of_the_same_exploration_and_rates(tmp_path):
+    page = (Path(__file__).parents[1] / "docs/studies.md").read_text("utf-8")
+    text = page.partition("## One of your own\n\n```yaml\n")[2].partition("```")[0]
+    path = tmp_path / "study.yml"
+    path.write_text(text.replace("my_package:MyEnv-v0", "Pendulum-v1").replace("Hopper-v5", "CartPole-v1"))
+    runs = {run.method: run.hyperparameters for run in expand(read_study(path))}
+    assert runs.keys() == {"RLx2", "static", "wider", "dense"}
+    assert runs["dense"]["topology"] == "dense"
+    common = ("noise_type", "noise_std", "learning_rate", "learning_starts", "batch_size")
+    assert {name: runs["RLx2"].get(name) for name in common} == {name: runs["dense"].get(name) for name in common}
+
+
 def test_a_file_written_by_hand_may_say_what_is_for_one_environment(tmp_path):
     path = tmp_path / "study.yml"
     path.write_text(BY_HAND)  # YAML 1.1 reads this "on" as true
