@@ -9,6 +9,7 @@ from zoo_helpers import DISCRETE, environment, start, train
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
 from sb3_rlx2.zoo import ALGORITHMS, register
+from sb3_rlx2.zoo.search_space import searching
 from sb3_rlx2.zoo.storage import prepare_storage
 
 optuna = pytest.importorskip("optuna")
@@ -37,11 +38,10 @@ def sampled(algo, seed=0, *, n_timesteps=1_000_000, n_envs=1, **file):
 
     register()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    for name, value in file.items():
-        study.set_user_attr(name, str(value))
     trial = study.ask()
     trial.set_user_attr("n_timesteps", n_timesteps)
-    return HYPERPARAMS_SAMPLER[algo](trial, 1, n_envs, NO_HER), trial.params
+    with searching(file):
+        return HYPERPARAMS_SAMPLER[algo](trial, 1, n_envs, NO_HER), trial.params
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -229,6 +229,15 @@ def test_processes_share_a_database(tmp_path):
     (saved,) = (tmp_path / "rlx2_sac").glob("Pendulum-v1_*/Pendulum-v1.zip")  # two searches may share a folder
     model = RLx2SAC.load(saved)
     assert model.drop_fraction == study.trials[number].params["drop_fraction"]
+
+
+def test_a_study_that_goes_on_searches_for_what_the_command_of_today_leaves_open(tmp_path):
+    storage = ["--storage", f"sqlite:///{tmp_path}/study.db", "--study-name", "one", "--n-trials", "2"]
+    assert train(tmp_path, *SEARCH, *storage, steps=40, params=["n_steps:3"]) == 0
+    assert train(tmp_path, *SEARCH, *storage, steps=40, params=["n_steps:1", "dynamic_buffer:False"]) == 0
+    trials = optuna.load_study(storage=storage[1], study_name="one").trials
+    assert ["n_steps" in trial.params for trial in trials] == [True, True, False, False]
+    assert ["buffer_min_size" in trial.params for trial in trials] == [True, True, False, False]
 
 
 def test_storage_that_is_none(tmp_path, monkeypatch):

@@ -166,3 +166,93 @@ def test_the_flags_are_in_the_help(capsys):
     output = capsys.readouterr().out
     assert "--checkpoint-every N" in output
     assert "--resume FOLDER" in output
+
+
+def lines(run):
+    return len((run / "0.monitor.csv").read_text().splitlines())
+
+
+def test_ctrl_c_before_a_training_goes_on_leaves_the_files_of_its_run(tmp_path, monkeypatch, capsys):
+    from sb3_rlx2.resume import resuming
+
+    flags = ["--checkpoint-every", "100", "--save-replay-buffer"]
+    assert train(tmp_path, *flags, steps=420, params=["normalize:True"]) == 0
+    run = run_folder(tmp_path)
+    saved = [run / "Pendulum-v1.zip", run / "replay_buffer.pkl", run / "Pendulum-v1" / "vecnormalize.pkl"]
+    before = [path.read_bytes() for path in saved]
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resuming, "restore_buffer", interrupted)
+        resumed(tmp_path)
+    assert "its files are as they were" in capsys.readouterr().out
+    assert [path.read_bytes() for path in saved] == before
+    resumed(tmp_path)
+    assert RLx2TD3.load(saved[0]).num_timesteps == 420
+    assert lines(run) == 2 + 2
+
+
+def test_a_finished_run_with_a_progress_bar_is_saved_again(tmp_path):
+    assert train(tmp_path, "--checkpoint-every", "40", "--progress", steps=100) == 0
+    model = run_folder(tmp_path) / "Pendulum-v1.zip"
+    model.unlink()
+    resumed(tmp_path)
+    assert RLx2TD3.load(model).num_timesteps == 100
+
+
+def test_objects_among_the_hyperparameters_go_on_where_their_files_are_trusted(tmp_path, cut, monkeypatch, capsys):
+    params = ["policy_kwargs:dict(net_arch=[16, 16], activation_fn=nn.ELU)"]
+    with cut(90):
+        train(tmp_path, "--checkpoint-every", "40", steps=150, params=params)
+    monkeypatch.undo()
+    monkeypatch.setenv("RLX2_TRUSTED", "0")
+    assert main(["train", "--resume", str(run_folder(tmp_path))]) == 2
+    assert "args.yml holds pickled objects" in capsys.readouterr().err
+    monkeypatch.setenv("RLX2_TRUSTED", "1")
+    resumed(tmp_path)
+    model = RLx2TD3.load(run_folder(tmp_path) / "Pendulum-v1.zip")
+    assert (model.num_timesteps, model.policy_kwargs["activation_fn"].__name__) == (150, "ELU")
+
+
+def test_a_run_has_its_own_hyperparameters_wherever_it_is_resumed(tmp_path, cut, monkeypatch):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "my.yml").write_text("Pendulum-v1: {n_timesteps: 100, policy: MlpPolicy, n_envs: 2, gamma: 0.9}")
+    monkeypatch.chdir(folder)
+    assert train(Path("first"), "--save-replay-buffer", "--conf-file", "my.yml") == 0
+    agent = run_folder(Path("first")) / "Pendulum-v1.zip"
+    flags = ["--checkpoint-every", "40", "--conf-file", "my.yml"]
+    for given in ([], ["-i", str(agent)], [f"--trained-agent={agent}"]):
+        with monkeypatch.context() as patched:
+            store = RLx2TD3._store_transition
+
+            def stored(model, *args, store=store):
+                if model.num_timesteps == 120:
+                    raise MemoryError
+                store(model, *args)
+
+            patched.setattr(RLx2TD3, "_store_transition", stored)
+            with pytest.raises(MemoryError):
+                train(Path("logs"), *flags, *given, steps=160)
+        run = sorted((folder / "logs" / "rlx2_td3").iterdir())[-1]
+        (folder / "my.yml").rename(folder / "another.yml")
+        monkeypatch.chdir(tmp_path)
+        assert main(["train", "--resume", str(run)]) == 0
+        model = RLx2TD3.load(run / "Pendulum-v1.zip")
+        assert (model.num_timesteps, model.n_envs, model.gamma) == (220 if given else 160, 2, 0.9)
+        monkeypatch.chdir(folder)
+        (folder / "another.yml").rename(folder / "my.yml")
+
+
+@pytest.mark.parametrize("flag", ["-optimize", "--optimize", "-opt", "--optimize-hyper"])
+def test_a_search_has_no_checkpoints_however_it_is_asked_for(flag, tmp_path, capsys):
+    assert train(tmp_path, "--checkpoint-every", "20", flag) == 2
+    assert "not for a search" in capsys.readouterr().err
+
+
+def test_stacked_observations_are_not_normalized(tmp_path, capsys):
+    assert train(tmp_path, params=["normalize:True", "frame_stack:2"]) == 2
+    assert "-params: frame_stack=2 is not allowed with normalize" in capsys.readouterr().err
+    assert not (tmp_path / "rlx2_td3").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -126,7 +127,8 @@ def _state(callback: BaseCallback, training_env: VecEnv) -> dict[str, Any]:
     environments = environments_of(callback, training_env)
     return {
         "counts": [callback.n_calls, callback.num_timesteps],
-        "state": attributes_of(callback, (*STRUCTURE, *PATHS)) if own is None else own(),
+        # A copy, since it is written while the callback goes on
+        "state": attributes_of(callback, (*STRUCTURE, *PATHS)) if own is None else copy.deepcopy(own()),
         "environments": {
             name: vectorized_state(env) if isinstance(env, VecEnv) else environment_state(env)
             for name, env in environments.items()

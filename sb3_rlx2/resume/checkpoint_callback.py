@@ -82,6 +82,11 @@ class TrainingCheckpointCallback(BaseCallback):
         """
         self._saved_at = state["saved_at"]
 
+    @property
+    def is_waiting_to_restore(self) -> bool:
+        """Whether a checkpoint is to be put back that has not been yet."""
+        return self._to_restore is not None
+
     def restore_at_start(self, checkpoints: CheckpointFolder, state: dict[str, Any]) -> None:
         """Let the next ``learn`` begin with a checkpoint.
 
@@ -163,15 +168,19 @@ class TrainingCheckpointCallback(BaseCallback):
         self.wait()
         model = self._off_policy
         self._number, self._saved_at = self._number + 1, model.num_timesteps
-        if not self._template or not all(map(_is_same, self._in_template, _settings(model))):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._template = _save_template(model, self.folder, f"model-{self._number}" if self._number else "model")
-            self._in_template = _settings(model)
         try:
+            if not self._template or not all(map(_is_same, self._in_template, _settings(model))):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                name = f"model-{self._number}" if self._number else "model"
+                self._template = _save_template(model, self.folder, name)
+                self._in_template = _settings(model)
             self._begin_to_write(finished)
-        except BaseException:
+        except BaseException as error:
             self._segments.forget()  # what was collected may not be written
-            raise
+            # A folder in which nothing can be written is known before the first step
+            if self._number == 0 or not isinstance(error, OSError):
+                raise
+            self._warn_of(error)
         if self._number == 0:
             self.wait()  # what cannot be saved is known before the first step
         self.seconds_stopped = time.perf_counter() - began
@@ -224,12 +233,15 @@ class TrainingCheckpointCallback(BaseCallback):
             self._segments.forget()
             if not isinstance(failed, OSError):
                 raise failed
-            warnings.warn(
-                f"the checkpoint at step {self._saved_at} could not be written ({failed}): those before it stay",
-                stacklevel=2,
-            )
+            self._warn_of(failed)
         elif self.verbose >= 1:
             print(f"Checkpoint at step {self._saved_at}: {self._checkpoints.file(self._number)}")
+
+    def _warn_of(self, error: OSError) -> None:
+        warnings.warn(
+            f"the checkpoint at step {self._saved_at} could not be written ({error}): those before it stay",
+            stacklevel=3,
+        )
 
     # --- restoring ---
 

@@ -145,7 +145,8 @@ def _registration(layer: Any) -> EnvironmentState | None:
 
 def _layer_state(layer: Any, without: tuple[str, ...] = STRUCTURE) -> dict[str, Any]:
     own = _registration(layer)
-    state = attributes_of(layer, without) if own is None else own.get(layer)
+    # A copy, since it is written while the environment goes on
+    state = attributes_of(layer, without) if own is None else copy.deepcopy(own.get(layer))
     saved = {"class": _name(layer), "state": state}
     path = log_file(layer)
     return saved if path is None else {**saved, "log": {"path": path}}

@@ -49,16 +49,21 @@ class LogCopies:
     def note(self, entry: dict[str, Any]) -> None:
         """Read what a file has now, and add to an entry what ``content`` needs to find it.
 
+        Of a file that is gone what it had last stays.
+
         :param entry: has ``path``, and ``version`` if what was written once may have been rewritten since
         """
         path = entry["path"]
         before = self._entries.get(path)
-        size = os.path.getsize(path)
-        if before is None or size < before["length"] or entry.get("version") != before.get("version"):
-            before = {"copy": f"{uuid.uuid4().hex[:8]}-{Path(path).name}", "length": 0, "checksum": 0}
-        with open(path, "rb") as file:
-            file.seek(before["length"])
-            new = file.read(size - before["length"])
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if before is None or size < before["length"] or entry.get("version") != before.get("version"):
+                    before = _new_copy(path)
+                file.seek(before["length"])
+                new = file.read(size - before["length"])
+        except FileNotFoundError:
+            before, new = before or _new_copy(path), b""
         entry |= {
             "copy": before["copy"],
             "length": before["length"] + len(new),
@@ -117,6 +122,10 @@ class LogCopies:
             for path in self.folder.iterdir():
                 if path.name not in names:
                     path.unlink()
+
+
+def _new_copy(path: str) -> dict[str, Any]:
+    return {"copy": f"{uuid.uuid4().hex[:8]}-{Path(path).name}", "length": 0, "checksum": 0}
 
 
 # --- of environments ---
@@ -188,10 +197,12 @@ def _format_state(output: KVWriter) -> dict[str, Any]:
 
 
 def event_files(folder: str) -> dict[str, int]:
-    """TensorBoard's files in a folder, with their lengths.
+    """TensorBoard's files in a folder, with their lengths; none if the folder is gone.
 
     :param folder: the folder
     """
+    if not os.path.isdir(folder):
+        return {}
     return {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.name.startswith(EVENTS)}
 
 

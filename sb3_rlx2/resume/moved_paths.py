@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from sb3_rlx2.resume.training_state import log_entries
 def move_along(state: dict[str, Any], folder: Path) -> None:
     """Let paths beside or below the folder of a checkpoint be where they lie from it now.
 
-    One that is not there stays what it was, if its old folder is still there.
+    One that is not there stays what it was, if its old folder is still there. But where the old folder of the
+    checkpoint is still there, this is a copy: logs are then new beside it, and those of the other one stay whole.
 
     :param state: of the checkpoint; one of an earlier version does not say where its folder was and stays as it is
     :param folder: where it is now
@@ -24,20 +26,40 @@ def move_along(state: dict[str, Any], folder: Path) -> None:
     if old == new:
         return
 
+    is_copy = os.path.isdir(state["folder"])
+
+    def is_below(path: str) -> bool:
+        return path == old or path.startswith(os.path.join(old, ""))
+
     def moved(path: str) -> str:
-        if not path.startswith(os.path.join(old, "")) and path != old:
+        if not is_below(path):
             return path
         there = os.path.normpath(os.path.join(new, os.path.relpath(path, old)))
-        return there if os.path.exists(there) or not os.path.exists(os.path.dirname(path)) else path
+        stays = os.path.isfile(path) if is_copy else os.path.exists(os.path.dirname(path))  # a file is what is read
+        return there if os.path.exists(there) or not stays else path
 
+    def moved_log(path: str) -> str:
+        if is_copy and is_below(path):
+            return os.path.normpath(os.path.join(new, os.path.relpath(path, old)))
+        if is_copy:
+            warnings.warn(
+                f"{path} belongs to the training in {state['folder']} too, of which this is a copy: it is taken back "
+                "to the checkpoint",
+                stacklevel=2,
+            )
+        return moved(path)
+
+    logs = set()
     for entry in log_entries(state):
-        entry["path"] = moved(entry["path"])
+        logs.add(entry["path"])
+        entry["path"] = moved_log(entry["path"])
     logger = state["logger"]
-    for place in (logger, *logger["formats"]):
-        for name in ("dir", "folder"):
-            if place.get(name) is not None:
-                place[name] = moved(place[name])
-    state["recipe"] = _with_texts(state["recipe"], moved)
+    if logger["dir"] is not None:
+        logger["dir"] = moved_log(logger["dir"]) if is_below(logger["dir"]) else logger["dir"]
+    for output in logger["formats"]:
+        if "folder" in output:
+            output["folder"] = moved_log(output["folder"])
+    state["recipe"] = _with_texts(state["recipe"], lambda text: moved_log(text) if text in logs else moved(text))
 
 
 def _with_texts(tree: Any, change: Callable[[str], str]) -> Any:

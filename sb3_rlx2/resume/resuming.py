@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -25,6 +25,24 @@ from sb3_rlx2.resume.training_state import check_networks, set_model_attributes,
 
 PACKAGES = ("sb3_rlx2", "stable_baselines3", "sb3_contrib")
 """Where algorithms are that a checkpoint may name."""
+
+
+class Resumed(NamedTuple):
+    """A training that can go on.
+
+    :param model: its model
+    :param go_on: trains it to the end
+    :param saving: the callback that puts the checkpoint back when ``go_on`` begins; None: the training had ended
+    """
+
+    model: OffPolicyAlgorithm
+    go_on: Callable[[], None]
+    saving: TrainingCheckpointCallback | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the model is that of the checkpoint, in all of its parts."""
+        return self.saving is None or not self.saving.is_waiting_to_restore
 
 
 def has_checkpoint(folder: str | os.PathLike[str]) -> bool:
@@ -60,9 +78,9 @@ def resume(
     :raises ModelFileError: if there is no checkpoint, or none that is whole
     :raises ValueError: if the environment or callbacks must be passed or do not fit, or if another process still trains
     """
-    with restored(folder, env, callback, algorithm=algorithm, device=device) as (model, go_on):
-        go_on()
-    return model
+    with restored(folder, env, callback, algorithm=algorithm, device=device) as resumed:
+        resumed.go_on()
+    return resumed.model
 
 
 @contextmanager
@@ -73,7 +91,7 @@ def restored(
     *,
     algorithm: type[OffPolicyAlgorithm] | None = None,
     device: th.device | str | None = None,
-) -> Iterator[tuple[OffPolicyAlgorithm, Callable[[], None]]]:
+) -> Iterator[Resumed]:
     """The model of a checkpoint, and a function that trains it to the end; parameters are as for ``resume``.
 
     :param folder: as for ``resume``
@@ -95,7 +113,7 @@ def _restored(
     callback: BaseCallback | Sequence[BaseCallback] | None,
     algorithm: type[OffPolicyAlgorithm] | None,
     device: th.device | str | None,
-) -> tuple[OffPolicyAlgorithm, Callable[[], None]]:
+) -> Resumed:
     state = checkpoints.read()
     recipe, learn = state["recipe"], state["learn"]
     if algorithm is None:
@@ -118,7 +136,7 @@ def _restored(
     restore_buffer(model.replay_buffer, state["buffer"], checkpoints.path)
     if learn["finished"]:
         set_training_state(model, None, state)
-        return model, lambda: None
+        return Resumed(model, lambda: None, None)
     if state["problem"] is not None:
         warnings.warn(
             f"the training begins a new episode and is no longer the same bit for bit, since {state['problem']}",
@@ -138,7 +156,7 @@ def _restored(
             **{name: learn[name] for name in ("log_interval", "tb_log_name", "progress_bar")},
         )
 
-    return model, go_on
+    return Resumed(model, go_on, own)
 
 
 def _callbacks(

@@ -12,13 +12,14 @@ import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_rlx2.common.saving.trust import check_trusted
 from sb3_rlx2.resume import has_checkpoint
 from sb3_rlx2.resume.checkpoint_folder import CheckpointFolder
-from sb3_rlx2.resume.resuming import restored
+from sb3_rlx2.resume.resuming import Resumed, restored
 from sb3_rlx2.sparse.checks import check_count
 from sb3_rlx2.zoo.adapters import parsed_as
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
-from sb3_rlx2.zoo.downloads import PlainLoader
+from sb3_rlx2.zoo.downloads import PlainLoader, object_made_by
 
 FOLDER = "checkpoints"
 """Where checkpoints are in the folder of a run."""
@@ -57,7 +58,7 @@ def checkpoints_of(arguments: Sequence[str]) -> tuple[Checkpoints, list[str]]:
         raise ValueError(str(error)) from error
     if known.checkpoint_every is not None:
         check_count(known.checkpoint_every, "--checkpoint-every", 1)
-        if {"-optimize", "--optimize-hyperparameters"} & {*others}:
+        if any(map(_means_a_search, others)):
             raise ValueError("--checkpoint-every is for a training, not for a search (-optimize)")
         if known.resume is None and _value(others, "--algo") not in ALGORITHMS:
             raise ValueError(
@@ -71,7 +72,26 @@ def checkpoints_of(arguments: Sequence[str]) -> tuple[Checkpoints, list[str]]:
             raise ValueError(
                 f"--resume {known.resume}: there is no checkpoint in its {FOLDER}; --checkpoint-every writes them"
             )
+    if known.checkpoint_every is not None:  # --resume needs it wherever it is called
+        others = _with_absolute_paths(others, ("-i", "--trained-agent"))
     return Checkpoints(known.checkpoint_every, known.resume), others
+
+
+def _means_a_search(argument: str) -> bool:
+    """The zoo's parser takes what begins like a flag, too."""
+    flags = ("-optimize", "--optimize-hyperparameters")
+    return any(len(argument) > 3 and flag.startswith(argument) for flag in flags)
+
+
+def _with_absolute_paths(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    changed = list(arguments)
+    for place, (before, given) in enumerate(zip(["", *arguments], arguments, strict=False)):
+        flag, _, value = given.partition("=")
+        if before in flags:
+            changed[place] = str(Path(given).absolute())
+        elif flag in flags and value:
+            changed[place] = f"{flag}={Path(value).absolute()}"
+    return changed
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:
@@ -92,7 +112,20 @@ def arguments_of(run: Path) -> argparse.Namespace:
     files = sorted(run.glob("*/args.yml"))
     if len(files) != 1:
         raise ValueError(f"--resume {run}: this is no folder of a run, there is no ENVIRONMENT/args.yml in it")
-    return argparse.Namespace(**dict(yaml.load(files[0].read_text("utf-8"), Loader=PlainLoader)))
+    return argparse.Namespace(**dict(read_own_yaml(files[0])))
+
+
+def read_own_yaml(path: Path) -> Any:
+    """What the zoo wrote to a file of a run.
+
+    :param path: the file
+    :raises ModelFileError: if it makes objects of its own choice, such as ``nn.ReLU``, and is not trusted
+    """
+    text = path.read_text("utf-8")
+    if object_made_by(text) is None:
+        return yaml.load(text, Loader=PlainLoader)
+    check_trusted(None, str(path))
+    return yaml.load(text, Loader=yaml.UnsafeLoader)
 
 
 @contextmanager
@@ -116,6 +149,12 @@ class ResumedModel:
 
     def __init__(self, run: Path, model: OffPolicyAlgorithm) -> None:
         self.run, self.model = run, model
+        self._resumed: Resumed | None = None
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether the model is that of the checkpoint, and not a new one any more."""
+        return self._resumed is not None and self._resumed.is_complete
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -127,7 +166,7 @@ class ResumedModel:
         :param callback: the zoo's callbacks, as they were made when the run was begun
         :param kwargs: the checkpoint knows them
         """
-        with restored(self.run / FOLDER, self.model.env, callback) as (model, go_on):
-            self.model = model
-            print(f"Going on at step {model.num_timesteps} of {model._total_timesteps}")
-            go_on()
+        with restored(self.run / FOLDER, self.model.env, callback) as resumed:
+            self.model, self._resumed = resumed.model, resumed
+            print(f"Going on at step {self.model.num_timesteps} of {self.model._total_timesteps}")
+            resumed.go_on()

@@ -105,11 +105,21 @@ def _is_curve(name: str) -> bool:
     return name == "evaluations.npz" or (name.endswith(".csv") and not {"/", "\\"} & {*name})
 
 
-def _why_code_of_yaml(text: str) -> str | None:
+def object_made_by(text: str) -> str | None:
+    """An object that a YAML file of the zoo makes, beside those that all of them do; None: there is none.
+
+    :param text: what is in the file
+    """
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         tag = getattr(event, "tag", None) or ""
         if "python/" in tag and tag.rpartition("python/")[2] not in KNOWN_TAGS:
-            return f"makes objects of its own choice ({tag.rpartition(':')[2]})"
+            return str(tag.rpartition(":")[2])
+    return None
+
+
+def _why_code_of_yaml(text: str) -> str | None:
+    if (made := object_made_by(text)) is not None:
+        return f"makes objects of its own choice ({made})"
     settings = yaml.load(text, Loader=PlainLoader)
     for name, value in settings.items() if isinstance(settings, dict) else settings or ():
         if name == "normalize" and isinstance(value, str):  # which the zoo evaluates

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import optuna
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sb3_rlx2.common.saving.vec_normalize import save_vec_normalize
 from sb3_rlx2.resume import TrainingCheckpointCallback
 from sb3_rlx2.zoo.algorithms import ALGORITHMS
-from sb3_rlx2.zoo.checkpoints import FOLDER, Checkpoints, ResumedModel
+from sb3_rlx2.zoo.checkpoints import FOLDER, Checkpoints, ResumedModel, read_own_yaml
 from sb3_rlx2.zoo.continuing import ContinuedModel, ContinuedTraining
 from sb3_rlx2.zoo.hyperparameters import check_entry, check_file, hyperparameter_file
+from sb3_rlx2.zoo.search_space import searching
 
 
 class RLx2ExperimentManager(ExperimentManager):
@@ -33,18 +37,23 @@ class RLx2ExperimentManager(ExperimentManager):
     def __init__(self, *args: Any, config: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "config": config})
         self._resumed: ResumedModel | None = None
-        if self.algo in ALGORITHMS:
-            self.config = hyperparameter_file(self.algo, config)
         if self.checkpoints.run is not None:
             self.save_path = str(self.checkpoints.run)
             self.params_path = f"{self.save_path}/{self.env_name}"
+        elif self.algo in ALGORITHMS:
+            self.config = hyperparameter_file(self.algo, config)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read the hyperparameters of the environment, and check them.
+        """Read the hyperparameters of the environment, and check them; a run that goes on has its own.
 
         :return: hyperparameters for the zoo to change, and to save
         :raises ValueError: if the file, or one of them, is wrong
         """
+        if self.checkpoints.run is not None:
+            saved: dict[str, Any] = OrderedDict(read_own_yaml(Path(self.params_path) / "config.yml"))
+            if self.env_kwargs and getattr(self, "_eval_env_kwargs_args", None) is None:
+                self.eval_env_kwargs = saved.get("env_kwargs", self.env_kwargs)
+            return dict(saved), saved
         check_file(self.config, self.env_name.gym_id)
         hyperparameters, saved = super().read_hyperparameters()
         place = f"{self.config}, {self.env_name.gym_id}"
@@ -70,6 +79,9 @@ class RLx2ExperimentManager(ExperimentManager):
         :param model: the model, in whose place that of a resumed training is saved
         """
         if self._resumed is not None:
+            if not self._resumed.is_restored:
+                print("Interrupted before the training went on: its files are as they were")
+                return
             model = self._resumed.model
         normalize, self.normalize = self.normalize, False
         try:
@@ -83,6 +95,10 @@ class RLx2ExperimentManager(ExperimentManager):
     def create_callbacks(self) -> None:
         """Make the zoo's callbacks, and the one that writes checkpoints if it was asked for."""
         cast(Any, super()).create_callbacks()
+        for callback in self.callbacks:
+            if isinstance(callback, ProgressBarCallback):
+                # The zoo ends a bar even where an error came before it began, or there was nothing left to train
+                callback.pbar = tqdm(disable=True)
         if self.checkpoints.every is not None:
             self.callbacks.append(TrainingCheckpointCallback(f"{self.save_path}/{FOLDER}", self.checkpoints.every))
 
@@ -111,4 +127,5 @@ class RLx2ExperimentManager(ExperimentManager):
         :return: what the search makes as large as it can
         """
         trial.set_user_attr("n_timesteps", self.n_timesteps)
-        return super().objective(trial)
+        with searching(self._hyperparams):
+            return super().objective(trial)

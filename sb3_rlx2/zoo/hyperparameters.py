@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_rlx2.common.arguments import constructor_arguments, did_you_mean, is_number
@@ -135,6 +136,11 @@ def check_entry(algo: str, entry: Mapping[str, Any], place: str, params: Collect
     for key, cls in (("monitor_kwargs", Monitor), ("normalize", VecNormalize)):
         if key in entry and not isinstance(entry[key], bool):
             _check_names(_python(entry[key], f"{places[key]}: {key}"), cls, f"{places[key]}, {key}")
+    if issubclass(algorithm, OffPolicyAlgorithm) and entry.get("normalize") and (entry.get("frame_stack") or 1) > 1:
+        raise ValueError(
+            f"{places['frame_stack']}: frame_stack={entry['frame_stack']} is not allowed with normalize: the replay "
+            "buffer stores observations before VecNormalize, which are not stacked"
+        )
     for key in WRAPPER_KEYS:
         for name in _class_names(entry.get(key)):
             _check_class(name, f"{places[key]}: {key}")

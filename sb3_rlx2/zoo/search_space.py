@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -18,6 +21,23 @@ from sb3_rlx2.zoo.algorithms import ALGORITHMS, PREFIX
 
 DENSITIES = ("actor_density", "critic_density", "density")
 """What is drawn in place of sparsities, whose interesting values lie close to 1."""
+
+_FIXED: ContextVar[Mapping[str, str]] = ContextVar("hyperparameters that are not drawn", default=MappingProxyType({}))
+
+
+@contextmanager
+def searching(hyperparameters: Mapping[str, Any]) -> Iterator[None]:
+    """Tell the sampler what the file of hyperparameters and the command line say: what they turn off stays off.
+
+    The study has those of the command that began it, which may be another.
+
+    :param hyperparameters: all of them
+    """
+    token = _FIXED.set({name: str(value) for name, value in hyperparameters.items()})
+    try:
+        yield
+    finally:
+        _FIXED.reset(token)
 
 
 def sample_crossq_params(
@@ -73,7 +93,7 @@ def sample_rlx2_params(
     :raises TrialPruned: if the file's policy is SimBaPolicy, and it does not allow the widths drawn
     """
     zoo = zoo_sampler(trial, n_actions, n_envs, {**additional_args})  # the zoo's sampler of TQC adds to them
-    if trial.study.user_attrs.get("policy") == "SimBaPolicy":
+    if _FIXED.get().get("policy") == "SimBaPolicy":
         try:
             block_widths(zoo["policy_kwargs"]["net_arch"])
         except ValueError as error:
@@ -105,8 +125,7 @@ def _sample_own_params(
     if "n_timesteps" not in trial.user_attrs:
         raise ValueError("the trial has no user attribute n_timesteps, the length of its training in environment steps")
     length = int(trial.user_attrs["n_timesteps"])
-    # The zoo notes the file's hyperparameters in the study, as text
-    fixed: dict[str, str] = trial.study.user_attrs
+    fixed = _FIXED.get()
     defaults = {name: parameter.default for name, parameter in inspect.signature(algorithm).parameters.items()}
     learning_starts, buffer_size, policy_delay = (
         int(float(zoo.get(name, fixed.get(name, defaults.get(name, 1)))))
