@@ -175,6 +175,29 @@ def test_integers_stay_within_their_bound(name, precision, tmp_path):
     assert f"by at most {report.measured.largest:.2g} " in header
 
 
+class Far(Walk):
+    """Its actions lie far from 0."""
+
+    action_space = gym.spaces.Box(200.0, 201.0, (2,), np.float32)
+
+
+@needs_compiler
+@pytest.mark.parametrize("env", [Walk, Far])
+def test_a_shift_of_actions_is_refused_wherever_their_bounds_lie(env, tmp_path, monkeypatch):
+    model, exact = quick(RLx2TD3, DummyVecEnv([env])), compiled_policy
+    half_range = (env.action_space.high - env.action_space.low) / 2
+
+    def shifted(*args, **kwargs):
+        act = exact(*args, **kwargs)
+        return lambda raw: (act(raw) + 0.2 * half_range).astype(np.float32)
+
+    report = export.export(model, tmp_path / "right", precision="int8", observations=observations(400))
+    assert report.agreement.holds
+    monkeypatch.setattr(export, "compiled_policy", shifted)
+    with pytest.raises(ValueError, match="nothing is written, since the export does not compute what predict does"):
+        export.export(model, tmp_path / "wrong", precision="int8", observations=observations(400))
+
+
 @needs_compiler
 def test_the_bound_of_integers_says_something(tmp_path):
     reports = {

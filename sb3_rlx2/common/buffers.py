@@ -178,6 +178,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         self.noise_free_actions[self.pos] = noise_free.reshape(self.n_envs, self.action_dim)
         if self.full and self._forgotten_rows:
             self._forgotten_rows -= 1
+        self.timeouts[self.pos] = 0.0  # SB3 writes them only where it handles time limits; ``end_cut_episodes`` always
         super().add(obs, next_obs, action, reward, done, infos)
 
     def end_cut_episodes(self, observation: Array) -> None:

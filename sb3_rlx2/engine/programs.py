@@ -23,7 +23,7 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from torch import fx, nn
 
 from sb3_rlx2.engine.networks import acting_network
-from sb3_rlx2.engine.tracing import ADDITIONS, FUNCTIONS, traced
+from sb3_rlx2.engine.tracing import ADDITIONS, FUNCTIONS, IN_PLACE, traced
 from sb3_rlx2.sparse.layers import SparseLinear
 
 Layer = SparseLinear | nn.Linear
@@ -66,6 +66,8 @@ class Program:
         self.operations: list[Operation] = []
         self.outputs: tuple[int, ...] = ()
         """Numbers of the values that the network returns."""
+        self.overwritten: set[int] = set()
+        """Numbers of the values in whose place another one is now."""
 
     def add(self, kind: str, inputs: Sequence[int], width: int, module: nn.Module | None = None) -> int:
         """Append an operation.
@@ -75,10 +77,23 @@ class Program:
         :param width: number of features that it makes
         :param module: whose parameters it reads
         :return: number of the value that it makes
+        :raises NotCoveredError: if it reads a value in whose place another one is
         """
+        if self.overwritten & {*inputs}:
+            raise NotCoveredError("an operation that reads what another one has overwritten in place")
         self.widths.append(width)
         self.operations.append(Operation(kind, tuple(inputs), len(self.widths) - 1, module))
         return len(self.widths) - 1
+
+    def overwrite(self, value: int) -> None:
+        """Note that the newest value has taken the place of an earlier one.
+
+        :param value: number of the earlier one
+        :raises NotCoveredError: if it is the network's input, which others may read
+        """
+        if value == 0:
+            raise NotCoveredError("an operation that overwrites the network's input")
+        self.overwritten.add(value)
 
     def apply(self, module: nn.Module, value: int) -> int:
         """Append what a module does to a value.
@@ -141,7 +156,10 @@ def _activation(program: Program, module: nn.Module, value: int) -> int:
         raise NotCoveredError(f"a LeakyReLU with negative_slope={module.negative_slope}")
     if isinstance(module, nn.ELU) and not module.alpha > 0:
         raise NotCoveredError(f"an ELU with alpha={module.alpha}")
-    return program.add("activation", [value], program.widths[value], module)
+    result = program.add("activation", [value], program.widths[value], module)
+    if getattr(module, "inplace", False):
+        program.overwrite(value)
+    return result
 
 
 def _layer_norm(program: Program, module: nn.LayerNorm, value: int) -> int:
@@ -197,6 +215,8 @@ def _traced(program: Program, module: nn.Module, value: int) -> int:
             values[node] = program.apply(FUNCTIONS[node.target](), *operands)
         elif node.target in ADDITIONS and len({program.widths[operand] for operand in operands}) == 1:
             values[node] = program.add("sum", operands, program.widths[operands[0]])
+            if node.target in IN_PLACE:
+                program.overwrite(operands[0])
         else:
             raise refusal
     raise refusal
@@ -290,8 +310,12 @@ def network_program(name: str, network: nn.Module, n_act: int) -> Program:
     :raises NotCoveredError: if it has parts that no operation computes
     """
     if name.startswith("critic"):
-        return critic_program(network, n_act)
-    return actor_program(network) if name.startswith("actor") else value_program(network)
+        program = critic_program(network, n_act)
+    else:
+        program = actor_program(network) if name.startswith("actor") else value_program(network)
+    if any(program.readers(operation.output) == 0 for operation in program.operations):
+        raise NotCoveredError("an operation whose result nothing reads")
+    return program
 
 
 def acting_program(policy: Any) -> Program:
@@ -304,6 +328,14 @@ def acting_program(policy: Any) -> Program:
     if name is None:
         raise NotCoveredError(f"no network of a {type(policy).__name__}")
     return network_program(name, policy._modules[name], 0)
+
+
+def is_traced(module: nn.Module) -> bool:
+    """Whether a module's operations are found by running its forward pass, and so depend on its attributes.
+
+    :param module: the module
+    """
+    return not isinstance(module, AddsToProgram) and type(module) not in _TRANSLATIONS
 
 
 def parameters_of(operation: Operation) -> Iterator[th.Tensor]:

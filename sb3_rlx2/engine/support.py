@@ -30,7 +30,15 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.networks import ACTING, LEARNING, NETWORKS
 from sb3_rlx2.engine.plan import KINDS
-from sb3_rlx2.engine.programs import CRITICS, VALUE_NETWORKS, NotCoveredError, Program, network_program, parameters_of
+from sb3_rlx2.engine.programs import (
+    CRITICS,
+    VALUE_NETWORKS,
+    NotCoveredError,
+    Program,
+    is_traced,
+    network_program,
+    parameters_of,
+)
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.engine.watch import Watch
 from sb3_rlx2.kernels.structure import MOST_FEATURES
@@ -55,8 +63,10 @@ METHODS = ("forward", "action_log_prob", "get_action_dist_params", "extract_feat
 OPTIONS = ("amsgrad", "maximize", "capturable", "differentiable")
 """Options of Adam that must be off; learning rate, betas, epsilon and weight decay are read before each run."""
 MODULE_OPTIONS: dict[type, tuple[str, ...]] = {
-    nn.ELU: ("alpha",),
-    nn.LeakyReLU: ("negative_slope",),
+    nn.ReLU: ("inplace",),
+    nn.SiLU: ("inplace",),
+    nn.ELU: ("alpha", "inplace"),
+    nn.LeakyReLU: ("negative_slope", "inplace"),
     nn.GELU: ("approximate",),
     nn.LayerNorm: ("eps", "normalized_shape"),
 }
@@ -238,6 +248,10 @@ def _network_problems(watch: Watch, name: str, network: nn.Module, program: Prog
         attributes = vars(module)
         for option in MODULE_OPTIONS.get(watch.type_of(module), ()):
             watch.item(attributes, option)
+        if module is not network and is_traced(module):
+            for attribute in watch.keys(attributes):
+                if attribute != "training":
+                    watch.item(attributes, attribute)
         # A request for dense gradients, which evolution makes, is a hook of the parameter, not of the module
         if any(watch.keys(attributes[hooks]) for hooks in HOOKS):
             yield f"the {name} has hooks"
@@ -251,8 +265,10 @@ def _network_problems(watch: Watch, name: str, network: nn.Module, program: Prog
             yield from _statistics_problems(watch, name, operation.module)
         elif operation.kind == "batch_renorm":
             yield from _renorm_problems(name, operation.module)
-    used = {id(parameter) for operation in program.operations for parameter in parameters_of(operation)}
-    if {id(parameter) for parameter in network.parameters()} != used:
+    used = [id(parameter) for operation in program.operations for parameter in parameters_of(operation)]
+    if len({*used}) != len(used):
+        yield f"the {name} has a layer that is used more than once"
+    if {id(parameter) for parameter in network.parameters()} != {*used}:
         yield f"the {name} has parameters that none of its operations reads"
 
 

@@ -123,11 +123,10 @@ class TD3Updates(Updates):
 
         :param samples: how the transitions that were drawn are read
         :param tau: Polyak coefficient
-        :param noise: standard deviation of the target actions' noise; 0: there is none, and nothing is drawn
+        :param noise: standard deviation of the target actions' noise; 0: none is added, but drawn as in SB3
         :param noise_clip: its largest magnitude
         """
         self.bind(samples, tau)
         (target_noise,) = self.noises
-        if noise > 0:
-            fill_normal(target_noise, noise)
+        fill_normal(target_noise, noise)
         self.fields["noise"][0], self.fields["noise_clip"][0] = target_noise.data_ptr() if noise > 0 else 0, noise_clip

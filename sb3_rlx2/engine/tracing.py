@@ -11,6 +11,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, th.add, "add", "add_")
+IN_PLACE: tuple[Any, ...] = (operator.iadd, "add_")
+"""Those of them whose result takes the place of their first operand."""
 FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
     th.relu: nn.ReLU,
     F.relu: nn.ReLU,
@@ -22,12 +24,22 @@ FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
 }
 
 
+class _Proxy(fx.Proxy):
+    """Tells ``y += x``, which changes y for all who read it, from ``y = y + x``."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Stops at modules that have a translation."""
 
     def __init__(self, is_translated: Callable[[nn.Module], bool]) -> None:
         super().__init__()
         self._is_translated = is_translated
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return self._is_translated(module)

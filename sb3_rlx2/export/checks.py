@@ -9,7 +9,7 @@ import numpy as np
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_rlx2.export.sparse_policy import Array, GreedyAction, Linear, SparsePolicy
+from sb3_rlx2.export.sparse_policy import Array, GreedyAction, Linear, SparsePolicy, SquashedAction
 
 TOLERANCE = 1e-6
 """Of the size of an action: some ten times what a number of single precision resolves."""
@@ -129,5 +129,20 @@ def distance(policy: SparsePolicy, one: Array, other: Array, outputs: Array) -> 
         size = np.abs(outputs).max()
     else:
         differences = one.astype(np.float64) - other
-        size = np.maximum(np.abs(policy.action.low), np.abs(policy.action.high)).astype(np.float64)
+        size = _largest_size(policy.action)
     return float((np.abs(differences) / np.maximum(size, np.finfo(np.float32).tiny)).max())
+
+
+def of_half_ranges(policy: SparsePolicy, difference: float) -> float:
+    """A difference of actions in half of what their bounds lie apart, in the units of ``Agreement``.
+
+    :param policy: whose actions they are
+    :param difference: of discrete actions' values it has the units already
+    """
+    if isinstance(policy.action, GreedyAction):
+        return difference
+    return difference * float((policy.action.half_range / _largest_size(policy.action)).max())
+
+
+def _largest_size(action: SquashedAction) -> Array:
+    return np.maximum(np.abs(action.low), np.abs(action.high)).astype(np.float64)

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_rlx2.export import observations as sources
 from sb3_rlx2.export.c_compiler import compiled_policy, find_compiler
 from sb3_rlx2.export.c_files import WrittenC, check_name, prepared, quantized, write_c, write_main
-from sb3_rlx2.export.checks import Agreement, agreement, predictions
+from sb3_rlx2.export.checks import Agreement, agreement, of_half_ranges, predictions
 from sb3_rlx2.export.folders import appearing_together
 from sb3_rlx2.export.numpy_files import write_npz, write_safetensors
 from sb3_rlx2.export.onnx_files import OPSET, onnx_policy, write_onnx
@@ -161,7 +161,7 @@ def export(
         actions = made.act(observations)
         found = agreement(policy, observations, actions, expected)
         if made.quantization is not None:
-            found = found._replace(allowed=found.allowed + made.quantization.allowed)
+            found = found._replace(allowed=found.allowed + of_half_ranges(policy, made.quantization.allowed))
         if not found.holds:
             raise ValueError(f"nothing is written, since the export does not compute what predict does. On {found}")
         if with_main:
