@@ -1,6 +1,7 @@
 """SimBaPolicy: normalized observations, residual blocks and layer normalization, sparse throughout."""
 
 import copy
+from importlib.util import find_spec
 
 import gymnasium as gym
 import numpy as np
@@ -16,7 +17,7 @@ from test_engine import largest_difference
 from test_resume import assert_resumes
 from torch import nn
 
-from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, RLx2TQC
+from sb3_rlx2 import RLx2DDPG, RLx2SAC, RLx2TD3, RLx2TQC, TopologyHistoryCallback
 from sb3_rlx2.common.observation_norm import ObservationNorm
 from sb3_rlx2.common.simba import ResidualBlock
 from sb3_rlx2.errors import CheckpointMismatchError, DivergenceError
@@ -403,3 +404,22 @@ def test_a_policy_behind_a_second_normalization_is_not_exported(tmp_path):
         model.export(tmp_path)
     only_rewards = trained(RLx2SAC, VecNormalize(make_vec_env("Pendulum-v1", 1), norm_obs=False))
     only_rewards.export(tmp_path, to="numpy")
+
+
+def test_reports_and_pictures_tell_which_inputs_are_read(tmp_path):
+    callback = TopologyHistoryCallback(tmp_path / "history.npz")
+    model = model_of(RLx2SAC, policy_kwargs={"allocation": "uniform"}, actor_sparsity=0.5).learn(120, callback)
+    inputs = model.report().inputs
+    assert [each.name for each in inputs] == ["0", "1", "2", "action 0"]
+    embeddings = {
+        "actor": model.actor.latent_pi[0],
+        "critic.qf0": model.critic.qf0[0],
+        "critic.qf1": model.critic.qf1[0],
+    }
+    for name, layer in embeddings.items():
+        assert sum(each.connections.get(name, 0) for each in inputs) == layer.nnz
+        assert callback.history.connections_per_input(name)[-1].sum() == layer.nnz
+    if find_spec("matplotlib"):
+        from sb3_rlx2.analysis.plots.inputs import draw_inputs
+
+        assert len(draw_inputs(callback.history).axes) >= 4

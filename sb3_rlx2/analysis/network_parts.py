@@ -12,7 +12,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
-from sb3_rlx2.common.stages import VALUE_LAYERS, network_stages
+from sb3_rlx2.common.stages import VALUE_LAYERS, first_layer, network_stages
 from sb3_rlx2.engine.networks import LEARNING
 from sb3_rlx2.sparse import linear_layers
 from sb3_rlx2.sparse.units import LinearLayer, Stages
@@ -29,12 +29,14 @@ class Part(NamedTuple):
     :param layers: its linear and convolutional layers, by their name in the owner
     :param stages: names of its linear layers in the order in which data pass them, those of one stage reading the same
         inputs; empty where that order is not known, and for a features extractor
+    :param first: names of the layers that read the network's input; empty where they are not known
     """
 
     name: str
     owner: str
     layers: dict[str, ParametricLayer]
     stages: tuple[tuple[str, ...], ...]
+    first: tuple[str, ...] = ()
 
     def stage(self, place: int) -> list[LinearLayer]:
         """The layers of a stage."""
@@ -76,7 +78,9 @@ def _part(name: str, owner: str, modules: dict[str, nn.Module], stages: Stages) 
     names = {layer: key for key, layer in layers.items()}
     is_whole = names.keys() == {layer for stage in stages for layer in stage}
     ordered = tuple(tuple(names[layer] for layer in stage) for stage in stages) if is_whole else ()
-    return Part(name, owner, dict(layers), ordered)
+    reader = first_layer(*modules.values())
+    first = ordered[0] if ordered else () if reader is None else (names[reader],)
+    return Part(name, owner, dict(layers), ordered, first)
 
 
 def _parametric(module: nn.Module, prefix: str) -> dict[str, ParametricLayer]:

@@ -31,7 +31,7 @@ from sb3_rlx2.engine.sac import sac_description
 from sb3_rlx2.engine.td3 import td3_description
 from sb3_rlx2.sparse import SparseLinear, unreachable_outputs
 from sb3_rlx2.sparse.checks import check_count, check_number
-from sb3_rlx2.sparse.units import connections_per_input, connections_per_unit, dormant_units, mean_activity
+from sb3_rlx2.sparse.units import LinearLayer, connections_per_input, connections_per_unit, dormant_units, mean_activity
 
 ALGORITHMS: tuple[type[OffPolicyAlgorithm], ...] = (TD3, SAC, TQC, CrossQ, DQN, QRDQN)
 """Algorithms whose models a report describes, and those that extend them."""
@@ -271,12 +271,12 @@ def _inputs(model: OffPolicyAlgorithm, parts: Sequence[Part]) -> list[InputRepor
     """Connections of each observation dimension in the online networks, and of each action dimension in the critics."""
     counts: dict[str, dict[str, int]] = {}
     for part in parts:
-        if part.owner not in LEARNING or not part.stages:
+        if part.owner not in LEARNING or not part.first:
             continue
         names = input_names(getattr(model.policy, part.owner))
         if names is None:
             continue
-        connections = connections_per_input(part.stage(0)).tolist()
+        connections = connections_per_input([cast(LinearLayer, part.layers[name]) for name in part.first]).tolist()
         names = [*names, *(f"action {place}" for place in range(len(connections) - len(names)))]
         for name, count in zip(names, connections, strict=True):
             counts.setdefault(name, {})[part.name] = count

@@ -86,8 +86,8 @@ class TopologyHistory:
         self.observations: list[str] = []
         for part in network_parts(model.policy):
             names = input_names(getattr(model.policy, part.owner))
-            if part.owner in self.networks and part.stages and names is not None:
-                self.first_layers[part.name] = (part.owner, list(part.stages[0]))
+            if part.owner in self.networks and part.first and names is not None:
+                self.first_layers[part.name] = (part.owner, list(part.first))
                 self.observations = names
 
     def connections_per_input(self, part: str) -> npt.NDArray[np.int64]:

@@ -49,6 +49,16 @@ def _last_stage(*networks: nn.Module) -> list[list[LinearLayer]]:
     return [[last]] if last is not None and is_linear_layer(last) else []
 
 
+def first_layer(*modules: nn.Module) -> LinearLayer | None:
+    """The layer that reads what modules are given, whatever comes after it; None where it is not known.
+
+    :param modules: applied one after the other
+    """
+    inner = [child for module in modules for child in (module if isinstance(module, nn.Sequential) else [module])]
+    first = next((module for module in inner if linear_layers(module)), None)
+    return first if first is not None and is_linear_layer(first) else None
+
+
 def value_layers(network: nn.Module) -> nn.Module | None:
     """The layers of a value network of discrete actions after its features extractor; None for other networks.
 

@@ -31,11 +31,14 @@ def draw_inputs(history: TopologyHistory) -> Figure:
     """For actor and critic: connections of each input over time (left) and at the end (right).
 
     :param history: of a training
-    :raises ValueError: if a features extractor stands between observations and networks
+    :raises ValueError: if it is not known which layers read the observations
     """
     names = list(dict.fromkeys(owner for owner, _ in history.first_layers.values()))
     if not names:
-        raise ValueError("a features extractor stands between observations and networks: inputs have no connections")
+        raise ValueError(
+            "a features extractor, or a module of an own class, stands between observations and layers: inputs have no "
+            "connections"
+        )
     counts = {name: input_importance(history, name) for name in names}
     heights = [max(1.5, min(0.17 * own.shape[1], 5.0)) for own in counts.values()]
     with matplotlib.rc_context(SETTINGS):
