@@ -247,6 +247,17 @@ def test_inputs_of_dict_observations_have_their_keys():
     assert found.n_samples == 1024
 
 
+def test_a_features_extractor_that_is_shared_is_counted_once():
+    env = FakeImageEnv(discrete=False, screen_height=36, screen_width=36)
+    kwargs = quick(n_steps=1, dynamic_buffer=False, buffer_size=10, policy_kwargs={"share_features_extractor": True})
+    model = RLx2TD3("CnnPolicy", env, **kwargs)
+    found = model.report()
+    tensors = {id(tensor): tensor.nbytes for tensor in model.policy.state_dict(keep_vars=True).values()}
+    assert found.total("weight_bytes") == sum(tensors.values())
+    shared = {network.name: network.shared_with for network in found.networks if network.shared_with is not None}
+    assert shared["critic.features_extractor"] == "actor.features_extractor"
+
+
 def test_a_features_extractor_is_counted_too():
     env = FakeImageEnv(discrete=False, screen_height=36, screen_width=36)
     model = RLx2SAC("CnnPolicy", env, **quick(n_steps=1, dynamic_buffer=False, buffer_size=10))

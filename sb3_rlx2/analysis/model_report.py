@@ -69,10 +69,12 @@ class NetworkReport:
 
     :param name: such as ``"actor"``, ``"critic.qf0"``, ``"critic_target.qf0"`` or ``"actor.features_extractor"``
     :param layers: its layers in order
+    :param shared_with: the earlier network that has the very same layers; None (default): there is none
     """
 
     name: str
     layers: tuple[LayerReport, ...]
+    shared_with: str | None = None
 
     def total(self, field: str) -> Any:
         """Sum of a field over the layers that have it; None if none has.
@@ -158,11 +160,12 @@ class ModelReport:
     n_samples: int
 
     def total(self, field: str) -> Any:
-        """Sum of a field over all networks; None if no layer has it.
+        """Sum of a field over all networks, layers that two of them share once; None if no layer has it.
 
         :param field: name of a number in ``LayerReport``
         """
-        present = [value for network in self.networks if (value := network.total(field)) is not None]
+        own = [network for network in self.networks if network.shared_with is None]
+        present = [value for network in own if (value := network.total(field)) is not None]
         return sum(present) if present else None
 
     def __str__(self) -> str:

@@ -30,6 +30,7 @@ class Part(NamedTuple):
     :param stages: names of its linear layers in the order in which data pass them, those of one stage reading the same
         inputs; empty where that order is not known, and for a features extractor
     :param first: names of the layers that read the network's input; empty where they are not known
+    :param shared_with: the earlier part that has the very same layers; None (default): there is none
     """
 
     name: str
@@ -37,6 +38,7 @@ class Part(NamedTuple):
     layers: dict[str, ParametricLayer]
     stages: tuple[tuple[str, ...], ...]
     first: tuple[str, ...] = ()
+    shared_with: str | None = None
 
     def stage(self, place: int) -> list[LinearLayer]:
         """The layers of a stage."""
@@ -49,6 +51,7 @@ def network_parts(policy: nn.Module) -> list[Part]:
     :param policy: a policy of an off-policy algorithm, sparse or dense
     """
     parts: list[Part] = []
+    extractors: dict[nn.Module, str] = {}
     for owner in OWNERS:
         network: Any = getattr(policy, owner, None)
         if network is None:
@@ -65,7 +68,9 @@ def network_parts(policy: nn.Module) -> list[Part]:
             parts.append(_part(owner, owner, modules, network_stages(network)[0]))
         layers = _parametric(network.features_extractor, "features_extractor.")
         if layers:
-            parts.append(Part(f"{owner}.features_extractor", owner, layers, ()))
+            name = f"{owner}.features_extractor"
+            first = extractors.setdefault(network.features_extractor, name)
+            parts.append(Part(name, owner, layers, (), shared_with=None if first == name else first))
     return parts
 
 

@@ -64,7 +64,11 @@ def report(
     parts = network_parts(model.policy)
     batch = _batch(model, n_samples, np.random.default_rng(seed))
     reports = tuple(
-        NetworkReport(part.name, tuple(_layer_reports(model, part, _dormant(model, part, batch, dormant_threshold))))
+        NetworkReport(
+            part.name,
+            tuple(_layer_reports(model, part, _dormant(model, part, batch, dormant_threshold))),
+            part.shared_with,
+        )
         for part in parts
     )
     return ModelReport(
