@@ -211,7 +211,9 @@ def test_nothing_is_foretold_of_rules_with_a_schedule_or_a_budget_of_their_own()
         warnings.simplefilter("error")
         for rule in (GradualPruning(), RigLThatFalls()):
             few = {"net_arch": [8, 8]}
-            RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(topology=rule, policy_kwargs=few, n_steps_delay=5)).learn(71)
+            kwargs = quick(topology=rule, policy_kwargs=few, n_steps_delay=5)
+            model = RLx2SAC("MlpPolicy", "Pendulum-v1", **kwargs).learn(71)
+            assert model.topology_counters["critic"]["evolutions"] == 1
 
 
 def test_a_budget_that_cannot_be_is_an_error_that_names_the_layer():

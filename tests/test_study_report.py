@@ -249,6 +249,14 @@ def test_files_of_a_report_hold_the_finished_runs(results, tmp_path):
     assert {file: file.read_bytes() for file in written} == before
 
 
+@pytest.fixture
+def planned(results, tmp_path):
+    """The runs of the study, of which those that are finished stand in ``runs.jsonl``."""
+    path, _, folders = results
+    write_archive(folders, tmp_path / "runs.jsonl")
+    return expand(read_study(path))
+
+
 def test_finished_runs_of_another_machine_are_skipped_once_restored(results, tmp_path):
     path, runs, folders = results
     write_archive(folders, tmp_path / "runs.jsonl")
@@ -264,10 +272,7 @@ def test_finished_runs_of_another_machine_are_skipped_once_restored(results, tmp
     assert not (tmp_path / "bad").exists()
 
 
-def test_what_a_run_that_was_cut_off_left_is_removed_where_it_is_restored(results, tmp_path):
-    path, _, folders = results
-    write_archive(folders, tmp_path / "runs.jsonl")
-    planned = expand(read_study(path))
+def test_what_a_run_that_was_cut_off_left_is_removed_where_it_is_restored(planned, tmp_path):
     folder = RunFolder(tmp_path / "new" / planned[0].folder)
     folder.prepare(planned[0])
     for name in ("best/model.zip", "checkpoint/step", "model.zip", "vecnormalize.pkl", "error.txt"):
@@ -291,10 +296,7 @@ def test_runs_of_another_study_or_of_other_settings_are_not_restored(results, tm
     assert not (tmp_path / "other").exists()
 
 
-def test_a_run_that_another_process_makes_is_not_restored(results, tmp_path):
-    path, _, folders = results
-    write_archive(folders, tmp_path / "runs.jsonl")
-    planned = expand(read_study(path))
+def test_a_run_that_another_process_makes_is_not_restored(planned, tmp_path):
     made = RunFolder(tmp_path / "new" / planned[0].folder)
     made.prepare(planned[0])
     with made.locked():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -45,8 +46,8 @@ def network_stages(network: Any) -> list[list[list[LinearLayer]]]:
 def _last_stage(*networks: nn.Module) -> list[list[LinearLayer]]:
     """The last layer alone, whatever comes before it; none where it is not known."""
     modules = [module for network in networks if isinstance(network, nn.Sequential) for module in network]
-    last = next((module for module in reversed(modules) if linear_layers(module)), None)
-    return [[last]] if last is not None and is_linear_layer(last) else []
+    last = _foremost(reversed(modules))
+    return [] if last is None else [[last]]
 
 
 def first_layer(*modules: nn.Module) -> LinearLayer | None:
@@ -54,9 +55,15 @@ def first_layer(*modules: nn.Module) -> LinearLayer | None:
 
     :param modules: applied one after the other
     """
-    inner = [child for module in modules for child in (module if isinstance(module, nn.Sequential) else [module])]
-    first = next((module for module in inner if linear_layers(module)), None)
-    return first if first is not None and is_linear_layer(first) else None
+    return _foremost(
+        child for module in modules for child in (module if isinstance(module, nn.Sequential) else [module])
+    )
+
+
+def _foremost(modules: Iterable[nn.Module]) -> LinearLayer | None:
+    """The first of some modules that have linear layers, if it is one itself."""
+    found = next((module for module in modules if linear_layers(module)), None)
+    return found if found is not None and is_linear_layer(found) else None
 
 
 def value_layers(network: nn.Module) -> nn.Module | None:

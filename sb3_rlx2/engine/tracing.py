@@ -10,9 +10,9 @@ import torch as th
 from torch import fx, nn
 from torch.nn import functional as F
 
-ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, th.add, "add", "add_")
 IN_PLACE: tuple[Any, ...] = (operator.iadd, "add_")
-"""Those of them whose result takes the place of their first operand."""
+"""Additions whose result takes the place of their first operand."""
+ADDITIONS: tuple[Any, ...] = (operator.add, th.add, "add", *IN_PLACE)
 FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
     th.relu: nn.ReLU,
     F.relu: nn.ReLU,

@@ -54,8 +54,8 @@ def move_along(state: dict[str, Any], folder: Path) -> None:
         logs.add(entry["path"])
         entry["path"] = moved_log(entry["path"])
     logger = state["logger"]
-    if logger["dir"] is not None:
-        logger["dir"] = moved_log(logger["dir"]) if is_below(logger["dir"]) else logger["dir"]
+    if logger["dir"] is not None and is_below(logger["dir"]):
+        logger["dir"] = moved_log(logger["dir"])
     for output in logger["formats"]:
         if "folder" in output:
             output["folder"] = moved_log(output["folder"])

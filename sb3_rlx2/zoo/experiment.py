@@ -12,7 +12,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from sb3_rlx2.common.saving.vec_normalize import save_vec_normalize
 from sb3_rlx2.resume import TrainingCheckpointCallback
