@@ -46,7 +46,6 @@ from sb3_rlx2.common.saving.parameters import CheckedParameters
 from sb3_rlx2.common.simba import SimBaMixin
 from sb3_rlx2.common.topology import (
     TopologySettings,
-    budget_moves,
     evolve_topology,
     follow_budgets,
     has_sparse_layers,
@@ -63,6 +62,7 @@ from sb3_rlx2.errors import CheckpointMismatchError
 from sb3_rlx2.files import register
 from sb3_rlx2.sparse import EvolutionCounters, dense_state_dict, sparse_layers
 from sb3_rlx2.sparse.checks import check_count, check_number, check_sparsity
+from sb3_rlx2.sparse.schedules import budget_moves
 
 if TYPE_CHECKING:
     from sb3_rlx2.analysis.model_report import ModelReport
@@ -480,7 +480,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
             return model
 
     def _budgets_move(self) -> bool:
-        return any(budget_moves(rule) for rule in resolve_rules(self.topology, self.network_sparsities).values())
+        return any(budget_moves(rule.budget) for rule in resolve_rules(self.topology, self.network_sparsities).values())
 
     def _follow_budgets(self, params: dict[str, Any]) -> None:
         follow_budgets(self, self.topology, params.get("policy", {}))

@@ -15,9 +15,10 @@ from sb3_rlx2.common.stages import network_stages
 from sb3_rlx2.common.topology_rules import Topology, check_topology, resolve_rules
 from sb3_rlx2.engine.networks import learning_networks, optimizer_of
 from sb3_rlx2.engine.watch import Watch
-from sb3_rlx2.sparse import Budget, Evolution, TopologyEvolver, TopologyRule, density, relocate, sparse_layers
+from sb3_rlx2.sparse import Evolution, TopologyEvolver, density, relocate, sparse_layers
 from sb3_rlx2.sparse.checks import check_drop_fraction
 from sb3_rlx2.sparse.layers import index_problem
+from sb3_rlx2.sparse.schedules import budget_moves
 
 EVOLVERS = "topology_evolvers"
 
@@ -116,14 +117,6 @@ def watch_evolution(watch: Watch, model: OffPolicyAlgorithm) -> None:
     watch.item(vars(uncompiled_policy(model)), EVOLVERS)
 
 
-def budget_moves(rule: TopologyRule) -> bool:
-    """Whether a layer may have another number of connections after an evolution step.
-
-    :param rule: a rule
-    """
-    return type(rule.budget) is not Budget
-
-
 def follow_budgets(model: OffPolicyAlgorithm, topology: Topology, saved: Mapping[str, th.Tensor]) -> None:
     """Give layers the connections that a saved policy has, if their number may differ: where a rule's budget moves.
 
@@ -133,7 +126,7 @@ def follow_budgets(model: OffPolicyAlgorithm, topology: Topology, saved: Mapping
     """
     online = networks(model)
     for name, rule in resolve_rules(topology, online).items():
-        if not budget_moves(rule):
+        if not budget_moves(rule.budget):
             continue
         target = sparse_layers(getattr(model.policy, f"{name}_target", nn.Module()))
         for key, layer in sparse_layers(online[name]).items():

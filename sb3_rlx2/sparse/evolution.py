@@ -21,7 +21,7 @@ from sb3_rlx2.sparse.rules import (
     next_connections,
     resolve_rule,
 )
-from sb3_rlx2.sparse.schedules import Budget, Schedule
+from sb3_rlx2.sparse.schedules import Schedule, budget_moves
 from sb3_rlx2.sparse.unit_norm import unit_norms
 from sb3_rlx2.sparse.units import Stages
 
@@ -280,7 +280,7 @@ class TopologyEvolver:
 
         Of rules with a schedule or a budget of their own nothing is known beforehand.
         """
-        is_annealed = type(self.rule.schedule) is Schedule and type(self.rule.budget) is Budget
+        is_annealed = type(self.rule.schedule) is Schedule and not budget_moves(self.rule.budget)
         few = [
             f"{name!r} ({layer.nnz})"
             for name, layer in self.layers.items()

@@ -42,3 +42,11 @@ class Budget:
         :param progress: how far the training is, from 0 to 1
         """
         return {name: layer.nnz for name, layer in layers.items()}
+
+
+def budget_moves(budget: Budget) -> bool:
+    """Whether a layer may have another number of connections after an evolution step.
+
+    :param budget: of a rule
+    """
+    return type(budget) is not Budget
