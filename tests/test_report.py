@@ -190,6 +190,23 @@ def test_activity_is_what_a_normalization_reads():
     assert not norm._forward_hooks
 
 
+@pytest.mark.parametrize("algorithm", [RLx2TD3, RLx2SAC])
+def test_dormant_units_of_residual_blocks_are_those_whose_activation_is_zero(algorithm):
+    policy_kwargs = {"net_arch": [8, 8]}
+    model = algorithm("SimBaPolicy", "Pendulum-v1", **quick(policy_kwargs=policy_kwargs)).learn(120)
+    inside = model.critic.qf1[2].body[1]
+    with th.no_grad():
+        inside.values.zero_()
+        inside.bias.copy_(th.tensor([-1.0, 0.0, 1.0, 2.0]).repeat(8))
+    found = {net.name: {layer.name: layer.dormant_units for layer in net.layers} for net in model.report().networks}
+    assert found["critic.qf1"]["qf1.2.body.1"] == 16
+    assert found["critic.qf0"]["qf0.2.body.1"] < 16
+    hidden = [name for name, units in found["critic.qf1"].items() if units is not None]
+    assert hidden == ["qf1.1.body.1", "qf1.2.body.1"]  # embedding and ends of blocks have no activation
+    assert sum(units is not None for units in found["actor"].values()) == 2
+    assert not any(module._forward_hooks for module in model.policy.modules())
+
+
 def test_dormant_units_need_a_batch_and_grow_with_the_threshold(trained):
     low, high = trained.report(), trained.report(dormant_threshold=0.5)
     assert low.n_samples == 1024

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from sb3_contrib.common.torch_layers import BatchRenorm1d
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
 from sb3_rlx2.analysis.flops import UpdateRecipe, of_network, update_flops
@@ -26,12 +28,20 @@ from sb3_rlx2.engine.crossq import crossq_description
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.dqn import dqn_description
 from sb3_rlx2.engine.networks import LEARNING, acting_network, optimizer_of
+from sb3_rlx2.engine.programs import NotCoveredError, network_program
 from sb3_rlx2.engine.qrdqn import qrdqn_description
 from sb3_rlx2.engine.sac import sac_description
 from sb3_rlx2.engine.td3 import td3_description
 from sb3_rlx2.sparse import SparseLinear, unreachable_outputs
 from sb3_rlx2.sparse.checks import check_count, check_number
-from sb3_rlx2.sparse.units import LinearLayer, connections_per_input, connections_per_unit, dormant_units, mean_activity
+from sb3_rlx2.sparse.units import (
+    LinearLayer,
+    connections_per_input,
+    connections_per_unit,
+    dormant_units,
+    mean_activity,
+    mean_outputs,
+)
 
 ALGORITHMS: tuple[type[OffPolicyAlgorithm], ...] = (TD3, SAC, TQC, CrossQ, DQN, QRDQN)
 """Algorithms whose models a report describes, and those that extend them."""
@@ -195,29 +205,52 @@ def _batch(model: OffPolicyAlgorithm, n_samples: int, rng: np.random.Generator) 
 
 def _dormant(model: OffPolicyAlgorithm, part: Part, batch: Batch | None, threshold: float) -> dict[str, int]:
     """Number of dormant units of each hidden layer of a part."""
-    if batch is None or len(part.stages) < 2:
+    if batch is None:
         return {}
     network: Any = getattr(model.policy, part.owner)
     observations, actions = batch
+
+    def forward() -> None:
+        if part.owner.startswith("critic"):
+            network(observations, actions.to(th.float32))
+        else:
+            network._predict(observations, deterministic=True)
+
     was_training = network.training
     network.train(False)
     try:
-        activity = mean_activity(
-            [part.stage(place) for place in range(len(part.stages))],
-            lambda: (
-                network(observations, actions.to(th.float32))
-                if part.owner.startswith("critic")
-                else network._predict(observations, deterministic=True)
-            ),
-            [module for module in network.modules() if isinstance(module, (BatchRenorm1d, nn.BatchNorm1d))],
-        )
+        activity = _chain_activity(part, network, forward) if part.stages else _block_activity(part, network, forward)
     finally:
         network.train(was_training)
-    return {
-        name: int(dormant_units(magnitudes, threshold).sum())
-        for names, magnitudes in zip(part.stages, activity, strict=False)
-        for name in names
+    return {name: int(dormant_units(magnitudes, threshold).sum()) for name, magnitudes in activity.items()}
+
+
+def _chain_activity(part: Part, network: nn.Module, forward: Callable[[], None]) -> dict[str, th.Tensor]:
+    """Of a plain chain of layers: what each layer reads of the one before."""
+    normalizations = [module for module in network.modules() if isinstance(module, (BatchRenorm1d, nn.BatchNorm1d))]
+    activity = mean_activity([part.stage(place) for place in range(len(part.stages))], forward, normalizations)
+    return {name: found for names, found in zip(part.stages, activity, strict=False) for name in names}
+
+
+def _block_activity(part: Part, network: Any, forward: Callable[[], None]) -> dict[str, th.Tensor]:
+    """Of any other order of layers: what an activation makes of a layer, where no other one has the same module."""
+    try:
+        program = network_program(part.owner, network, get_action_dim(network.action_space))
+    except NotCoveredError:
+        return {}
+    names, modules = {layer: name for name, layer in part.layers.items()}, set(network.modules())
+    makers = {operation.output: operation.module for operation in program.operations}
+    activations = [operation for operation in program.operations if operation.kind == "activation"]
+    calls = Counter(operation.module for operation in activations)
+    found: dict[str, nn.Module] = {
+        names[layer]: operation.module
+        for operation in activations
+        if (layer := makers.get(operation.inputs[0])) in names
+        and operation.module is not None
+        and operation.module in modules
+        and calls[operation.module] == 1
     }
+    return dict(zip(found, mean_outputs(list(found.values()), forward), strict=True))
 
 
 # --- FLOPs ---

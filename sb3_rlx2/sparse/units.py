@@ -91,6 +91,28 @@ def mean_activity(
     return [found[place] for place in range(1, len(stages))]
 
 
+@th.no_grad()
+def mean_outputs(modules: Sequence[nn.Module], forward: Callable[[], Any]) -> list[th.Tensor]:
+    """Mean magnitude of each feature that modules return.
+
+    :param modules: each of them called once by the network
+    :param forward: runs the network once on a batch
+    :return: [features] for each module
+    """
+    found: dict[nn.Module, th.Tensor] = {}
+
+    def hook(module: nn.Module, _: Any, output: th.Tensor) -> None:
+        found[module] = output.abs().reshape(-1, output.shape[-1]).mean(dim=0)
+
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [found[module] for module in modules]
+
+
 def dormant_units(activity: th.Tensor, threshold: float = 0.025) -> th.Tensor:
     """Which units are τ-dormant: their mean activity is at most τ times their layer's average.
 
