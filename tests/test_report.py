@@ -273,6 +273,12 @@ def test_a_features_extractor_that_is_shared_is_counted_once():
     assert found.total("weight_bytes") == sum(tensors.values())
     shared = {network.name: network.shared_with for network in found.networks if network.shared_with is not None}
     assert shared["critic.features_extractor"] == "actor.features_extractor"
+    kwargs["policy_kwargs"] = {"share_features_extractor": False}
+    extractor = next(network for network in found.networks if network.name == "critic.features_extractor")
+    # The critics' loss does not train what is the actor's
+    passes_back = 2 * extractor.total("flops") * model.batch_size
+    own = RLx2TD3("CnnPolicy", env, **kwargs).report().flops.update
+    assert found.flops.update == own._replace(critic=own.critic - passes_back)
 
 
 def test_a_features_extractor_is_counted_too():

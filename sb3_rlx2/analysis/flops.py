@@ -18,12 +18,15 @@ class UpdateRecipe(NamedTuple):
     :param batch_size: transitions in an update
     :param target_actions: forward passes for each transition of the network that gives the actions of the TD target
     :param evolution_intervals: ΔT in updates of that network, for networks of which a dense gradient is taken
+    :param shares_extractor: whether the critics read the actor's features extractor, which their loss does not train;
+        default False
     """
 
     description: UpdateDescription
     batch_size: int
     target_actions: int
     evolution_intervals: Mapping[str, float]
+    shares_extractor: bool = False
 
 
 class UpdateFlops(NamedTuple):
@@ -62,6 +65,7 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
     :param dense: of the same networks with all connections
     :param recipe: what an update consists of
     """
+    extractor = forward.get("critic.features_extractor", 0.0)
     learner = next(phase for phase in recipe.description.phases if phase.network != "actor")
     phases = {phase.network: phase for phase in recipe.description.phases}
     evolution = sum(
@@ -75,7 +79,8 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
             count * (recipe.target_actions if name.startswith("actor") else 1) * of_network(forward, name)
             for name, count in learner.target_passes.items()
         ),
-        critic=3 * learner.loss_passes * of_network(forward, learner.network),
+        critic=learner.loss_passes
+        * (3 * of_network(forward, learner.network) - (2 * extractor if recipe.shares_extractor else 0.0)),
         actor=sum(_actor_loss(forward, phase) for phase in recipe.description.phases if phase.network == "actor"),
         evolution=evolution,
     )

@@ -270,7 +270,8 @@ def update_recipe(model: OffPolicyAlgorithm) -> UpdateRecipe:
     # RLx2SAC's n-step target has an entropy term at each of its states
     has_bonus = getattr(model, "_state_bonus", lambda: None)() is not None
     target_actions = getattr(model, "n_steps", 1) if has_bonus else 1
-    return UpdateRecipe(_description(model), model.batch_size, target_actions, intervals)
+    shares_extractor = getattr(model.policy, "share_features_extractor", False)
+    return UpdateRecipe(_description(model), model.batch_size, target_actions, intervals, shares_extractor)
 
 
 def _description(model: OffPolicyAlgorithm) -> UpdateDescription:
