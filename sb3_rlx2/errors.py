@@ -16,7 +16,7 @@ class CheckpointMismatchError(ModelFileError, RuntimeError):
 
 
 class DivergenceError(ValueError):
-    """A loss is NaN or infinite, or it is finite and its gradients are more than float32 can hold.
+    """Float32 cannot hold a loss, the gradients of one, or a parameter, moment or statistic after an optimizer's step.
 
     :param loss: name of the loss
     :param value: its value

@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-N_LAST = 6  # evaluations that make a score
+N_LAST = 10  # evaluations that make a score
 
 
 class BenchmarkDirective(SphinxDirective):

@@ -44,7 +44,7 @@ class TopologyEvolutionCallback(BaseCallback):
         environment steps
     :param topology_end: environment steps at which evolution has annealed to nothing, or ``(number, "updates")``; None
         (default): the end of the current ``learn``
-    :param drop_fraction: ζ0, the fraction of connections that is up for exchange at first, default 0.5
+    :param drop_fraction: ζ0, the fraction of connections that is dropped and regrown at first, default 0.5
     :param verbose: 1 prints a line per evolution
     :raises ValueError: if an argument is out of range
     """
@@ -69,8 +69,8 @@ class TopologyEvolutionCallback(BaseCallback):
         model = _off_policy(self.model, self)
         if is_sparse(self.settings.topology) and not has_sparse_layers(model):
             raise ValueError(
-                f"{type(self).__name__}: the policy has no sparse layer. Use a policy of sb3_rlx2.td3 or sb3_rlx2.sac "
-                "with a sparsity above 0"
+                f"{type(self).__name__}: the policy has no sparse layer. Use a sparse policy, such as "
+                "sb3_rlx2.td3.MlpPolicy, with a sparsity above 0"
             )
         own_settings: TopologySettings | None = getattr(model, "_topology_settings", None)
         if own_settings is not None and own_settings != self.settings:

@@ -326,7 +326,7 @@ class EntropyUpdates(Updates):
             of_next.normal_()
 
     def _draw_bonuses(self, samples: Samples) -> None:
-        """Find the states between the first and the last of each return, and draw all noise in SB3's order."""
+        """Find the intermediate states of each return, and draw all noise in SB3's order."""
         settings, (updates, batch), (noise, next_noise) = self.settings, self._sampled, self.noises
         tiles, most = -(-batch // TILE), batch * (samples.n_steps - 1)
         entries = np.empty((updates * most, ENTRY_FIELDS), np.int64)

@@ -138,9 +138,7 @@ def _make_environment(recipe: Recipe) -> gym.Env[Any, Any]:
 
 # --- callbacks ---
 
-SAME = None
-"""Stands for an argument that is an attribute of the same name."""
-
+# By argument the attribute that holds it; None: one of the same name
 KNOWN: dict[type[BaseCallback], Mapping[str, str | None]] = {
     CheckpointCallback: dict.fromkeys(
         ("save_freq", "save_path", "name_prefix", "save_replay_buffer", "save_vecnormalize", "verbose")

@@ -43,7 +43,7 @@ class Evolution(NamedTuple):
     """What one evolution step did.
 
     :param update: number of the update of this network at which it happened, counted from 1
-    :param drop_fraction: ζ_t, the fraction of connections that were up for exchange
+    :param drop_fraction: ζ_t, the fraction of connections that were dropped and regrown
     :param layers: connections dropped and grown by layer name
     """
 
@@ -75,8 +75,8 @@ class TopologyEvolver:
         (``requires_grad`` False); its moments follow the connections
     :param rule: which connections go and come: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
     :param interval: ΔT, in optimizer steps of this network, or in what ``clock`` counts
-    :param drop_fraction: ζ0, the fraction of each layer's connections up for exchange at first; annealed to nothing by
-        a cosine
+    :param drop_fraction: ζ0, the fraction of each layer's connections that is dropped and regrown at first; annealed
+        to nothing by a cosine
     :param progress: maps the number of updates so far to the progress of training; evolution ends when it reaches 1
     :param clock: counts what else ``interval`` is in, such as environment steps: the topology then evolves at the first
         optimizer step after each multiple of it, but never at the very first. Call ``prepare`` when it has moved on,

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
 from sb3_rlx2.common.arguments import did_you_mean
+from sb3_rlx2.common.saving.vec_normalize import save_vec_normalize
 from sb3_rlx2.studies.algorithms import ALGORITHMS
 
 OF_THE_ENVIRONMENT = ("env_kwargs", "env_wrapper", "n_envs", "normalize")
@@ -155,7 +156,7 @@ def save_agent(model: Any, folder: Path) -> None:
     model.save(folder / "model.zip")
     normalization = model.get_vec_normalize_env()
     if isinstance(normalization, VecNormalize):
-        normalization.save(str(folder / "vecnormalize.pkl"))
+        save_vec_normalize(normalization, folder / "vecnormalize.pkl")
 
 
 def _wrapper(given: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

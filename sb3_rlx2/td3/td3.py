@@ -68,7 +68,7 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
         environment steps
     :param topology_end: environment steps at which evolution has annealed to nothing, or ``(number, "updates")``; None
         (default): the end of the current ``learn``
-    :param drop_fraction: ζ0, the fraction of connections that is up for exchange at first, default 0.5
+    :param drop_fraction: ζ0, the fraction of connections that is dropped and regrown at first, default 0.5
     :param n_steps_delay: number of gradient updates for which targets are 1-step, default 300,000; or
         ``(number, "timesteps")``, in environment steps
     :param dynamic_buffer: whether the replay buffer forgets what the policy has left behind, default True
