@@ -6,9 +6,11 @@ import warnings
 
 import numpy as np
 import pytest
+import torch as th
 from helpers import ALGORITHMS, ALL, environment, quick
 
 from sb3_rlx2 import DynamicReplayBuffer, RLx2CrossQ, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC, tqc
+from sb3_rlx2.sparse import sparse_layers
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -232,6 +234,35 @@ def test_the_warning_is_silent_where_everything_happens():
         model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(n_steps_delay=5))
         model.learn(71)
     assert model.topology_counters["critic"]["evolutions"] == 1
+
+
+def test_a_later_part_of_a_training_warns_of_what_the_first_did_not():
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(topology_interval=1000))
+    with pytest.warns(UserWarning, match="no gradient update is made"):
+        model.learn(10)
+    with pytest.warns(UserWarning, match=r"steps: the actor's topology does not evolve [^;]*; the critic's"):
+        model.learn(100, reset_num_timesteps=False)
+
+
+def test_a_training_that_begins_again_does_not_warn_of_an_evolution_that_comes():
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(topology_interval=(100, "timesteps"))).learn(200)
+    before = model.topology_counters["critic"]["evolutions"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(180)
+    assert model.topology_counters["critic"]["evolutions"] == before + 1
+
+
+@pytest.mark.parametrize("topology", ["dense", "static"])
+def test_a_topology_that_is_changed_to_one_that_stays_evolves_no_more(topology):
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(topology_interval=10)).learn(80)
+    before = model.topology_counters["critic"]["evolutions"]
+    connections = [layer.indices.clone() for layer in sparse_layers(model.critic).values()]
+    model.topology = topology
+    model.learn(60, reset_num_timesteps=False)
+    assert model.topology_counters["critic"]["evolutions"] == before > 0
+    now = [layer.indices for layer in sparse_layers(model.critic).values()]
+    assert all(th.equal(one, other) for one, other in zip(connections, now, strict=True))
 
 
 def test_updates_of_offline_phases_are_foreseen_for_the_critics_alone():

@@ -11,6 +11,7 @@ from helpers import ALL, ALL_COMPILED, environment, few_quantiles, quick
 from stable_baselines3 import DDPG, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -273,3 +274,23 @@ def test_layers_are_those_of_the_dense_network():
     assert model.actor.mu[2].in_features == 400
     assert isinstance(dense, TD3)
     assert not isinstance(dense, SAC)
+
+
+def test_neither_model_changes_the_other_as_it_goes_on():
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1))
+    kwargs = {"learning_starts": 10, "buffer_size": 500, "action_noise": noise, "policy_kwargs": {"net_arch": [64, 64]}}
+    dense = TD3("MlpPolicy", "Pendulum-v1", **kwargs).learn(20)
+    before = dense.action_noise.noise_prev.copy()
+    sparse = RLx2TD3.from_dense(dense).learn(220, reset_num_timesteps=False)
+    assert np.array_equal(dense.action_noise.noise_prev, before)
+    episodes, before = len(sparse.ep_info_buffer), sparse.action_noise.noise_prev.copy()
+    again = sparse.to_dense().learn(400, reset_num_timesteps=False)
+    assert len(again.ep_info_buffer) > episodes == len(sparse.ep_info_buffer) > 0
+    assert np.array_equal(sparse.action_noise.noise_prev, before)
+
+
+def test_the_dense_model_handles_time_limits_as_the_sparse_one():
+    arguments = {"handle_timeout_termination": False}
+    sparse = RLx2TD3("MlpPolicy", "Pendulum-v1", replay_buffer_kwargs=arguments, buffer_size=100)
+    assert not sparse.to_dense().replay_buffer.handle_timeout_termination
+    assert RLx2TD3("MlpPolicy", "Pendulum-v1", buffer_size=100).to_dense().replay_buffer.handle_timeout_termination

@@ -214,6 +214,9 @@ class DynamicReplayBuffer(NStepReplayBuffer):
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """Sample uniformly among the transitions held. Nothing changes but NumPy's random state.
 
+        Rewards of n-step returns of ``RLx2SAC``, ``RLx2TQC`` and ``RLx2CrossQ`` have their entropy terms, for actions
+        that PyTorch's random state draws.
+
         :param batch_size: number of transitions
         :param env: to normalize observations and rewards
         """

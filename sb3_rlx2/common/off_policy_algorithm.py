@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +48,7 @@ from sb3_rlx2.common.saving.parameters import CheckedParameters
 from sb3_rlx2.common.simba import SimBaMixin
 from sb3_rlx2.common.topology import (
     TopologySettings,
+    detach_topology,
     evolve_topology,
     follow_budgets,
     has_sparse_layers,
@@ -488,11 +491,13 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
     def _evolve_topology(self) -> None:
         if is_sparse(self.topology):
             evolve_topology(self, self._topology_settings)
+        else:
+            detach_topology(self)
 
     # --- looking at it, and leaving it ---
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_has_warned", "_device_is_auto", *OF_THIS_OBJECT]
+        return [*super()._excluded_save_params(), "_warnings_given", "_device_is_auto", *OF_THIS_OBJECT]
 
     def report(self, *, dormant_threshold: float = 0.025, n_samples: int = 1024, seed: int = 0) -> ModelReport:
         """What the model is made of: connections, bytes, FLOPs, dead and dormant units, inputs by connections.
@@ -623,8 +628,15 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
             key: value for key, value in self.policy_kwargs.items() if key not in policy_arguments(policy_class)
         } | {"net_arch": cast(Any, self.policy).net_arch}
         dense.replay_buffer = None
+        # Both models may go on
+        for name in ("action_noise", "ep_info_buffer", "ep_success_buffer"):
+            setattr(dense, name, copy.deepcopy(getattr(self, name)))
         if isinstance(self.replay_buffer, DynamicReplayBuffer):
-            dense.replay_buffer_class, dense.replay_buffer_kwargs = None, {}
+            dense.replay_buffer_class = None
+            own = inspect.signature(DynamicReplayBuffer).parameters.keys() - inspect.signature(ReplayBuffer).parameters
+            dense.replay_buffer_kwargs = {
+                name: value for name, value in self.replay_buffer_kwargs.items() if name not in own
+            }
         with th.random.fork_rng():
             dense._setup_model()
         dense.seed = self.seed

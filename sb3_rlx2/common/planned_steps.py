@@ -32,9 +32,7 @@ class PlannedSteps(OffPolicyAlgorithm):
         """What one update consists of, by the current hyperparameters."""
 
     def _warn_of_what_will_not_happen(self) -> None:
-        """One warning that names what the planned steps are too few for."""
-        if self.__dict__.get("_has_warned"):
-            return
+        """A warning that names what the planned steps are too few for, each once."""
         total, first = self._total_timesteps, max(self.num_timesteps, self.learning_starts)
         missing = []
         if total <= self.learning_starts or self.gradient_steps == 0:
@@ -57,8 +55,10 @@ class PlannedSteps(OffPolicyAlgorithm):
         if self.dynamic_buffer and self.buffer_min_size >= self.buffer_size:
             sizes = f"buffer_min_size={self.buffer_min_size}, buffer_size={self.buffer_size}"
             missing.append(f"the replay buffer forgets nothing ({sizes})")
+        given = self.__dict__.setdefault("_warnings_given", set())
+        missing = [reason for reason in missing if reason not in given]
+        given.update(missing)
         if missing:
-            self._has_warned = True
             message = f"{type(self).__name__}.learn() ends at {total} environment steps: {'; '.join(missing)}"
             warnings.warn(message, stacklevel=6)
 
@@ -66,7 +66,9 @@ class PlannedSteps(OffPolicyAlgorithm):
         """Environment step at which a network's topology evolves next, if updates begin at the step ``first``."""
         interval, unit = read_clock(self.topology_interval, "topology_interval")
         if unit == TIMESTEPS:
-            return max(first, (evolver.counters.get("clock", first) // interval + 1) * interval)
+            # Environment steps begin again where a training does
+            last = min(evolver.counters["clock"], self.num_timesteps) if "clock" in evolver.counters else first
+            return max(first, (last // interval + 1) * interval)
         left = interval - evolver.counters["updates"] % interval
         return first + left * self._describe_update().periods[name] / rate
 
