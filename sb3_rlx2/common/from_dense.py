@@ -48,8 +48,11 @@ def arguments_of(cls: type, dense: OffPolicyAlgorithm, env: GymEnv | None, given
     """
     if env is None and dense.env is None:
         raise ValueError("env=None is not allowed: the dense model has no environment either")
-    attributes = {**vars(dense), "stats_window_size": dense._stats_window_size}
-    attributes["action_noise"] = copy.deepcopy(dense.action_noise)  # it may have a state
+    attributes = {
+        **vars(dense),
+        "stats_window_size": dense._stats_window_size,
+        "action_noise": copy.deepcopy(dense.action_noise),  # it may have a state
+    }
     names = [name for name in inspect.signature(cls).parameters if name not in OTHERWISE]
     buffer_class = dense.replay_buffer_class
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -633,7 +632,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
             setattr(dense, name, copy.deepcopy(getattr(self, name)))
         if isinstance(self.replay_buffer, DynamicReplayBuffer):
             dense.replay_buffer_class = None
-            own = inspect.signature(DynamicReplayBuffer).parameters.keys() - inspect.signature(ReplayBuffer).parameters
+            own = constructor_arguments(DynamicReplayBuffer) - constructor_arguments(ReplayBuffer)
             dense.replay_buffer_kwargs = {
                 name: value for name, value in self.replay_buffer_kwargs.items() if name not in own
             }
