@@ -172,44 +172,6 @@ def test_nan_in_a_loss_names_loss_and_update(algorithm):
         model.learn(20, reset_num_timesteps=False)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_training_too_short_warns_once_and_names_what_will_not_happen(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", **quick(topology_interval=10_000, n_steps_delay=300_000))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model.learn(60)
-    ours = [str(warning.message) for warning in caught if "ends at" in str(warning.message)]
-    assert ours == [
-        f"{algorithm.__name__}.learn() ends at 60 environment steps: the actor's topology does not evolve "
-        "(topology_interval=10000, topology_end=None); the critic's topology does not evolve "
-        "(topology_interval=10000, topology_end=None); targets stay 1-step (n_steps_delay=300000)"
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.learn(10, reset_num_timesteps=False)
-        algorithm("MlpPolicy", "Pendulum-v1", **quick()).learn(200)
-    with pytest.warns(UserWarning, match=r"no gradient update is made \(learning_starts=50, gradient_steps=1\)"):
-        algorithm("MlpPolicy", "Pendulum-v1", **quick()).learn(20)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "steps", "message"),
-    [
-        # Update 20 of the critic is made at step 70, when evolution has annealed to nothing
-        ({"topology": "set"}, 70, "the critic's topology does not evolve"),
-        ({"topology_end": 60}, 200, r"the actor's .* \(topology_interval=20, topology_end=60\); the critic's"),
-        ({"buffer_min_size": 2000}, 200, r"forgets nothing \(buffer_min_size=2000, buffer_size=2000\)"),
-        ({"gradient_steps": 0}, 200, "no gradient update is made"),
-    ],
-)
-def test_what_the_warning_foresees(arguments, steps, message):
-    model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(**arguments))
-    with pytest.warns(UserWarning, match=message):
-        model.learn(steps)
-    if "topology" in message:
-        assert model.topology_counters["critic"]["evolutions"] == 0
-
-
 def test_steps_to_learn_are_a_number_and_may_be_written_as_1e2(tmp_path):
     model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
     for steps in (np.nan, np.inf, -1, "9", None):
@@ -228,31 +190,6 @@ def test_a_device_that_is_none_is_named(algorithm):
         algorithm("MlpPolicy", environment(algorithm), device="gpu")
 
 
-def test_the_warning_is_silent_where_everything_happens():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(n_steps_delay=5))
-        model.learn(71)
-    assert model.topology_counters["critic"]["evolutions"] == 1
-
-
-def test_a_later_part_of_a_training_warns_of_what_the_first_did_not():
-    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(topology_interval=1000))
-    with pytest.warns(UserWarning, match="no gradient update is made"):
-        model.learn(10)
-    with pytest.warns(UserWarning, match=r"steps: the actor's topology does not evolve [^;]*; the critic's"):
-        model.learn(100, reset_num_timesteps=False)
-
-
-def test_a_training_that_begins_again_does_not_warn_of_an_evolution_that_comes():
-    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(topology_interval=(100, "timesteps"))).learn(200)
-    before = model.topology_counters["critic"]["evolutions"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.learn(180)
-    assert model.topology_counters["critic"]["evolutions"] == before + 1
-
-
 @pytest.mark.parametrize("topology", ["dense", "static"])
 def test_a_topology_that_is_changed_to_one_that_stays_evolves_no_more(topology):
     model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(topology_interval=10)).learn(80)
@@ -263,15 +200,6 @@ def test_a_topology_that_is_changed_to_one_that_stays_evolves_no_more(topology):
     assert model.topology_counters["critic"]["evolutions"] == before > 0
     now = [layer.indices for layer in sparse_layers(model.critic).values()]
     assert all(th.equal(one, other) for one, other in zip(connections, now, strict=True))
-
-
-def test_updates_of_offline_phases_are_foreseen_for_the_critics_alone():
-    phases = {"offline_interval": 20, "offline_updates": 200, "topology_interval": 100, "n_steps_delay": 150}
-    model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(**phases))
-    with pytest.warns(UserWarning, match=r"steps: the actor's topology does not evolve [^;]*$"):
-        model.learn(90)
-    assert model.topology_counters["critic"]["evolutions"] > 1
-    assert (model.topology_counters["actor"]["evolutions"], model.replay_buffer.n_steps_in_use) == (0, 3)
 
 
 @pytest.mark.parametrize("algorithm", ALL)

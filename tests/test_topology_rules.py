@@ -1,15 +1,18 @@
 """A rule for each network."""
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
 from helpers import ALGORITHMS, each_engine, quick
 from stable_baselines3 import SAC
+from stable_baselines3.common.logger import Logger
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3, TopologyEvolutionCallback
 from sb3_rlx2.analysis.report import update_recipe
 from sb3_rlx2.sac import MlpPolicy
 from sb3_rlx2.sparse import SET, sparse_layers
+from sb3_rlx2.sparse.schedules import Schedule
 
 
 def connections(network):
@@ -89,3 +92,23 @@ def test_a_report_counts_dense_gradients_of_the_networks_that_evolve_alone():
 def test_a_dict_must_have_a_known_rule_for_each_network(topology, message):
     with pytest.raises(ValueError, match=message):
         RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(topology=topology))
+
+
+def test_a_schedule_of_ones_own_sees_no_progress_before_learning_starts():
+    seen = []
+
+    class Recording(Schedule):
+        def drop_fraction(self, initial, progress):
+            seen.append(progress)
+            return initial
+
+    class Rule(SET):
+        schedule = Recording()
+
+    model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(topology=Rule(), topology_interval=5, topology_end=200))
+    model.set_logger(Logger(None, []))
+    transition = (np.zeros((1, 3)), np.zeros((1, 3)), np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}])
+    for _ in range(40):
+        model.replay_buffer.add(*transition)
+    model.train(10, 16)
+    assert {*seen} == {0.0}

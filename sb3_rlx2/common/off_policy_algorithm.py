@@ -335,10 +335,11 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         normalize = self.get_vec_normalize_env()
         self.observations_were_normalized = normalize is not None and normalize.norm_obs
         self._statistics_before = RunningStatistics(normalize)
+        planned_before = 0 if reset_num_timesteps else self._total_timesteps
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._check_reset()
         choice = self._choose_engine()
-        self._warn_of_what_will_not_happen()
+        self._warn_of_what_will_not_happen(planned_before)
         if self.verbose >= 1:
             print(choice)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import abstractmethod
 from typing import cast
@@ -31,26 +32,33 @@ class PlannedSteps(OffPolicyAlgorithm):
     def _describe_update(self) -> UpdateDescription:
         """What one update consists of, by the current hyperparameters."""
 
-    def _warn_of_what_will_not_happen(self) -> None:
-        """A warning that names what the planned steps are too few for, each once."""
-        total, first = self._total_timesteps, max(self.num_timesteps, self.learning_starts)
-        missing = []
-        if total <= self.learning_starts or self.gradient_steps == 0:
+    def _warn_of_what_will_not_happen(self, planned_before: int = 0) -> None:
+        """A warning that names what the planned steps are too few for, each once.
+
+        :param planned_before: environment steps that the call of ``learn`` planned which this one continues; 0: none
+        """
+        missing, updates, last = [], self._updates_per_rollout(), self._last_step()
+        if updates == 0.0 or self._first_train_step() > last:
             settings = f"learning_starts={self.learning_starts}, gradient_steps={self.gradient_steps}"
             missing.append(f"no gradient update is made ({settings})")
-        elif (all_updates := self._updates_per_step()) is not None:
+        elif updates is not None:
+            evolving = 0
             for name, evolver in attached_evolvers(self).items():
-                rate = self._updates_per_step(name) or 0.0
                 if not (evolver.layers and evolver.rule.evolves):
                     continue
-                # Evolution ends before the step at which it has annealed to nothing
-                end = self._end_of_evolution(name, evolver, first, rate)
-                if self._next_evolution(name, evolver, first, rate) >= end:
+                if self._next_evolution(name, evolver) > self._last_evolving_update(name, evolver):
                     settings = f"topology_interval={self.topology_interval}, topology_end={self.topology_end}"
                     missing.append(f"the {name}'s topology does not evolve ({settings})")
+                else:
+                    evolving += 1
+            # A training in many short calls: in each after the second, evolution is at two thirds of its end at least
+            is_short = planned_before <= self.num_timesteps and 2 * self._total_timesteps <= 3 * planned_before
+            if evolving and self.topology_end is None and is_short:
+                advice = "topology_end=None is the end of each call of learn(); give the environment steps of all calls"
+                missing.append(f"topology evolution is nearly over from the first of them on ({advice})")
             delay, unit = read_clock(self.n_steps_delay, "n_steps_delay")
-            last = total if unit == TIMESTEPS else self._n_updates + (total - first) * all_updates - 1
-            if self.n_steps > 1 and last < delay:
+            reached = last if unit == TIMESTEPS else self._n_updates + self._updates_by(last) - 1
+            if self.n_steps > 1 and reached < delay:
                 missing.append(f"targets stay 1-step (n_steps_delay={self.n_steps_delay})")
         if self.dynamic_buffer and self.buffer_min_size >= self.buffer_size:
             sizes = f"buffer_min_size={self.buffer_min_size}, buffer_size={self.buffer_size}"
@@ -59,46 +67,78 @@ class PlannedSteps(OffPolicyAlgorithm):
         missing = [reason for reason in missing if reason not in given]
         given.update(missing)
         if missing:
-            message = f"{type(self).__name__}.learn() ends at {total} environment steps: {'; '.join(missing)}"
+            message = f"{type(self).__name__}.learn() ends at {last} environment steps: {'; '.join(missing)}"
             warnings.warn(message, stacklevel=6)
 
-    def _next_evolution(self, name: str, evolver: TopologyEvolver, first: int, rate: float) -> float:
-        """Environment step at which a network's topology evolves next, if updates begin at the step ``first``."""
+    def _next_evolution(self, name: str, evolver: TopologyEvolver) -> float:
+        """Update of a network, counted from its first, at which its topology is due to evolve next."""
+        done = evolver.counters["updates"]
         interval, unit = read_clock(self.topology_interval, "topology_interval")
-        if unit == TIMESTEPS:
-            # Environment steps begin again where a training does
-            last = min(evolver.counters["clock"], self.num_timesteps) if "clock" in evolver.counters else first
-            return max(first, (last // interval + 1) * interval)
-        left = interval - evolver.counters["updates"] % interval
-        return first + left * self._describe_update().periods[name] / rate
+        if unit == UPDATES:
+            return done + interval - done % interval
+        updates, period = self._updates_per_rollout(name), self._describe_update().periods[name]
+        if not updates:  # its updates are those of offline phases, which it takes no part in
+            return math.inf
+        # It does not evolve at the network's very first update; and environment steps begin again where a training does
+        rollouts = math.ceil((period - self._n_updates % period) / updates)
+        first = self._first_train_step() + (rollouts - 1) * self._steps_per_rollout()
+        due = (min(evolver.counters.get("clock", first), first) // interval + 1) * interval
+        return done + self._updates_by(due - 1, name) + 1
+
+    def _last_evolving_update(self, name: str, evolver: TopologyEvolver) -> float:
+        """The last update of a network, counted from its first, before evolution has annealed to nothing."""
+        planned = self._total_timesteps if self.topology_end is None else self.topology_end
+        end, unit = read_clock(planned, "topology_end")
+        last = self._last_step() if unit == UPDATES else min(self._last_step(), end - 1)
+        update = evolver.counters["updates"] + self._updates_by(last, name)
+        return min(update, end - 1) if unit == UPDATES else update
 
     def _interval_in_updates(self, name: str) -> float:
         """ΔT in gradient updates of a network, one a step where their number depends on the length of episodes."""
         interval, unit = read_clock(self.topology_interval, "topology_interval")
         if unit == UPDATES:
             return interval
-        return max(1.0, interval * (self._updates_per_step(name) or 1.0) / self._describe_update().periods[name])
+        updates = self._updates_per_rollout(name) or 1.0
+        return max(1.0, interval * updates / self._steps_per_rollout() / self._describe_update().periods[name])
 
-    def _end_of_evolution(self, name: str, evolver: TopologyEvolver, first: int, rate: float) -> float:
-        """Environment step at which the evolution of a network's topology ends."""
-        if self.topology_end is None:
-            return self._total_timesteps
-        end, unit = read_clock(self.topology_end, "topology_end")
-        step: float = end
-        if unit == UPDATES:
-            step = first + (end - evolver.counters["updates"]) * self._describe_update().periods[name] / rate
-        return min(self._total_timesteps, step)
+    def _steps_per_rollout(self) -> int:
+        """Environment steps between two calls of ``train``; 1 if that depends on the length of episodes."""
+        train_freq = cast(TrainFreq, self.train_freq)
+        return train_freq.frequency * self.n_envs if train_freq.unit == TrainFrequencyUnit.STEP else 1
 
-    def _updates_per_step(self, network: str | None = None) -> float | None:
-        """Gradient updates per environment step; None if that depends on the length of episodes.
+    def _first_train_step(self) -> int:
+        """Environment step after which the next gradient updates are made."""
+        rollout = self._steps_per_rollout()
+        return self.num_timesteps + (max(self.learning_starts - self.num_timesteps, 0) // rollout + 1) * rollout
+
+    def _last_step(self) -> int:
+        """Environment step at which ``learn`` ends: all environments step together, for whole rollouts."""
+        rollout = self._steps_per_rollout()
+        return self.num_timesteps + math.ceil((self._total_timesteps - self.num_timesteps) / rollout) * rollout
+
+    def _updates_by(self, step: int, network: str | None = None) -> float:
+        """Gradient updates from now on until those after an environment step, these included.
+
+        :param step: the environment step
+        :param network: count those of a network; None: all
+        """
+        rollouts = max((step - self._first_train_step()) // self._steps_per_rollout() + 1, 0)
+        updates = rollouts * (self._updates_per_rollout(network) or 0.0)
+        if network is None:
+            return updates
+        period = self._describe_update().periods[network]
+        return (self._n_updates + updates) // period - self._n_updates // period
+
+    def _updates_per_rollout(self, network: str | None = None) -> float | None:
+        """Gradient updates of each call of ``train``; None if that depends on the length of episodes.
 
         :param network: count those of a network; None: all
         """
+        rollout = self._steps_per_rollout()
         interval = None if network == "actor" else self.offline_interval  # it is at rest in offline phases
-        offline = 0.0 if interval is None else self.offline_updates / interval
-        if self.gradient_steps < 0:
-            return 1.0 + offline
-        train_freq = cast(TrainFreq, self.train_freq)
-        if train_freq.unit == TrainFrequencyUnit.EPISODE:
+        offline = 0.0 if interval is None else self.offline_updates * rollout / interval
+        if self.gradient_steps < 0:  # one for each environment step
+            return rollout + offline
+        if cast(TrainFreq, self.train_freq).unit == TrainFrequencyUnit.EPISODE:
             return None
-        return self.gradient_steps / (train_freq.frequency * self.n_envs) + offline
+        return self.gradient_steps + offline

@@ -200,7 +200,7 @@ def _evolver(model: OffPolicyAlgorithm, name: str, settings: TopologySettings) -
         if end == 0:  # train() before any learn(): the end is not known yet
             return 0.0
         start = model.learning_starts
-        return (model.num_timesteps - start) / (end - start) if end > start else 1.0
+        return max(model.num_timesteps - start, 0) / (end - start) if end > start else 1.0
 
     def timesteps() -> int:
         model = owner()
