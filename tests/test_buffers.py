@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -332,3 +333,22 @@ def test_dict_observations_and_bad_fractions_are_refused():
 def test_nothing_can_be_sampled_where_nothing_is_held():
     with pytest.raises(ValueError, match="the replay buffer holds no transitions to sample"):
         make().sample(4)
+
+
+def test_without_time_limits_an_episode_that_is_cut_off_ends_all_the_same():
+    buffer = make(2, handle_timeout_termination=False)
+    add = partial(buffer.add, np.zeros((1, 2)), np.ones((1, 2)), np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}])
+    add()
+    buffer.end_cut_episodes(np.full((1, 2), 9.0))
+    assert buffer.timeouts[:, 0].tolist() == [1, 0]
+    add()
+    add()  # where the cut was
+    assert buffer.timeouts[:, 0].tolist() == [0, 0]
+
+
+def test_as_many_of_the_oldest_transitions_are_read_as_asked_for():
+    buffer = make(60, 3)
+    collector = Collector(buffer, 0)
+    for _ in range(10):
+        collector.step()
+    assert [len(part) for part in buffer.oldest(4)] == [4, 4]

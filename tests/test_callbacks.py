@@ -184,3 +184,20 @@ def test_each_log_has_the_numbers_of_its_own_step(algorithm, n_envs, tmp_path):
         assert float(log["rlx2/buffer_size"]) == float(log["time/total_timesteps"]) - n_envs
         assert all(float(log[f"rlx2/{network}_density"]) > 0 for network in model.network_sparsities)
     assert model.logger.name_to_value["rlx2/buffer_size"] == model.replay_buffer.n_transitions
+
+
+def test_the_buffer_forgets_only_where_the_policy_has_moved_by_more_than_the_threshold(monkeypatch):
+    monkeypatch.setattr("sb3_rlx2.common.callbacks.policy_distance", lambda *_, **__: 0.2)
+    held = {}
+    for threshold in (0.2, 0.19):
+        model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(buffer_distance_threshold=threshold)).learn(120)
+        held[threshold] = model.replay_buffer.n_transitions
+    assert held[0.2] == 120 > held[0.19]
+
+
+def test_a_check_that_an_earlier_call_of_learn_made_is_not_made_again():
+    kwargs = quick(buffer_check_interval=(100, "updates"), gradient_steps=4)
+    model = RLx2SAC("MlpPolicy", "Pendulum-v1", **kwargs).learn(130)
+    assert (model._n_updates, model.replay_buffer.last_check > 0) == (320, True)
+    model.learn(10, reset_num_timesteps=False)  # 360 updates: no multiple of 100 is passed
+    assert model.replay_buffer.last_check == -1

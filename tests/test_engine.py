@@ -300,3 +300,11 @@ def test_an_action_that_there_is_not_is_never_read(algorithm):
     model.replay_buffer.actions[:] = 10**6
     with pytest.raises(DivergenceError, match="loss"):
         model.train(1, 32)
+
+
+@pytest.mark.parametrize("settings", [{"clip_obs": 0.5}, {"clip_reward": 0.05}, {"epsilon": 1.0}])
+def test_same_run_with_any_settings_of_vec_normalize(settings):
+    def env():
+        return VecNormalize(make_vec_env("Pendulum-v1", n_envs=3, seed=1), **settings)
+
+    assert_same_run(RLx2SAC, env=env, gradient_steps=-1, n_steps_delay=30, steps=240, tolerance=1e-5)

@@ -165,3 +165,26 @@ def test_the_time_limit_that_the_zoo_puts_in_the_place_of_gymnasiums_is_the_same
     set_environment_state(other, environment_state(plain))
     np.testing.assert_array_equal(other.step(np.ones(1))[0], plain.step(np.ones(1))[0])
     assert other._elapsed_steps == plain._elapsed_steps == 2
+
+
+class GlobalNoise(gym.Env):
+    """Draws from NumPy's global generator."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.random.normal(size=1).astype(np.float32), {}
+
+    def step(self, action):
+        return np.random.normal(size=1).astype(np.float32), 0.0, False, False, {}
+
+
+def test_global_random_generators_of_worker_processes_go_on():
+    venv = SubprocVecEnv([lambda: Monitor(GlobalNoise())] * 2, start_method="fork")
+    venv.reset()
+    state = vectorized_state(venv)
+    first = venv.step(np.zeros((2, 1)))[0]
+    set_vectorized_state(venv, state)
+    assert np.array_equal(venv.step(np.zeros((2, 1)))[0], first)
+    venv.close()

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALL, ALL_COMPILED, environment, few_quantiles, quick
+from helpers import ALL, ALL_COMPILED, assert_counts_agree, environment, few_quantiles, quick
 from stable_baselines3 import DDPG, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -294,3 +294,20 @@ def test_the_dense_model_handles_time_limits_as_the_sparse_one():
     sparse = RLx2TD3("MlpPolicy", "Pendulum-v1", replay_buffer_kwargs=arguments, buffer_size=100)
     assert not sparse.to_dense().replay_buffer.handle_timeout_termination
     assert RLx2TD3("MlpPolicy", "Pendulum-v1", buffer_size=100).to_dense().replay_buffer.handle_timeout_termination
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_counters_of_connections_agree(algorithm):
+    assert_counts_agree(algorithm.from_dense(trained(algorithm), **OWN))
+
+
+def test_actions_that_the_dense_model_took_are_those_that_the_policy_distance_is_taken_from():
+    dense = trained(RLx2TD3)
+    buffer = RLx2TD3.from_dense(dense, **OWN).replay_buffer
+    assert np.array_equal(buffer.noise_free_actions[:120], dense.replay_buffer.actions[:120])
+
+
+def test_a_full_buffer_keeps_the_order_of_its_transitions():
+    dense = SAC("MlpPolicy", "Pendulum-v1", buffer_size=100, learning_starts=110, device="cpu").learn(115)
+    buffer = RLx2SAC.from_dense(dense, **OWN).replay_buffer
+    assert (buffer.size(), buffer.rows_held()[0]) == (100, 15)

@@ -161,3 +161,28 @@ def test_a_killed_training_that_goes_on_is_not_one_of_many_calls(tmp_path, monke
         warnings.simplefilter("error")
         model = resume(tmp_path, callback=[TrainingCheckpointCallback(tmp_path, 270), Kill()])
     assert model.num_timesteps == 300
+
+
+def test_phases_count_beside_an_update_for_each_environment_step():
+    phases = {"offline_interval": 20, "offline_updates": 200, "topology_interval": 100, "n_steps_delay": 150}
+    model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(**phases, gradient_steps=-1))
+    with pytest.warns(UserWarning, match=r"steps: the actor's topology does not evolve [^;]*$"):
+        model.learn(90)
+    assert model.topology_counters["critic"]["evolutions"] > 1
+
+
+def test_the_last_update_counts():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(n_steps_delay=20)).learn(71)
+    assert model._n_updates == 21
+
+
+@pytest.mark.parametrize(("learning_starts", "train_freq", "end"), [(39, 1, 80), (50, 100, 110)])
+def test_the_very_first_update_does_not_evolve(learning_starts, train_freq, end):
+    clocks = {"topology_interval": (40, "timesteps"), "topology_end": end, "n_steps_delay": 0}
+    kwargs = quick(learning_starts=learning_starts, train_freq=train_freq, **clocks)
+    model = RLx2SAC("MlpPolicy", "Pendulum-v1", **kwargs)
+    with pytest.warns(UserWarning, match="the actor's topology does not evolve .*; the critic's topology does not"):
+        model.learn(200)
+    assert model.topology_counters["critic"]["evolutions"] == 0

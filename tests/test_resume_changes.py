@@ -1,6 +1,7 @@
 """What changes between two checkpoints, or between two trainings with one callback, is in the next checkpoint."""
 
 import functools
+import time
 from contextlib import suppress
 
 import gymnasium as gym
@@ -12,11 +13,14 @@ from helpers import differing
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from test_budgets import GradualPruning, numbers
 from test_resume import Cut, PowerCut, assert_resumes, model_of, resumed, state_of
 
 from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3, TopologyHistory, TopologyHistoryCallback, TrainingCheckpointCallback
+from sb3_rlx2.resume import buffer_segments, resume
 from sb3_rlx2.resume.checkpoint_callback import BufferSegments
+from sb3_rlx2.resume.training_state import begin_new_episodes, model_attributes, set_model_attributes
 
 
 def assert_goes_on(make, trained, folder, steps, cut, reset=False):
@@ -272,3 +276,35 @@ def test_a_history_that_went_on_with_another_frequency_is_resumed(tmp_path):
         records.append((record.numbers, record.steps, record.updates))
     assert records[0] == records[1]
     assert records[0][1][-6:] == [240, 270, 300, 330, 360, 390]
+
+
+def test_correlated_noise_begins_anew_with_a_new_episode():
+    model = model_of(RLx2TD3, action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1))).learn(60)
+    model.action_noise()
+    assert (model.action_noise.noise_prev != 0).all()
+    begin_new_episodes(model)
+    assert (model.action_noise.noise_prev == 0).all()
+
+
+def test_the_time_of_training_goes_on():
+    model = model_of(RLx2TD3)
+    set_model_attributes(model, {"model": model_attributes(model), "seconds": 100.0})
+    assert (time.time_ns() - model.start_time) / 1e9 >= 100.0
+
+
+def test_as_many_threads_compute_as_before(tmp_path):
+    before = th.get_num_threads()
+    try:
+        th.set_num_threads(2)
+        model_of(RLx2TD3).learn(60, TrainingCheckpointCallback(tmp_path, every=60))
+        th.set_num_threads(1)
+        resume(tmp_path)
+        assert th.get_num_threads() == 2
+    finally:
+        th.set_num_threads(before)
+
+
+def test_rows_that_take_several_files_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(buffer_segments, "LARGEST_BYTES", 1000)
+    assert_resumes(lambda: model_of(RLx2TD3), tmp_path, callback=[])
+    assert len([*tmp_path.rglob("rows-*.safetensors")]) > 5

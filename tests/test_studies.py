@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from study_helpers import write_study
 
 from sb3_rlx2 import RLx2TD3
-from sb3_rlx2.studies import read_study
+from sb3_rlx2.studies import evaluation, read_study
 from sb3_rlx2.studies.evaluation import Evaluator, StudyCallback
 from sb3_rlx2.studies.executors import local_executor
 from sb3_rlx2.studies.hyperparameters import read_entry
@@ -403,3 +403,27 @@ def test_the_command_line_runs_a_study_and_tells_how_far_it_is(study_file, tmp_p
     assert settings["hyperparameters"]["learning_starts"] == 100
     assert main(["study", "run", str(Path("missing.yml"))]) == 2
     assert "missing.yml" in capsys.readouterr().err
+
+
+@pytest.fixture
+def evaluators(study_file, tmp_path):
+    study = read_study(study_file(methods={"a": {"algorithm": "rlx2_td3"}}, seeds=2))
+    return [Evaluator(folder) for folder in run_folders(study, tmp_path / "runs")]
+
+
+def test_every_evaluation_of_every_run_has_episodes_of_its_own(evaluators):
+    seeds = []
+    for evaluator in evaluators:
+        evaluator.begin()
+        seed = evaluator.env.seed
+        evaluator.env.seed = lambda number, seed=seed: (seeds.append(number), seed(number))
+        for step in (100, 200):
+            evaluator.evaluate(RandomPolicy(evaluator.env.action_space), step, 0, {})
+    assert len(seeds) == len({*seeds}) == 4
+
+
+def test_evaluations_count_for_nothing_in_the_time_of_a_run(evaluators, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate_policy", lambda *_, **__: time.sleep(0.5) or ([1.0], [1]))
+    evaluators[0].begin()
+    evaluators[0].evaluate(None, 100, 0, {})
+    assert evaluators[0].seconds.wall < 0.4

@@ -4,7 +4,6 @@ import csv
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from sb3_rlx2.studies import expand, read_study
@@ -12,16 +11,6 @@ from sb3_rlx2.studies.archive import restore, write_archive
 from sb3_rlx2.studies.report import StudyReport
 from sb3_rlx2.studies.run_folder import RunFolder
 from sb3_rlx2.studies.runner import run_folders
-from sb3_rlx2.studies.statistics import (
-    estimate,
-    iqm,
-    mean,
-    percent_of,
-    performance_profile,
-    probability_of_improvement,
-    run_score,
-    score_form,
-)
 
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("scipy")
@@ -65,55 +54,6 @@ def results(tmp_path):
         if ends:
             folder.write("finished.json", {"step": 2000})
     return path, tmp_path / "runs", folders
-
-
-def test_measures_are_those_of_rliable():
-    rliable = pytest.importorskip("rliable")
-    from rliable import metrics
-
-    assert rliable
-    random = np.random.default_rng(0)
-    ours, theirs = random.normal(size=(2, 7, 3))
-    assert iqm(ours.T.reshape(-1)) == pytest.approx(metrics.aggregate_iqm(ours))
-    assert mean(ours.reshape(-1)) == pytest.approx(metrics.aggregate_mean(ours))
-    found = probability_of_improvement(list(ours.T), list(theirs.T), reps=50)
-    assert found.value == pytest.approx(metrics.probability_of_improvement(ours, theirs))
-    profile = performance_profile(list(ours.T), np.array([0.0, 0.5]))
-    assert profile == pytest.approx([(ours > 0).mean(), (ours > 0.5).mean()])
-
-
-def test_intervals_hold_the_true_value_about_as_often_as_they_say():
-    random = np.random.default_rng(1)
-    held = 0
-    for seed in range(200):
-        scores = [random.normal(size=20), random.normal(size=30)]
-        found = estimate(scores, mean, confidence=0.9, reps=500, seed=seed)
-        held += found.low <= 0.0 <= found.high
-    assert 165 <= held <= 195
-
-
-def test_one_seed_has_no_interval():
-    found = estimate([np.array([3.0])], iqm)
-    assert found.text() == "3.00"
-    assert np.isnan(probability_of_improvement([np.array([1.0])], [np.array([0.0])]).low)
-
-
-def test_each_environment_is_resampled_within_itself():
-    constant = estimate([np.full(5, 1.0), np.full(7, 9.0)], mean, reps=100)
-    assert constant.low == constant.high == constant.value
-
-
-def test_each_environment_counts_the_same_whatever_its_number_of_seeds():
-    for high, low in ((5, 2), (2, 5)):
-        scores = [np.full(high, 100.0), np.full(low, 50.0)]
-        assert estimate(scores, mean, reps=10).value == estimate(scores, iqm, reps=10).value == 75.0
-        assert list(performance_profile(scores, np.array([0.0, 75.0]))) == [1.0, 0.5]
-
-
-def test_percentages_need_a_reference_above_0():
-    own = {name: np.array([-300.0]) for name in "abc"}
-    assert percent_of(own, {"a": np.array([-150.0]), "b": np.array([0.0]), "d": np.array([1.0])}) == {}
-    assert percent_of(own, {"a": np.array([-150.0]), "c": np.array([600.0])})["c"] == [-50.0]
 
 
 def test_a_reference_below_0_leaves_the_probability_and_no_percentages(tmp_path):
@@ -176,22 +116,6 @@ def test_methods_that_lack_an_environment_are_in_no_picture_of_all(results, tmp_
     assert "profiles.png" not in names
     assert not (tmp_path / "out" / "profiles.png").exists()
     assert "profiles" not in (tmp_path / "out" / "report.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("score", "text"),
-    [
-        *((1234.5, "1234"), (-99.6, "-100"), (9.876, "9.88"), (0.5, "0.500"), (0.0123, "0.0123"), (0.0, "0")),
-        *((np.nan, "nan"), (-np.inf, "-inf")),
-    ],
-)
-def test_small_scores_have_three_digits(score, text):
-    assert f"{score:{score_form(score)}}" == text
-
-
-def test_the_score_of_a_run_is_the_mean_of_its_last_evaluations():
-    assert run_score([9, *range(10)]) == 4.5
-    assert run_score([1, 2, 3], n_last=2) == 2.5
 
 
 def test_unfinished_runs_are_listed_and_count_for_nothing(results):
@@ -315,3 +239,16 @@ def test_the_command_line_writes_a_report(results, tmp_path, capsys):
     assert str(tmp_path / "o" / "report.md") in capsys.readouterr().out
     assert main(["study", "report", str(path), "--results", str(runs), "--last", "0"]) == 2
     assert RunFolder(runs / "InvertedPendulum-v5/dense/seed_0").is_finished
+
+
+def test_the_confidence_that_is_asked_for_is_that_of_the_table(results):
+    path, runs, _ = results
+    table = StudyReport(read_study(path), runs, confidence=0.5).to_markdown()
+    assert "| RLx2 | 3 of 4 | 81 [81, 81] | 81 [81, 81] |" in table
+
+
+def test_each_metric_of_an_evaluation_is_a_row_of_its_own(results):
+    path, runs, _ = results
+    rows = {tuple(row[:5]): float(row[5]) for row in StudyReport(read_study(path), runs)._long_rows()}
+    names = ("avg_return", "std_return", "min_return", "avg_length")
+    assert [rows["RLx2", "Pendulum-v1", 0, name, 2000] for name in names] == [80.0, 1.0, 78.0, 200.0]
