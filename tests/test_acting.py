@@ -142,6 +142,15 @@ def test_a_predict_of_ones_own_chooses_the_actions(owner):
     np.testing.assert_array_equal(model.replay_buffer.actions[10:30], 0.25)
 
 
+@pytest.mark.parametrize("name", ["_predict", "obs_to_tensor"])
+def test_what_predict_calls_may_be_ones_own(name):
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick())
+    own, called = getattr(model.policy, name), []
+    setattr(model.policy, name, lambda *args, **kwargs: (called.append(name), own(*args, **kwargs))[1])
+    model.predict(np.zeros(3, np.float32))
+    assert called == [name]
+
+
 def test_threads_may_act_at_once():
     model = model_for(RLx2TD3)
     batches = [np.random.default_rng(i).standard_normal((64, 17)) for i in range(4)]

@@ -14,6 +14,7 @@ SPACES = {
     "symmetric": spaces.Box(-2.0, 2.0, (3,), np.float32),
     "one-sided": spaces.Box(np.array([0.0, -0.3, 5.0], np.float32), np.array([0.1, 7.7, 6.0], np.float32)),
     "float64": spaces.Box(-0.7, 1.3, (3,), np.float64),
+    "float16": spaces.Box(-0.7, 1.3, (3,), np.float16),
     "matrix": spaces.Box(-1.0, 0.9, (2, 2), np.float32),
 }
 

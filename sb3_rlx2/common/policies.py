@@ -34,6 +34,9 @@ FAST_ACTOR = "fast_actor"
 EXPLORING = ("predict", "scale_action", "unscale_action")
 """Methods of a policy that Stable-Baselines3 explores with; an object may have its own."""
 
+PREDICTING = ("_predict", "obs_to_tensor")
+"""Methods of a policy that ``predict`` calls for the network's outputs; an object may have its own."""
+
 Observation = npt.NDArray[Any]
 
 
@@ -147,6 +150,8 @@ class SparseNetworksMixin(BasePolicy):
 
     def _fast_actor(self) -> FastActor | None:
         """The compiled actor, if it covers this policy; decided anew when anything that this rests on has changed."""
+        if not vars(self).keys().isdisjoint(PREDICTING):
+            return None
         cached: tuple[Watch, FastActor | None] | None = self.__dict__.get(FAST_ACTOR)
         if cached is None or not cached[0].holds:
             watch = Watch()

@@ -40,7 +40,9 @@ class Exploration:
 
     def __init__(self, space: spaces.Box) -> None:
         self._shape = space.shape
-        self._low, self._width = space.low.ravel(), (space.high - space.low).ravel()
+        low, width = space.low.ravel(), (space.high - space.low).ravel()
+        # Compiled code knows no half precision, in which NumPy computes nothing here but the width
+        self._low, self._width = (x.astype(np.float32) if x.dtype == np.float16 else x for x in (low, width))
 
     def __call__(self, action: Array, noise: Any) -> tuple[Array, Array]:
         """Actions for the environments, and the same in [-1, 1] for the replay buffer.
