@@ -71,3 +71,39 @@ def test_every_public_name_is_in_the_reference(module):
     for name in module.__all__:
         if not name.startswith("__"):
             assert re.search(rf":: (sb3_rlx2|{module.__name__})\.{name}$", pages, re.MULTILINE), name
+
+
+def public_functions():
+    """Every public function, class and method with the docstring that describes its parameters."""
+    for module in (sb3_rlx2, sb3_rlx2.sparse, sb3_rlx2.errors, sb3_rlx2.files, sb3_rlx2.resume):
+        for name in module.__all__:
+            found = getattr(module, name)
+            if inspect.isclass(found) and not issubclass(found, Exception):
+                yield f"{module.__name__}.{name}", found.__init__, inspect.getdoc(found)
+                for method, value in vars(found).items():
+                    function = getattr(value, "__func__", value)
+                    if inspect.isfunction(function) and not method.startswith("_"):
+                        yield f"{module.__name__}.{name}.{method}", function, inspect.getdoc(function)
+            elif inspect.isfunction(found):
+                yield f"{module.__name__}.{name}", found, inspect.getdoc(found)
+
+
+def described(docstring):
+    """What a docstring says of each parameter."""
+    parts = re.split(r"^:(?:param (\w+)|return|raises .*?):", docstring or "", flags=re.MULTILINE)
+    return {name: text for name, text in zip(parts[1::2], parts[2::2], strict=True) if name}
+
+
+def test_every_docstring_describes_all_parameters_and_says_their_defaults():
+    lacking = []
+    for label, function, docstring in public_functions():
+        texts = described(docstring)
+        for name, parameter in inspect.signature(function).parameters.items():
+            kinds = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if name in ("self", "cls") or parameter.kind in kinds:
+                continue
+            has_default = parameter.default is not parameter.empty
+            if name not in texts or (has_default and "default" not in texts[name].lower()):
+                lacking.append(f"{label}: {name}")
+    assert lacking == []
+    assert sum(1 for _ in public_functions()) > 90

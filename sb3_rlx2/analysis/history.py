@@ -44,7 +44,7 @@ class TopologyHistoryCallback(BaseCallback):
         ``learn`` in any case
     :param max_records: the maximum number of records of each network, default 200, at least 3: when there are more,
         every second one goes
-    :param verbose: 1 prints where the file is
+    :param verbose: 1 prints where the file is, default 0
     :raises ValueError: if an argument is out of range, or the file to go on with is of another model
     """
 

@@ -61,7 +61,7 @@ def report(
     :param dormant_threshold: τ: units are dormant whose mean activity is at most this fraction of their layer's
         average (Sokar et al., 2023), default 0.025
     :param n_samples: how many transitions to draw from the replay buffer to find dormant units, default 1024
-    :param seed: of that draw
+    :param seed: of that draw, default 0
     :param checkpoint_bytes: size of the saved model; None (default): it is saved to memory to find out
     :raises ValueError: for another algorithm, or an argument out of range
     """

@@ -71,7 +71,7 @@ class TopologyHistory:
     """Connections of actor and critic over time, and the replay buffer beside them.
 
     :param model: the model whose history is to begin
-    :param max_records: the maximum number of times at which a network's connections are kept
+    :param max_records: the maximum number of times at which a network's connections are kept, default 200
     """
 
     def __init__(self, model: OffPolicyAlgorithm, max_records: int = 200) -> None:

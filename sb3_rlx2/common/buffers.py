@@ -39,13 +39,13 @@ class DynamicReplayBuffer(NStepReplayBuffer):
     :param buffer_size: the maximum number of transitions
     :param observation_space: observation space; Dict is not supported
     :param action_space: action space
-    :param device: where samples go
-    :param n_envs: number of parallel environments
-    :param optimize_memory_usage: not supported
+    :param device: where samples go, default ``"auto"``
+    :param n_envs: number of parallel environments, default 1
+    :param optimize_memory_usage: not supported, default False
     :param handle_timeout_termination: whether a time limit is no termination (bootstrap from the last state), default
         True
     :param n_steps: number of rewards in the TD target, default 3 (the paper's)
-    :param gamma: discount factor
+    :param gamma: discount factor, default 0.99
     :param n_steps_delay: number of gradient updates for which targets are 1-step, default 0; or ``(number,
         "timesteps")``, in environment steps. ``n_updates`` and ``num_timesteps`` count them, which RLx2's algorithms
         set, and ``DynamicBufferCallback`` for others
@@ -169,6 +169,12 @@ class DynamicReplayBuffer(NStepReplayBuffer):
     ) -> None:
         """Store one transition of each environment, as in SB3's ``ReplayBuffer``.
 
+        :param obs: observations, [n_envs, *observation_shape]
+        :param next_obs: those after the step; of an episode that has ended its last ones, not those of the reset
+        :param action: actions in [-1, 1], or discrete ones, [n_envs, *action_shape]
+        :param reward: [n_envs]
+        :param done: whether the episode has ended, [n_envs]
+        :param infos: of each environment what its step returned; ``TimeLimit.truncated`` is read
         :raises ValueError: if a number is NaN, infinite or larger than the type that it is stored in; nothing is
             stored then
         """
@@ -218,7 +224,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         that PyTorch's random state draws.
 
         :param batch_size: number of transitions
-        :param env: to normalize observations and rewards
+        :param env: normalizes observations and rewards; None (default): they stay as they are
         """
         if self.size() == 0:
             raise ValueError("the replay buffer holds no transitions to sample")
@@ -272,7 +278,7 @@ class DynamicReplayBuffer(NStepReplayBuffer):
         """The oldest transitions, to compare the current policy with the one that made them.
 
         :param count: how many transitions; fewer are returned if fewer are held
-        :param env: to normalize observations
+        :param env: normalizes observations; None (default): they stay as they are
         :return: observations [count, ...] and noise-free actions [count, action_dim], scaled to [-1, 1]
         """
         rows = self.rows_held()[: math.ceil(count / self.n_envs)]

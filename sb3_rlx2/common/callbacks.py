@@ -45,7 +45,7 @@ class TopologyEvolutionCallback(BaseCallback):
     :param topology_end: environment steps at which evolution has annealed to nothing, or ``(number, "updates")``; None
         (default): the end of the current ``learn``
     :param drop_fraction: ζ0, the fraction of connections that is dropped and regrown at first, default 0.5
-    :param verbose: 1 prints a line per evolution
+    :param verbose: 1 prints a line per evolution, default 0
     :raises ValueError: if an argument is out of range
     """
 
@@ -139,7 +139,7 @@ class DynamicBufferCallback(BaseCallback):
         gradient updates
     :param buffer_distance_threshold: forget if D is above it, default 0.2 (actions are scaled to [-1, 1]), which is for
         continuous actions; None: never compare and never forget
-    :param verbose: 1 prints a line when transitions are forgotten
+    :param verbose: 1 prints a line when transitions are forgotten, default 0
     :raises ValueError: if an argument is out of range
     """
 

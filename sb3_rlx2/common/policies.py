@@ -238,7 +238,7 @@ class SparsePolicyMixin(SparseNetworksMixin):
         """Actions for the environment from the actor's connections alone, if the compiled code covers it.
 
         :param observations: [n, ...]
-        :param deterministic: whether SAC's actions are to be without noise
+        :param deterministic: whether SAC's actions are to be without noise, default False
         :return: actions [n, ...]; None if it does not
         """
         found = self._fast_outputs(observations, deterministic)
@@ -304,7 +304,7 @@ class SparseValuePolicyMixin(SparseNetworksMixin):
         """Greedy actions from connections alone, if the compiled code covers the network.
 
         :param observations: [n, ...]
-        :param deterministic: has no effect: exploration is the algorithm's business
+        :param deterministic: has no effect: exploration is the algorithm's business, default False
         :return: [n] int64; None if it does not
         """
         found = self._fast_outputs(observations, True)

@@ -139,7 +139,10 @@ def follow_budgets(model: OffPolicyAlgorithm, topology: Topology, saved: Mapping
 
 
 def detach_topology(model: OffPolicyAlgorithm) -> None:
-    """Let the topology of a model stay as it is from now on."""
+    """Let the topology of a model stay as it is from now on.
+
+    :param model: an off-policy model, whose evolvers are closed
+    """
     attached: _Attached | None = uncompiled_policy(model).__dict__.pop(EVOLVERS, None)
     for evolver in () if attached is None else attached.evolvers.values():
         evolver.close()

@@ -43,10 +43,10 @@ class RLx2DQN(RLx2ValueAlgorithm, DQN):
     :param gamma: discount factor, default 0.99
     :param train_freq: update every so many steps, or ``(n, "step" | "episode")``, default 4
     :param gradient_steps: updates each time; -1: as many as steps were taken, default 1
-    :param replay_buffer_class: None: chosen automatically; with n-step targets or a dynamic buffer it must be a
-        ``DynamicReplayBuffer``
-    :param replay_buffer_kwargs: further arguments for the replay buffer, such as ``observation_dtype``
-    :param optimize_memory_usage: see SB3; only with ``n_steps=1, dynamic_buffer=False``
+    :param replay_buffer_class: None (default): chosen automatically; with n-step targets or a dynamic buffer it must be
+        a ``DynamicReplayBuffer``
+    :param replay_buffer_kwargs: further arguments for the replay buffer, such as ``observation_dtype``, default none
+    :param optimize_memory_usage: see SB3; only with ``n_steps=1, dynamic_buffer=False``, default False
     :param n_steps: number of rewards in the TD target once the delay is over, default 3
     :param target_update_interval: the target network is updated every so many environment steps, default 10,000
     :param exploration_fraction: fraction of training over which exploration falls, in [0, 1], default 0.1
@@ -54,10 +54,10 @@ class RLx2DQN(RLx2ValueAlgorithm, DQN):
     :param exploration_final_eps: probability of a random action from then on, default 0.05
     :param max_grad_norm: gradients of a larger norm are scaled down to it, default 10
     :param stats_window_size: episodes that rollout statistics average over, default 100
-    :param tensorboard_log: folder for TensorBoard; None: no logging
-    :param policy_kwargs: arguments of the policy, SB3's and those of ``SparseValuePolicyMixin``
-    :param verbose: 0: nothing, 1: information, 2: debugging
-    :param seed: seed of all random generators
+    :param tensorboard_log: folder for TensorBoard; None (default): no logging
+    :param policy_kwargs: arguments of the policy, SB3's and those of ``SparseValuePolicyMixin``, default none
+    :param verbose: 0 (default): nothing, 1: information, 2: debugging
+    :param seed: seed of all random generators; None (default): they go on from where they are
     :param device: where the networks live: ``"auto"`` (default: the CPU if the compiled engine computes their updates
         there, or else a GPU if there is one), ``"cpu"`` or ``"cuda"``, which is obeyed
     :param sparsity: fraction of the network's weights that are missing, in [0, 1), default 0.90
@@ -77,7 +77,7 @@ class RLx2DQN(RLx2ValueAlgorithm, DQN):
         10% are forgotten, default 0.4
     :param engine: which code computes the updates: ``"auto"`` (default: the compiled engine where it covers the model),
         ``"compiled"`` (an error where it does not) or ``"torch"`` (Stable-Baselines3's own ``train``)
-    :param _init_setup_model: whether to build the networks at once
+    :param _init_setup_model: whether to build the networks at once, default True
     :raises ValueError: if an argument is out of range; the message names it
     """
 

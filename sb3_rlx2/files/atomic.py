@@ -33,8 +33,8 @@ def replacing(
 
     :param path: path of the file; its folder must exist
     :param mode: ``"wb"`` (default) or ``"w"``
-    :param encoding: of text, as for ``open``
-    :param newline: of text, as for ``open``
+    :param encoding: of text, as for ``open``, default None
+    :param newline: of text, as for ``open``, default None
     :return: the open file
     :raises OSError: if it cannot be written
     """

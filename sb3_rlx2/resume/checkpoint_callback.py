@@ -52,7 +52,7 @@ class TrainingCheckpointCallback(BaseCallback):
     :param folder: where checkpoints go, for one training
     :param every: environment steps between two checkpoints
     :param keep: how many checkpoints to keep, default 2, so that a damaged one is not the only one
-    :param verbose: 1 prints a line for each checkpoint
+    :param verbose: 1 prints a line for each checkpoint, default 0
     :raises ValueError: if an argument is out of range, or the folder has checkpoints of another training
     """
 

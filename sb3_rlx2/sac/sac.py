@@ -43,23 +43,24 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
     :param gamma: discount factor, default 0.99
     :param train_freq: update every so many steps, or ``(n, "step" | "episode")``, default 1
     :param gradient_steps: updates each time; -1: as many as steps were taken, default 1
-    :param action_noise: exploration noise on top of the stochastic policy, default None
-    :param replay_buffer_class: None: chosen automatically; with n-step targets or a dynamic buffer it must be a
-        ``DynamicReplayBuffer``
-    :param replay_buffer_kwargs: further arguments for the replay buffer, such as ``observation_dtype``
-    :param optimize_memory_usage: see SB3; only with ``n_steps=1, dynamic_buffer=False``
+    :param action_noise: exploration noise on top of the stochastic policy, default none
+    :param replay_buffer_class: None (default): chosen automatically; with n-step targets or a dynamic buffer it must be
+        a ``DynamicReplayBuffer``
+    :param replay_buffer_kwargs: further arguments for the replay buffer, such as ``observation_dtype``, default none
+    :param optimize_memory_usage: see SB3; only with ``n_steps=1, dynamic_buffer=False``, default False
     :param n_steps: number of rewards in the TD target once the delay is over, default 3
     :param ent_coef: entropy coefficient, or ``"auto"`` (default) to learn it, or ``"auto_0.1"`` to start from 0.1
     :param target_update_interval: target networks are updated every so many gradient steps, default 1
     :param target_entropy: target entropy where the coefficient is learned, default ``"auto"``
     :param use_sde: whether to use generalized state-dependent exploration (gSDE), default False
-    :param sde_sample_freq: sample a new noise matrix every so many steps; -1: at the beginning of a rollout only
-    :param use_sde_at_warmup: whether to use gSDE instead of random actions in the first steps
+    :param sde_sample_freq: sample a new noise matrix every so many steps; -1 (default): at the beginning of a rollout
+        only
+    :param use_sde_at_warmup: whether to use gSDE instead of random actions in the first steps, default False
     :param stats_window_size: episodes that rollout statistics average over, default 100
-    :param tensorboard_log: folder for TensorBoard; None: no logging
-    :param policy_kwargs: arguments of the policy, SB3's and those of ``SparsePolicyMixin``
-    :param verbose: 0: nothing, 1: information, 2: debugging
-    :param seed: seed of all random generators
+    :param tensorboard_log: folder for TensorBoard; None (default): no logging
+    :param policy_kwargs: arguments of the policy, SB3's and those of ``SparsePolicyMixin``, default none
+    :param verbose: 0 (default): nothing, 1: information, 2: debugging
+    :param seed: seed of all random generators; None (default): they go on from where they are
     :param device: where the networks live: ``"auto"`` (default: the CPU if the compiled engine computes their updates
         there, or else a GPU if there is one), ``"cpu"`` or ``"cuda"``, which is obeyed
     :param actor_sparsity: fraction of the actor's weights that are missing, in [0, 1), default 0.90
@@ -84,7 +85,7 @@ class RLx2SAC(RLx2EntropyAlgorithm, SAC):
     :param offline_updates: updates of the critics in each, default 0
     :param engine: which code computes the updates: ``"auto"`` (default: the compiled engine where it covers the model),
         ``"compiled"`` (an error where it does not) or ``"torch"`` (SB3's own ``train``)
-    :param _init_setup_model: whether to build the networks at once
+    :param _init_setup_model: whether to build the networks at once, default True
     :raises ValueError: if an argument is out of range; the message names it
     """
 

@@ -42,8 +42,8 @@ def relocate(
 
     :param layer: the layer, changed in place
     :param indices: its new flat positions, int32 or int64, sorted and unique
-    :param mirrors: layers with the same connections that are to follow, such as the target network's
-    :param optimizers: all optimizers that may hold state of these layers
+    :param mirrors: layers with the same connections that are to follow, such as the target network's, default none
+    :param optimizers: all optimizers that may hold state of these layers, default none
     :return: how many connections went and came
     :raises ValueError: if the indices are not sorted, unique and in range, or a mirror is the layer
         itself or given twice

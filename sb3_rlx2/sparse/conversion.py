@@ -20,7 +20,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def sparse_layers(module: nn.Module) -> dict[str, SparseLinear]:
-    """The sparse layers of a module by name, each once, in the order of ``named_modules``."""
+    """The sparse layers of a module by name, each once, in the order of ``named_modules``.
+
+    :param module: any network
+    """
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, SparseLinear)}
 
 
@@ -32,7 +35,7 @@ def linear_layers(module: nn.Module, exclude: Collection[nn.Module] = ()) -> dic
     not a subclass in this sense.
 
     :param module: any network
-    :param exclude: submodules that are left out, with everything below them
+    :param exclude: submodules that are left out, with everything below them, default none
     :raises ValueError: if ``exclude`` holds something else than modules
     """
     return {name: layer for name, layer in _modules_without(module, exclude) if is_linear_layer(layer)}
@@ -83,7 +86,7 @@ def sparsify(
     :param allocation: ``"erdos_renyi"`` (default) or ``"uniform"``; over the layers that are dense so far
     :param connections: ``"magnitude"`` (default) or ``"random"``, see ``SparseLinear``
     :param weight_scale: ``"dense"`` (default) or ``"fan_in"``, see ``SparseLinear``
-    :param exclude: submodules that stay as they are, with everything below them
+    :param exclude: submodules that stay as they are, with everything below them, default none
     :param stages: the linear layers in the order in which data pass them; those of one stage read the same inputs, the
         outputs of the stage before, and count as one layer of their joint width (``allocate``). None (default): the
         order of an ``nn.Sequential`` (``stages_of``); for any other module it is not known

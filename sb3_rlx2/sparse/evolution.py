@@ -74,20 +74,21 @@ class TopologyEvolver:
     :param optimizer: the optimizer of the network, which holds each layer's ``values`` unless they are frozen
         (``requires_grad`` False); its moments follow the connections
     :param rule: which connections go and come: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
-    :param interval: ΔT, in optimizer steps of this network, or in what ``clock`` counts
-    :param drop_fraction: ζ0, the fraction of each layer's connections that is dropped and regrown at first; annealed
-        to nothing by a cosine
+    :param interval: ΔT, in optimizer steps of this network, or in what ``clock`` counts, default 10,000
+    :param drop_fraction: ζ0, the fraction of each layer's connections that is dropped and regrown at first,
+        annealed to nothing by a cosine; default 0.5
     :param progress: maps the number of updates so far to the progress of training; evolution ends when it reaches 1
     :param clock: counts what else ``interval`` is in, such as environment steps: the topology then evolves at the first
         optimizer step after each multiple of it, but never at the very first. Call ``prepare`` when it has moved on,
         before the forward pass.
         Default: none
     :param mirrors: by layer name, further layers that keep the same connections (target networks,
-        ``torch.optim.swa_utils.AveragedModel``)
+        ``torch.optim.swa_utils.AveragedModel``), default none
     :param chains: networks whose outputs are never to lose their last path, each as its layers in the order in which
         data pass them (``stages_of``); default: none
-    :param counters: where to go on counting; the dict is updated in place, so that its owner can save it
-    :param on_evolution: called after each evolution with what it did
+    :param counters: where to go on counting; the dict is updated in place, so that its owner can save it; None
+        (default): from 0
+    :param on_evolution: called after each evolution with what it did; None (default): nothing is
     :raises ValueError: if an argument is of the wrong type or out of range, the optimizer does not hold the ``values``
         of a layer or has an evolver already, or the connections of a mirror differ from its layer's; and by
         ``optimizer.step``, if it is given a closure

@@ -37,8 +37,8 @@ class SparseLinear(nn.Module):
         initialisation), ``"random"``, or a bool mask [out_features, in_features] with ``nnz`` entries that are True
     :param weight_scale: ``"dense"`` (default: values as drawn for the dense layer) or ``"fan_in"`` (each unit's values
         times sqrt(in_features / its number of connections), so that its output keeps the dense layer's variance)
-    :param device: where the tensors live
-    :param dtype: floating type of values and bias
+    :param device: where the tensors live; None (default): PyTorch's default device
+    :param dtype: floating type of values and bias; None (default): PyTorch's default
     :raises ValueError: if nnz, the mask or a name is not allowed
     """
 
@@ -77,8 +77,8 @@ class SparseLinear(nn.Module):
 
         :param linear: the dense layer; it is not changed, and nothing is shared with it
         :param nnz: number of connections to keep; None (default): as many as the mask in ``connections`` has
-        :param connections: as for the constructor
-        :param weight_scale: as for the constructor
+        :param connections: as for the constructor, default ``"magnitude"``
+        :param weight_scale: as for the constructor, default ``"dense"``
         :raises ValueError: if nnz, the mask or a name is not allowed
         """
         if nnz is None:

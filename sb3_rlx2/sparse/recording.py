@@ -23,7 +23,7 @@ class TopologyRecord:
     second one is wanted, and so forth. The first and the newest stay.
 
     :param shapes: (out_features, in_features) of each layer by name
-    :param limit: the maximum number of records, at least 3
+    :param limit: the maximum number of records, at least 3, default 200
     :raises ValueError: for a lower limit
     """
 
@@ -66,49 +66,54 @@ class TopologyRecord:
 
     def _thinned(self) -> list[int]:
         kept = [0]
-        for place in range(1, len(self) - 1):
-            if self.numbers[place] - self.numbers[kept[-1]] >= self._stride:
-                kept.append(place)
+        for index in range(1, len(self) - 1):
+            if self.numbers[index] - self.numbers[kept[-1]] >= self._stride:
+                kept.append(index)
         while len(kept) >= self.limit:  # numbers that lie far apart
             kept = kept[::2]
         return [*kept, len(self) - 1]
 
-    def _keep(self, places: list[int]) -> None:
-        self.steps = [self.steps[place] for place in places]
-        self.updates = [self.updates[place] for place in places]
-        self.numbers = [self.numbers[place] for place in places]
-        self._bits = {name: [bits[place] for place in places] for name, bits in self._bits.items()}
+    def _keep(self, indices: list[int]) -> None:
+        self.steps = [self.steps[index] for index in indices]
+        self.updates = [self.updates[index] for index in indices]
+        self.numbers = [self.numbers[index] for index in indices]
+        self._bits = {name: [bits[index] for index in indices] for name, bits in self._bits.items()}
 
     def truncate(self, step: int) -> None:
         """Forget the records of later steps.
 
         :param step: the last step to keep
         """
-        self._keep([place for place, own in enumerate(self.steps) if own <= step])
+        self._keep([index for index, own in enumerate(self.steps) if own <= step])
 
     # --- what it shows ---
 
-    def mask(self, layer: str, place: int) -> Mask:
+    def mask(self, layer: str, index: int) -> Mask:
         """The connections of a layer at one record: bool [out_features, in_features].
 
         :param layer: its name
-        :param place: of the record, in order; -1: the newest
+        :param index: of the record, in order; -1: the newest
         """
         out, in_ = self.shapes[layer]
-        return np.unpackbits(self._bits[layer][place], count=out * in_).astype(bool).reshape(out, in_)
+        return np.unpackbits(self._bits[layer][index], count=out * in_).astype(bool).reshape(out, in_)
 
     def connections(self, layer: str) -> Counts:
-        """Number of connections of a layer, [records]."""
-        return np.array([int(self.mask(layer, place).sum()) for place in range(len(self))], dtype=np.int64)
+        """Number of connections of a layer, [records].
+
+        :param layer: its name
+        """
+        return np.array([int(self.mask(layer, index).sum()) for index in range(len(self))], dtype=np.int64)
 
     def grown(self, layer: str) -> Counts:
         """Connections of a layer that are new since the record before, [records]; 0 at the first.
 
         As many were dropped. What came and went between two records is not seen.
+
+        :param layer: its name
         """
         fresh = [0] * min(len(self), 1)
-        for place in range(1, len(self)):
-            new = ~self._bits[layer][place - 1] & self._bits[layer][place]
+        for index in range(1, len(self)):
+            new = ~self._bits[layer][index - 1] & self._bits[layer][index]
             fresh.append(int(np.unpackbits(new).sum()))
         return np.array(fresh, dtype=np.int64)
 
@@ -117,21 +122,26 @@ class TopologyRecord:
 
         Row t, column g: connections of the layer that were new at record g and present at every record since, up to t.
         Column 0 are the first record's own; the diagonal is each generation's size.
+
+        :param layer: its name
         """
         born = np.full(self.shapes[layer], -1, dtype=np.int64)
         alive = np.zeros((len(self), len(self)), dtype=np.int64)
         before = np.zeros(self.shapes[layer], dtype=bool)
-        for place in range(len(self)):
-            now = self.mask(layer, place)
-            born[now & ~before] = place
-            alive[place] = np.bincount(born[now], minlength=len(self))
+        for index in range(len(self)):
+            now = self.mask(layer, index)
+            born[now & ~before] = index
+            alive[index] = np.bincount(born[now], minlength=len(self))
             before = now
         return alive
 
     def connections_per_input(self, layer: str) -> Counts:
-        """How many connections lead away from each input of a layer, [records, in_features]."""
+        """How many connections lead away from each input of a layer, [records, in_features].
+
+        :param layer: its name
+        """
         _, in_ = self.shapes[layer]
-        counts = [self.mask(layer, place).sum(axis=0) for place in range(len(self))]
+        counts = [self.mask(layer, index).sum(axis=0) for index in range(len(self))]
         return np.array(counts, dtype=np.int64).reshape(len(self), in_)
 
     # --- on disk ---
@@ -158,7 +168,7 @@ class TopologyRecord:
 
         :param shapes: (out_features, in_features) of each layer by name
         :param arrays: as ``to_arrays`` returned them
-        :param limit: the maximum number of records
+        :param limit: the maximum number of records, default 200
         :raises ValueError: if they do not fit the shapes
         """
         record = cls(shapes, limit)

@@ -43,7 +43,7 @@ class TopologyRule:
         return layer.values.detach().abs()
 
     def growth_score(self, layer: SparseLinear) -> th.Tensor:
-        """How much each position promises; the highest that are absent come. Default: random.
+        """A score of each position; of those absent the highest come. Default: random.
 
         :param layer: the layer as it is; ``layer.dense_grad`` is there if the rule ``needs_dense_grad``
         :return: [out_features, in_features]
@@ -64,7 +64,11 @@ class RigL(SET):
     needs_dense_grad = True
 
     def growth_score(self, layer: SparseLinear) -> th.Tensor:
-        """Magnitude of the dense gradient of the current batch, [out_features, in_features]."""
+        """Magnitude of the dense gradient of the current batch.
+
+        :param layer: the layer as it is, with its ``dense_grad``
+        :return: [out_features, in_features]
+        """
         assert layer.dense_grad is not None
         return layer.dense_grad.abs()
 
@@ -93,7 +97,7 @@ def resolve_rule(topology: TopologyName | str | TopologyRule, argument: str = "t
     """The rule that a name stands for; a rule object stands for itself.
 
     :param topology: ``"rigl"``, ``"set"``, ``"static"``, ``"dense"`` or a ``TopologyRule``
-    :param argument: what the error calls it
+    :param argument: what the error calls it, default ``"topology"``
     :raises ValueError: for anything else
     """
     if isinstance(topology, TopologyRule):
@@ -144,9 +148,9 @@ def next_connections(
     from_worst = layer.indices.long()[th.argsort(worth, stable=True)]
     dropped, kept = from_worst.tensor_split([layer.nnz - staying])
     shape = (layer.out_features, layer.in_features)
-    promise = _checked(rule.growth_score(layer), rule, "growth_score", shape).reshape(-1).clone()
-    promise[kept] = -th.inf
-    grown = th.argsort(promise, descending=True, stable=True)[: min(wanted - staying, int((promise > -th.inf).sum()))]
+    score = _checked(rule.growth_score(layer), rule, "growth_score", shape).reshape(-1).clone()
+    score[kept] = -th.inf
+    grown = th.argsort(score, descending=True, stable=True)[: min(wanted - staying, int((score > -th.inf).sum()))]
     gone = dropped[~th.isin(dropped, grown)]
     gone, spared = gone.tensor_split([max(len(gone) - (wanted - staying - len(grown)), 0)])
     new = grown[~th.isin(grown, dropped)]

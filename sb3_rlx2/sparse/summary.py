@@ -39,7 +39,7 @@ def summarize(module: nn.Module, exclude: Collection[nn.Module] = ()) -> list[La
     """The linear layers of a network, sparse and dense, in order.
 
     :param module: any network
-    :param exclude: submodules that are left out, with everything below them
+    :param exclude: submodules that are left out, with everything below them, default none
     """
     return [
         LayerSummary(
@@ -56,7 +56,7 @@ def density(module: nn.Module, exclude: Collection[nn.Module] = ()) -> float:
     """Fraction of all weights of a network's linear layers that are present.
 
     :param module: any network with at least one linear layer
-    :param exclude: submodules that are left out, with everything below them
+    :param exclude: submodules that are left out, with everything below them, default none
     """
     layers = summarize(module, exclude)
     return sum(layer.connections for layer in layers) / sum(layer.dense_connections for layer in layers)

@@ -164,7 +164,7 @@ class StudyReport:
     def to_markdown(self, pictures: Sequence[str] = ()) -> str:
         """Tables of everything, as Markdown.
 
-        :param pictures: names of files to show
+        :param pictures: names of files to show, default none
         """
         study = self.study
         lines = [f"# {study.title}", ""]

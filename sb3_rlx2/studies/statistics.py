@@ -87,7 +87,7 @@ def estimate(
     :param measure: of scores along the last axis: ``iqm`` or ``mean``
     :param confidence: size of the interval, default 0.95
     :param reps: number of bootstrap samples, default 5000
-    :param seed: of the bootstrap
+    :param seed: of the bootstrap, default 0
     """
     value = float(measure(_balanced(scores)))
     if min(map(len, scores)) < 2:
@@ -106,7 +106,7 @@ def probability_of_improvement(
     :param theirs: those of the other method, environments in the same order
     :param confidence: size of the interval, default 0.95
     :param reps: number of bootstrap samples, default 5000
-    :param seed: of the bootstrap
+    :param seed: of the bootstrap, default 0
     """
     value = float(np.mean([_higher(x[None], y[None])[0] for x, y in zip(ours, theirs, strict=True)]))
     if min(map(len, (*ours, *theirs))) < 2:

@@ -40,14 +40,15 @@ class Method:
     :param name: what the study calls it
     :param algorithm: a key of ``sb3_rlx2.studies.algorithms.ALGORITHMS``
     :param config: the name of a packaged baseline (``"rigl"``) or a YAML file; None (default): the algorithm's own
-    :param hyperparameters: what comes instead of that file's
-    :param on: the same for one environment only, by its id
+    :param hyperparameters: what comes instead of that file's, default none
+    :param on: the same for one environment only, by its id, default none
     :param environments: those that it is run on; None (default): all of the study
-    :param seeds: by environment; those of the study where there are none
+    :param seeds: by environment; those of the study where there are none, default none
     :param steps: None (default): those of the study
-    :param program: ``module:function`` that makes a run, called with its folder (``RunFolder``)
-    :param options: further settings for the program
-    :param after: methods whose finished runs, of the same environment and seed, the program needs
+    :param program: ``module:function`` that makes a run, called with its folder (``RunFolder``), default
+        ``"sb3_rlx2.studies.training:train"``
+    :param options: further settings for the program, default none
+    :param after: methods whose finished runs, of the same environment and seed, the program needs, default none
     """
 
     name: str
@@ -77,11 +78,11 @@ class Study:
     :param evaluate_every: environment steps between two evaluations, default 10,000
     :param evaluation_episodes: noise-free episodes of an evaluation, default 10
     :param checkpoint_every: environment steps between two checkpoints, default 50,000
-    :param hyperparameters: of every method, where it has no others
+    :param hyperparameters: of every method, where it has no others, default none
     :param reference: the method whose score counts as 100%; None (default): scores are not related to any
-    :param published: scores that a paper states, in percent of its reference, by environment and method
-    :param is_quick: whether it is the short form, for trying
-    :param quick_hyperparameters: of every method in the short form, whatever else it has
+    :param published: scores that a paper states, in percent of its reference, by environment and method, default none
+    :param is_quick: whether it is the short form, for trying, default False
+    :param quick_hyperparameters: of every method in the short form, whatever else it has, default none
     """
 
     path: Path
@@ -119,9 +120,9 @@ class RunSettings:
     :param evaluate_every: environment steps between two evaluations
     :param evaluation_episodes: episodes of an evaluation
     :param checkpoint_every: environment steps between two checkpoints
-    :param program: ``module:function`` that makes the run
-    :param options: further settings for the program
-    :param after: methods whose finished runs, of the same environment and seed, the program needs
+    :param program: ``module:function`` that makes the run, default ``"sb3_rlx2.studies.training:train"``
+    :param options: further settings for the program, default none
+    :param after: methods whose finished runs, of the same environment and seed, the program needs, default none
     """
 
     environment: str

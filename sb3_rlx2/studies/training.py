@@ -58,7 +58,7 @@ def learn(run: RunFolder, make: Callable[[], OffPolicyAlgorithm], callbacks: Seq
 
     :param run: folder of the run
     :param make: makes the model at its first step
-    :param callbacks: further ones, for a run that begins and for one that goes on
+    :param callbacks: further ones, for a run that begins and for one that goes on, default none
     """
     settings = run.settings
     is_new = not has_checkpoint(run.checkpoints)

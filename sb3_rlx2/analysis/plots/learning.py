@@ -30,7 +30,7 @@ def draw_learning_curves(
         its final score; None (default): no such panel
     :param confidence: size of the interval, default 0.95
     :param reps: number of bootstrap samples, default 2000
-    :param seed: of the bootstrap
+    :param seed: of the bootstrap, default 0
     :raises ValueError: if there are no runs, or the reference lacks some
     """
     tasks = group(runs)

@@ -52,7 +52,7 @@ def draw_connectivity(history: TopologyHistory, network: str = "actor", steps: S
     """Connectivity matrices of a network's layers (rows) at chosen steps (columns).
 
     :param history: of a training
-    :param network: ``"actor"`` or ``"critic"``
+    :param network: ``"actor"`` or ``"critic"``, default ``"actor"``
     :param steps: environment steps; the nearest records are shown; None (default): four, from first to last
     :raises ValueError: if the history has no such network, or nothing in it is sparse
     """
