@@ -169,9 +169,9 @@ class DynamicReplayBuffer(NStepReplayBuffer):
     ) -> None:
         """Store one transition of each environment, as in SB3's ``ReplayBuffer``.
 
-        :param obs: observations, [n_envs, *observation_shape]
+        :param obs: observations, [n_envs, ...]
         :param next_obs: those after the step; of an episode that has ended its last ones, not those of the reset
-        :param action: actions in [-1, 1], or discrete ones, [n_envs, *action_shape]
+        :param action: actions in [-1, 1], or discrete ones, [n_envs, ...]
         :param reward: [n_envs]
         :param done: whether the episode has ended, [n_envs]
         :param infos: of each environment what its step returned; ``TimeLimit.truncated`` is read
