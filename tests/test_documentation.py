@@ -80,9 +80,10 @@ def public_functions():
             found = getattr(module, name)
             if inspect.isclass(found) and not issubclass(found, Exception):
                 yield f"{module.__name__}.{name}", found.__init__, inspect.getdoc(found)
-                for method, value in vars(found).items():
+                for method, value in inspect.getmembers(found):
                     function = getattr(value, "__func__", value)
-                    if inspect.isfunction(function) and not method.startswith("_"):
+                    is_own = inspect.isfunction(function) and function.__module__.startswith("sb3_rlx2")
+                    if is_own and not method.startswith("_"):
                         yield f"{module.__name__}.{name}.{method}", function, inspect.getdoc(function)
             elif inspect.isfunction(found):
                 yield f"{module.__name__}.{name}", found, inspect.getdoc(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -29,16 +27,16 @@ from sb3_rlx2.common.argument_ranges import (
     check_topology_counters,
     check_type,
 )
-from sb3_rlx2.common.arguments import check_device, check_device_name, constructor_arguments, did_you_mean
+from sb3_rlx2.common.arguments import check_device, check_device_name
 from sb3_rlx2.common.buffers import Array, DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback, check_threshold
 from sb3_rlx2.common.clocks import Interval
 from sb3_rlx2.common.collecting import CheckedCollecting
 from sb3_rlx2.common.compiled_training import train_compiled
+from sb3_rlx2.common.dense_models import DenseModels
 from sb3_rlx2.common.finite import RunningStatistics
-from sb3_rlx2.common.from_dense import arguments_of, go_on_from, load_dense, not_dense
 from sb3_rlx2.common.planned_steps import PlannedSteps
-from sb3_rlx2.common.policies import dense_policy_class, policy_arguments, sparse_policy_class
+from sb3_rlx2.common.policies import sparse_policy_class
 from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
 from sb3_rlx2.common.saving.algorithm_names import PACKAGE, algorithm_name
 from sb3_rlx2.common.saving.buffer_checks import counter_problem, layout_problem
@@ -62,7 +60,7 @@ from sb3_rlx2.engine.support import ENGINES, Engine, EngineChoice
 from sb3_rlx2.engine.updates import Updates
 from sb3_rlx2.errors import CheckpointMismatchError
 from sb3_rlx2.files import register
-from sb3_rlx2.sparse import EvolutionCounters, dense_state_dict, sparse_layers
+from sb3_rlx2.sparse import EvolutionCounters
 from sb3_rlx2.sparse.checks import check_count, check_number, check_sparsity
 from sb3_rlx2.sparse.schedules import budget_moves
 
@@ -79,7 +77,9 @@ COMPILED_BUFFERS = (ReplayBuffer, DynamicReplayBuffer)
 SelfOffPolicyAlgorithm = TypeVar("SelfOffPolicyAlgorithm", bound="RLx2OffPolicyAlgorithm")
 
 
-class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollecting, PlannedSteps, OffPolicyAlgorithm):
+class RLx2OffPolicyAlgorithm(
+    SavedAlgorithm, CheckedParameters, CheckedCollecting, DenseModels, PlannedSteps, OffPolicyAlgorithm
+):
     """Sparse training (RLx2) on top of an off-policy algorithm of Stable-Baselines3.
 
     A subclass names that algorithm as its second base class: ``class RLx2TD3(RLx2OffPolicyAlgorithm, TD3)``. Updates
@@ -308,11 +308,11 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         """Train, as in the dense algorithm.
 
         :param total_timesteps: number of environment steps
-        :param callback: called at every step
-        :param log_interval: episodes between two logs
+        :param callback: called at every step, default none
+        :param log_interval: episodes between two logs, default 4
         :param tb_log_name: name of the run in TensorBoard; None (default): the algorithm's, such as ``"RLx2TD3"``
-        :param reset_num_timesteps: whether to count steps from zero
-        :param progress_bar: whether to show one
+        :param reset_num_timesteps: whether to count steps from zero, default True
+        :param progress_bar: whether to show one, default False
         :raises ValueError: if the number of steps is negative or no number
         """
         total_timesteps = math.ceil(check_number(total_timesteps, "total_timesteps", 0.0))  # 1e6 is a float
@@ -382,7 +382,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         """Make gradient updates, as the base algorithm does, after those of the offline phases that are due.
 
         :param gradient_steps: number of updates
-        :param batch_size: number of transitions in each
+        :param batch_size: number of transitions in each, default 256
         :raises DivergenceError: if a loss is NaN or infinite, or what follows from it is; all is as before that update
             then
         """
@@ -507,7 +507,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         :param dormant_threshold: τ: units are dormant whose mean activity is at most this fraction of their layer's
             average (Sokar et al., 2023), default 0.025
         :param n_samples: how many transitions to draw from the replay buffer to find them, default 1024
-        :param seed: of that draw
+        :param seed: of that draw, default 0
         :raises ValueError: if an argument is out of range
         """
         from sb3_rlx2.analysis.report import report
@@ -540,7 +540,7 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
         :param vec_normalize: whose statistics normalize observations; None (default): the model's own, if it has one
         :param observations: raw observations [n, ...] for the check and for the calibration of integers; None
             (default): drawn from the replay buffer, or else at random
-        :param seed: of these draws
+        :param seed: of these draws, default 0
         :return: what was written
         :raises ValueError: if the policy cannot be exported, an argument is not allowed, the folder cannot be written,
             or actions differ from those of ``predict``; nothing is written then
@@ -559,88 +559,3 @@ class RLx2OffPolicyAlgorithm(SavedAlgorithm, CheckedParameters, CheckedCollectin
             observations=observations,
             seed=seed,
         )
-
-    @classmethod
-    def from_dense(
-        cls: type[SelfOffPolicyAlgorithm],
-        model: OffPolicyAlgorithm | str | Path,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        trusted: bool | None = None,
-        **kwargs: Any,
-    ) -> SelfOffPolicyAlgorithm:
-        """A dense model of the base algorithm made sparse, to be trained on.
-
-        Of each layer the weights of largest magnitude stay, as many as the algorithm would have given it (and those
-        that every output needs for a path). Target networks, moments of the optimizers, the entropy coefficient, counts
-        of steps and updates, learning rate and schedules, and the replay buffer go on from where they are.
-        Normalization of observations is the environment's business, as in Stable-Baselines3.
-
-        :param model: a model of Stable-Baselines3 or sb3-contrib, which is not changed, or the path of a saved one. Its
-            replay buffer is used on, not copied, where the buffer's class allows it; actions without noise, which it
-            lacks, are taken to be the stored ones
-        :param env: the environment; None (default): the model's
-        :param device: as for the constructor
-        :param trusted: whether a file may hold pickled objects, as for ``load``
-        :param kwargs: arguments of the constructor: RLx2's own, with its defaults, and such as replace the model's.
-            ``n_steps`` is an argument of the dense algorithm too, so it is the model's unless it is given
-        :raises ModelFileError: if the file is no model, is not whole, or is not trusted
-        :raises ValueError: if the model is of another algorithm, sparse already, or without an environment, that
-            environment has other spaces, an argument is unknown or out of range, or the replay buffer has another size
-        """
-        if isinstance(model, (str, Path)):
-            model = load_dense(cls, model, env, trusted)
-        if (
-            not isinstance(model, cls.dense_class)
-            or isinstance(model, RLx2OffPolicyAlgorithm)
-            or sparse_layers(model.policy)
-        ):
-            raise ValueError(not_dense(cls, f"model={type(model).__name__}"))
-        if unknown := sorted(kwargs.keys() - constructor_arguments(cls)):
-            hint = did_you_mean(unknown[0], constructor_arguments(cls))
-            raise ValueError(f"{cls.__name__}.from_dense() got the unknown argument {unknown[0]!r}{hint}")
-        with th.random.fork_rng():
-            sparse = cast(Any, cls)(device=device, **arguments_of(cls, model, env, kwargs))
-        sparse.seed = kwargs.get("seed", model.seed)
-        go_on_from(sparse, model)
-        return cast(SelfOffPolicyAlgorithm, sparse)
-
-    def to_dense(self) -> OffPolicyAlgorithm:
-        """The stock Stable-Baselines3 algorithm with dense networks that predict the same.
-
-        It has this model's hyperparameters and environment. Its optimizers and its replay buffer start afresh.
-        """
-        dense: OffPolicyAlgorithm = cast(Any, self.dense_class)(
-            policy=dense_policy_class(self.policy_class),
-            env=self.env,
-            learning_rate=self.learning_rate,
-            device=self.device,
-            _init_setup_model=False,
-        )
-        excluded = {*self._excluded_save_params(), "policy", "policy_class", "policy_kwargs", "seed"}
-        dense.__dict__.update(
-            {key: vars(self)[key] for key in vars(dense) if key in vars(self) and key not in excluded}
-        )
-        for name in ("observation_space", "action_space", "n_envs"):
-            setattr(dense, name, getattr(self, name))
-        policy_class = cast(Any, sparse_policy_class(self.policy_class, ()))
-        dense.policy_kwargs = {
-            key: value for key, value in self.policy_kwargs.items() if key not in policy_arguments(policy_class)
-        } | {"net_arch": cast(Any, self.policy).net_arch}
-        dense.replay_buffer = None
-        # Both models may go on
-        for name in ("action_noise", "ep_info_buffer", "ep_success_buffer"):
-            setattr(dense, name, copy.deepcopy(getattr(self, name)))
-        if isinstance(self.replay_buffer, DynamicReplayBuffer):
-            dense.replay_buffer_class = None
-            own = constructor_arguments(DynamicReplayBuffer) - constructor_arguments(ReplayBuffer)
-            dense.replay_buffer_kwargs = {
-                name: value for name, value in self.replay_buffer_kwargs.items() if name not in own
-            }
-        with th.random.fork_rng():
-            dense._setup_model()
-        dense.seed = self.seed
-        dense.policy.load_state_dict(dense_state_dict(self.policy))
-        for name in self._get_torch_save_params()[1]:
-            recursive_setattr(dense, f"{name}.data", recursive_getattr(self, name).data.clone())
-        return dense

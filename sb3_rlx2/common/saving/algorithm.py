@@ -98,8 +98,8 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         known, others are made known by ``sb3_rlx2.files.register``.
 
         :param path: path of the file (``.zip`` is added to a name without suffix), or a file that is open for writing
-        :param exclude: names of further attributes to leave out
-        :param include: names of attributes that are not to be left out
+        :param exclude: names of further attributes to leave out, default none
+        :param include: names of attributes that are not to be left out, default none
         :raises ValueError: if a file without pickle cannot hold an attribute; it is named, and nothing is written
         :raises OSError: if the file cannot be written; it is as it was
         """
@@ -129,10 +129,10 @@ class SavedAlgorithm(OffPolicyAlgorithm):
 
         :param path: path of the file, or the open file; its content tells which of the two formats it has
         :param env: the environment to go on with; None (default): the model can predict, but not learn
-        :param device: where the networks are put; ``"auto"``: as for the constructor
-        :param custom_objects: objects that take the place of saved ones
-        :param print_system_info: whether to print the systems that saved and load the model
-        :param force_reset: whether the environment is reset before learning goes on
+        :param device: where the networks are put; ``"auto"`` (default): as for the constructor
+        :param custom_objects: objects that take the place of saved ones, default none
+        :param print_system_info: whether to print the systems that saved and load the model, default False
+        :param force_reset: whether the environment is reset before learning goes on, default True
         :param trusted: whether the file may hold pickled objects, as Stable-Baselines3's do, which can run any code;
             None (default): yes, unless the environment variable ``RLX2_TRUSTED`` is 0
         :param kwargs: arguments of the constructor, or attributes, that replace saved ones
@@ -230,7 +230,7 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         """Load a replay buffer, as in SB3.
 
         :param path: path of a file that ``save_replay_buffer`` wrote, in either format, or the open file
-        :param truncate_last_traj: for ``HerReplayBuffer``, see SB3
+        :param truncate_last_traj: for ``HerReplayBuffer``, see SB3; default True
         :param trusted: whether the file may be a pickle, which can run any code; None (default): yes, unless the
             environment variable ``RLX2_TRUSTED`` is 0
         :raises ValueError: if the file is no replay buffer, is not whole or not trusted, if it is for other spaces or

@@ -33,9 +33,9 @@ class CheckedParameters(BaseAlgorithm):
         """Load parameters in place, as in SB3, but only if all of them fit.
 
         :param load_path_or_dict: path of a saved model, or parameters as ``get_parameters`` returns them
-        :param exact_match: whether every parameter must be given
-        :param device: where to load to
-        :param trusted: as for ``load``
+        :param exact_match: whether every parameter must be given, default True
+        :param device: where to load to, default ``"auto"``
+        :param trusted: as for ``load``, default None
         :raises CheckpointMismatchError: if they do not fit this model's networks, or hold numbers that cannot be;
             nothing is changed then
         :raises ModelFileError: if a file is no model, or not whole
