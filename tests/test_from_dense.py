@@ -311,3 +311,9 @@ def test_a_full_buffer_keeps_the_order_of_its_transitions():
     dense = SAC("MlpPolicy", "Pendulum-v1", buffer_size=100, learning_starts=110, device="cpu").learn(115)
     buffer = RLx2SAC.from_dense(dense, **OWN).replay_buffer
     assert (buffer.size(), buffer.rows_held()[0]) == (100, 15)
+
+
+@pytest.mark.parametrize("given", [None, 5, RLx2SAC])
+def test_what_is_no_model_is_refused(given):
+    with pytest.raises(ValueError, match=r"^model=\w+ is not allowed: RLx2SAC.from_dense makes a dense SAC sparse"):
+        RLx2SAC.from_dense(given)

@@ -56,8 +56,7 @@ class DenseModels(OffPolicyAlgorithm):
         """
         if isinstance(model, (str, Path)):
             model = load_dense(cls, model, env, trusted)
-        is_dense = not (isinstance(model, DenseModels) or sparse_layers(model.policy))
-        if not (isinstance(model, cls.dense_class) and is_dense):
+        if not isinstance(model, cls.dense_class) or isinstance(model, DenseModels) or sparse_layers(model.policy):
             raise ValueError(not_dense(cls, f"model={type(model).__name__}"))
         if unknown := sorted(kwargs.keys() - constructor_arguments(cls)):
             hint = did_you_mean(unknown[0], constructor_arguments(cls))

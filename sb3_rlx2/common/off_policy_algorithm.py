@@ -99,8 +99,8 @@ class RLx2OffPolicyAlgorithm(
     :param buffer_check_interval: environment steps between two comparisons of policies, or ``(number, "updates")``
     :param buffer_distance_threshold: policy distance above which the oldest transitions are forgotten
     :param engine: which code computes the updates
-    :param offline_interval: environment steps between two offline phases; None: there are none
-    :param offline_updates: updates of the critics in each
+    :param offline_interval: environment steps between two offline phases; None (default): there are none
+    :param offline_updates: updates of the critics in each, default 0
     :param device: where the networks live; ``"auto"``: on the CPU if the compiled engine computes their updates there,
         or else as in SB3
     :param kwargs: as for the algorithm, and the sparsity of each network (``network_sparsities``)

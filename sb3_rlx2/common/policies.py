@@ -119,9 +119,9 @@ class SparseNetworksMixin(BasePolicy):
         """As in Stable-Baselines3; actors that the compiled code covers are computed from their connections alone.
 
         :param observation: the observation or observations
-        :param state: handed back as it is
-        :param episode_start: not used
-        :param deterministic: whether SAC's actions are to be without noise
+        :param state: handed back as it is, default None
+        :param episode_start: not used, default None
+        :param deterministic: whether SAC's actions are to be without noise, default False
         :return: the actions and ``state``
         """
         shape = self.observation_space.shape

@@ -332,9 +332,9 @@ class SparsePolicy:
         """The action for an observation, or the actions for several, as ``predict`` of Stable-Baselines3 gives them.
 
         :param observation: raw observation, of shape ``observation_shape`` or [n, ...]
-        :param state: handed back as it is
-        :param episode_start: not used
-        :param deterministic: only True is possible
+        :param state: handed back as it is, default None
+        :param episode_start: not used, default None
+        :param deterministic: only True (default) is possible
         :return: the action or actions, float32 or, discrete ones, int64; and ``state``
         :raises ValueError: for another shape, or ``deterministic=False``
         """

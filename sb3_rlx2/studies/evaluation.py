@@ -64,8 +64,8 @@ class Evaluator:
     def begin(self, step: int = 0, seconds: Seconds = NOT_BEGUN) -> None:
         """Begin, or go on: rows of the CSV after a step are removed.
 
-        :param step: environment steps so far, default none
-        :param seconds: time that they took
+        :param step: environment steps so far, default 0
+        :param seconds: time that they took, default none
         """
         rows = [row for row in self.run.rows() if row["step"] <= step]
         self.last_step = int(rows[-1]["step"]) if rows else 0
