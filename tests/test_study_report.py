@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -128,6 +129,10 @@ def test_unfinished_runs_are_listed_and_count_for_nothing(results):
     assert "| Tiny | - | - | - | - | - | 60.5 |" in text  # the paper's, and not of this study
     assert "of 3 seeds or fewer they are hardly more than the range of their scores" in text
     assert "| Pendulum-v1 | RLx2 | 3 | waiting | 500 of 2,000 | 0 |" in text
+    assert "Not begun" not in text
+    for seed in (1, 3):
+        shutil.rmtree(runs / "Pendulum-v1" / "RLx2" / f"seed_{seed}")
+    assert "Not begun, by seed: Pendulum-v1 RLx2 (1, 3).\n" in StudyReport(read_study(path), runs).to_markdown()
 
 
 def test_every_cell_says_what_stands_behind_it(results):

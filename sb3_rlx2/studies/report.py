@@ -25,7 +25,7 @@ from sb3_rlx2.studies.statistics import (
     run_score,
     score_form,
 )
-from sb3_rlx2.studies.study_file import Study, expand
+from sb3_rlx2.studies.study_file import RunSettings, Study, expand
 
 METRICS = {
     "avg_return": "mean_return",
@@ -95,10 +95,12 @@ class StudyReport:
         self.study, self.n_last, self.confidence = study, n_last, confidence
         self.finished: list[FinishedRun] = []
         self.unfinished: list[RunFolder] = []
+        self.not_begun: list[RunSettings] = []
         self.planned = expand(study)
         for settings in self.planned:
             folder = RunFolder(results / settings.folder)
             if not (folder.path / "run.json").is_file():
+                self.not_begun.append(settings)
                 continue
             folder.prepare(settings)
             if folder.is_finished and (rows := folder.rows()):
@@ -185,7 +187,7 @@ class StudyReport:
         for group in self.groups:
             lines += [*self._together(group), *self._pairs(group)]
         lines += [f"![{Path(name).stem}]({name})\n" for name in pictures]
-        lines += self._unfinished_table()
+        lines += self._unfinished_runs()
         lines += self._machines()
         return "\n".join(lines).rstrip() + "\n"
 
@@ -261,8 +263,8 @@ class StudyReport:
         sentence = "Probability that a run of the row's method scores higher than one of the column's:"
         return [sentence, "", *_table(["", *group.methods], rows), ""]
 
-    def _unfinished_table(self) -> list[str]:
-        if not self.unfinished:
+    def _unfinished_runs(self) -> list[str]:
+        if not (self.unfinished or self.not_begun):
             return []
         rows = []
         for folder in self.unfinished:
@@ -279,7 +281,16 @@ class StudyReport:
                 ]
             )
         head = ["environment", "method", "seed", "state", "evaluated at step", "return there"]
-        return ["## Not finished", "", *_table(head, rows), ""]
+        lines = ["## Not finished", ""]
+        if rows:
+            lines += [*_table(head, rows), ""]
+        seeds: dict[tuple[str, str], list[str]] = {}
+        for run in self.not_begun:
+            seeds.setdefault((run.environment, run.method), []).append(str(run.seed))
+        if seeds:
+            runs = [f"{environment} {method} ({', '.join(own)})" for (environment, method), own in seeds.items()]
+            lines += [f"Not begun, by seed: {'; '.join(runs)}.", ""]
+        return lines
 
     def _machines(self) -> list[str]:
         command = f"rlx2 study run {self.study.path.name}{' --quick' * self.study.is_quick}"
