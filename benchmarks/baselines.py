@@ -1,4 +1,4 @@
-"""Writes hyperparameters that follow from RLx2's: the paper's baselines and ``fast``, hyperparams/baselines/*.yml.
+"""Writes hyperparameters that follow from RLx2's, hyperparams/baselines/*.yml: the paper's baselines, and ``fast``.
 
 Change hyperparams/rlx2_*.yml and run ``python benchmarks/baselines.py``.
 """
@@ -15,11 +15,16 @@ import yaml
 from sb3_rlx2.files import replacing
 
 HYPERPARAMS = Path(__file__).parents[1] / "hyperparams"
+FAST = {"n_steps_delay": 0, "normalize": True}
 FIXED_BUFFER = {"n_steps": 1, "dynamic_buffer": False}
 BASELINES = {
     "fast": (
         "fast: RLx2 for a million steps, with 3-step targets from the start and normalized observations and rewards",
-        {"n_steps_delay": 0, "normalize": True},
+        FAST,
+    ),
+    "fast20": (
+        "fast20: fast with 20% of the weights; the paper's sparsities are made for 3 million steps",
+        {**FAST, "actor_sparsity": 0.8, "critic_sparsity": 0.8},
     ),
     "rigl": ("RigL: topology evolution alone", {"topology": "rigl", **FIXED_BUFFER}),
     "set": ("SET: drop by magnitude, grow at random", {"topology": "set", **FIXED_BUFFER}),
@@ -32,6 +37,7 @@ EVOLUTION = {"topology_interval", "drop_fraction"}
 SPARSITY = {"actor_sparsity", "critic_sparsity"}
 WITHOUT_EFFECT = {
     "fast": set(),
+    "fast20": SPARSITY,
     "rigl": BUFFER,
     "set": BUFFER,
     "ss": BUFFER | EVOLUTION,
@@ -76,7 +82,7 @@ def baseline_file(name, algorithm):
     lines = [f"# {title}.", f"# Made from rlx2_{algorithm}.yml by benchmarks/baselines.py."]
     for env_id, entry in entries.items():
         kept = {key: value for key, value in entry.items() if key not in WITHOUT_EFFECT[name]}
-        if name == "fast":
+        if name.startswith("fast"):
             kept["n_timesteps"] = min(kept["n_timesteps"], 1e6)
         extra = {"policy_kwargs": {"net_arch": tiny_net_arch(env_id, algorithm, entry)}} if name == "tiny" else {}
         # One mapping in braces for each environment: there are many, and all are much alike

@@ -22,7 +22,7 @@ yaml = pytest.importorskip("yaml")
 ROOT = Path(__file__).parents[1]
 NOISE = {"noise_type": "normal", "noise_std": 0.1}
 OF_THE_PAPER = ("rlx2_td3", "rlx2_sac")
-BASELINES = {**{algo: ["fast", "rigl", "set", "ss", "tiny"] for algo in OF_THE_PAPER}, "rlx2_tqc": ["fast"]}
+BASELINES = {**{algo: ["fast", "fast20", "rigl", "set", "ss", "tiny"] for algo in OF_THE_PAPER}, "rlx2_tqc": ["fast"]}
 FILES = [(algo, baseline) for algo in ZOO_ALGORITHMS for baseline in (None, *BASELINES.get(algo, ()))]
 PAPER = {
     ("rlx2_td3", "HalfCheetah-v5"): (0.90, 0.85),
@@ -74,6 +74,14 @@ def experiment(algo, baseline, env_id, folder, hyperparams):
         config=baseline,
     )
     return manager, manager.setup_experiment()[0]
+
+
+@pytest.mark.parametrize("algo", OF_THE_PAPER)
+def test_fast20_is_fast_with_a_fifth_of_the_weights(algo):
+    fast, fast20 = entries(algo, "fast"), entries(algo, "fast20")
+    assert fast.keys() == fast20.keys()
+    for name, entry in fast.items():
+        assert fast20[name] == {**entry, "actor_sparsity": 0.8, "critic_sparsity": 0.8}
 
 
 @pytest.mark.parametrize(("algo", "baseline", "name"), [*entries_to_try()])
@@ -165,9 +173,8 @@ def test_file_that_is_meant():
     assert Path(hyperparameter_file("rlx2_sac", "rigl")) == folder / "baselines" / "rigl_sac.yml"
     assert hyperparameter_file("rlx2_td3", "mine.yml") == "mine.yml"
     assert hyperparameter_file("rlx2_td3", "json") == "json", "a Python module"
-    with pytest.raises(
-        ValueError, match=r"--conf-file rigel: .* of rlx2_td3 \(fast, rigl, set, ss, tiny\)\. Did you mean 'rigl'"
-    ):
+    names = r"\(fast, fast20, rigl, set, ss, tiny\)"
+    with pytest.raises(ValueError, match=rf"--conf-file rigel: .* of rlx2_td3 {names}\. Did you mean 'rigl'"):
         hyperparameter_file("rlx2_td3", "rigel")
     with pytest.raises(ValueError, match=r"--conf-file rigl: .*no baseline of rlx2_ddpg \(it has none\)$"):
         hyperparameter_file("rlx2_ddpg", "rigl")
