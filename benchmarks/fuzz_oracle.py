@@ -146,7 +146,7 @@ COSMETIC = (
 
 FLAGS = ("amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay")
 OPTIONS: dict[str, Predicate] = {
-    "lr": number(0.0),
+    "lr": number(-math.inf),  # the next update sets it
     "eps": number(0.0),
     "weight_decay": number(0.0),
     "betas": lambda x: isinstance(x, (tuple, list)) and len(x) == 2 and all(number(0.0, 1.0)(b) and b < 1 for b in x),

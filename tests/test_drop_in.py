@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, ALL, COMPILED, VALUE_BASED, environment, one_output, quick
+from helpers import ALGORITHMS, ALL, COMPILED, VALUE_BASED, environment, learner, one_output, quick
 from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     CallbackList,
@@ -26,8 +26,11 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
-from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3
+from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3, TrainingCheckpointCallback
+from sb3_rlx2.engine.networks import optimizer_of
 from sb3_rlx2.errors import CheckpointMismatchError
+from sb3_rlx2.files import register
+from sb3_rlx2.resume import resume
 from sb3_rlx2.sparse import sparse_layers
 
 
@@ -421,3 +424,28 @@ def test_policies_can_be_copied(algorithm):
     observations = np.stack([model.observation_space.sample() for _ in range(20)])
     ours, theirs = (policy.predict(observations, deterministic=True)[0] for policy in (model.policy, twin))
     np.testing.assert_array_equal(ours, theirs)
+
+
+def falling(progress_remaining):
+    return 1e-3 * progress_remaining
+
+
+register(falling, "tests.falling")
+
+
+@pytest.mark.parametrize("suffix", ["zip", "safetensors"])
+@pytest.mark.parametrize("algorithm", ALL)
+def test_a_rate_that_falls_to_nothing_may_go_below_as_in_sb3(algorithm, suffix, tmp_path):
+    env = make_vec_env(environment(algorithm), 3)
+    kwargs = quick(train_freq=10, learning_rate=falling, buffer_size=600)
+    checkpoints = TrainingCheckpointCallback(tmp_path / "checkpoints", 1000)
+    model = algorithm("MlpPolicy", env, **kwargs).learn(100, checkpoints)
+    optimizer = optimizer_of(model.policy, learner(model))
+    assert model.num_timesteps == 120  # the last rollout goes beyond the planned steps
+    assert optimizer.param_groups[0]["lr"] < 0.0
+    model.save(tmp_path / f"model.{suffix}")
+    loaded = algorithm.load(tmp_path / f"model.{suffix}", env=env)
+    loaded.set_parameters(model.get_parameters())
+    loaded.learn(60, reset_num_timesteps=False)
+    assert loaded._n_updates > model._n_updates
+    assert resume(tmp_path / "checkpoints", env=env).num_timesteps == 120

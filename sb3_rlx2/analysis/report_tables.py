@@ -166,7 +166,7 @@ def _units(report: ModelReport) -> Table:
     ]
     batch = "no replay buffer at hand"
     if report.n_samples:
-        batch = f"dormant: τ = {report.dormant_threshold}, {report.n_samples} transitions"
+        batch = f"dormant: τ = {report.dormant_threshold}, {report.n_samples} transitions drawn"
     columns = ("network", "layer", "units", "no inputs", "no outputs", "dormant", "no path")
     return Table(f"Units that do nothing ({batch})", columns, rows)
 

@@ -138,7 +138,10 @@ def _number_problem(given: Any, own: Any) -> str | None:
 
 def _constructor_options(optimizer: th.optim.Optimizer, group: dict[str, Any]) -> dict[str, Any]:
     known = inspect.signature(type(optimizer)).parameters
-    return {key: value for key, value in group.items() if key in known and key != "params"}
+    options = {key: value for key, value in group.items() if key in known and key != "params"}
+    if "lr" in options:  # where the last rollout goes beyond the planned steps, a linear schedule goes below 0
+        options["lr"] = abs(options["lr"])
+    return options
 
 
 def _state_after_a_step(optimizer: th.optim.Optimizer, groups: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
