@@ -108,7 +108,6 @@ class RLx2OffPolicyAlgorithm(
 
     network_sparsities: ClassVar[Mapping[str, str]] = {"actor": "actor_sparsity", "critic": "critic_sparsity"}
     """The networks that learn, each with the argument that is its sparsity."""
-    dense_class: ClassVar[type[OffPolicyAlgorithm]]
     fixed_arguments: ClassVar[Mapping[str, Any]] = {}
     """Arguments of the base class that have one value here, and what it is."""
     updates_class: ClassVar[type[Updates] | None]

@@ -62,22 +62,21 @@ class PlannedSteps(OffPolicyAlgorithm):
             return [f"no gradient update is made ({settings})"]
         if updates is None:
             return []
-        missing, annealing = [], 0
+        missing, anneals = [], False
         for name, evolver in attached_evolvers(self).items():
             # In offline phases the updates that a delayed actor takes part in are others
             is_unknown = name == "actor" and self.offline_interval is not None and self._period(name) > 1
-            is_over = planned_before > 0 and evolver.counters["evolutions"] > 0
             if not (evolver.layers and evolver.rule.evolves) or is_unknown:
                 continue
             if self._next_evolution(name, evolver) <= self._last_evolving_update(name, evolver):
-                annealing += type(evolver.rule.schedule) is Schedule
-            elif not is_over:
+                anneals |= type(evolver.rule.schedule) is Schedule
+            elif not (planned_before > 0 and evolver.counters["evolutions"] > 0):  # or else it is over
                 settings = f"topology_interval={self.topology_interval}, topology_end={self.topology_end}"
                 missing.append(f"the {name}'s topology does not evolve ({settings})")
         # A training in many short calls: evolution begins each at two thirds of its end or later
         start, end = self.learning_starts, self._total_timesteps
         is_short = 2 * (end - start) <= 3 * (self._first_train_step() - start)
-        if annealing and self.topology_end is None and start < planned_before <= self.num_timesteps and is_short:
+        if anneals and self.topology_end is None and start < planned_before <= self.num_timesteps and is_short:
             advice = "topology_end=None is the end of each call of learn(); give the environment steps of all calls"
             missing.append(f"topology evolution is nearly over from this call's first step on ({advice})")
         delay, unit = read_clock(self.n_steps_delay, "n_steps_delay")
