@@ -1,6 +1,7 @@
 """The trained agents that come with the package: chosen among the runs of a study, exported, and filmed.
 
     python benchmarks/trained_agents.py export results/million_td3   # writes sb3_rlx2/trained/*.npz
+    python benchmarks/trained_agents.py export results/density --methods "20% of the weights" --environments Walker2d-v5
     python benchmarks/trained_agents.py film Walker2d-v5 walking.gif   # with MUJOCO_GL=egl: without a display
 
 Of each environment the agent with the highest evaluation is taken, of the finished runs of the given methods: a run
@@ -28,6 +29,7 @@ from sb3_rlx2.export.sparse_policy import Linear, SparsePolicy
 from sb3_rlx2.files import replacing
 from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.run_folder import RunFolder
+from sb3_rlx2.studies.study_file import file_name
 from sb3_rlx2.trained import FOLDER, load_trained
 
 RESULTS = Path(__file__).parent / "results/trained_agents.csv"
@@ -78,7 +80,7 @@ def export_best(results: Path, methods: list[str], environments: list[str] | Non
     for folder in sorted(results.iterdir()):
         if environments is not None and folder.name not in environments:
             continue
-        best = best_agent([folder / method for method in methods])
+        best = best_agent([folder / file_name(method) for method in methods])
         if best is None:
             continue
         settings = best.run.settings
@@ -88,6 +90,7 @@ def export_best(results: Path, methods: list[str], environments: list[str] | Non
         returns, lengths = play(policy, settings.environment)
         rows[settings.environment] = {
             "environment": settings.environment,
+            "study": results.name,
             "method": settings.method,
             "seed": settings.seed,
             "step": best.step,
@@ -101,7 +104,7 @@ def export_best(results: Path, methods: list[str], environments: list[str] | Non
         }
         print(rows[settings.environment], flush=True)
     with replacing(RESULTS, "w", encoding="utf-8", newline="") as file:
-        file.write(f"# python benchmarks/trained_agents.py export results/million_td3; {EPISODES} episodes of each\n")
+        file.write(f"# python benchmarks/trained_agents.py export results/STUDY; {EPISODES} episodes of each\n")
         writer = csv.DictWriter(file, next(iter(rows.values())), lineterminator="\n")
         writer.writeheader()
         writer.writerows(row for _, row in sorted(rows.items()))
