@@ -24,7 +24,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_rlx2 import DynamicReplayBuffer, RLx2DDPG, RLx2SAC, RLx2TD3
+from sb3_rlx2 import DynamicReplayBuffer, RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3
 from sb3_rlx2.errors import DivergenceError
 from sb3_rlx2.sparse import sparsify
 
@@ -202,6 +202,39 @@ def test_same_run_for_critics_with_layer_normalization_and_residual_blocks(algor
     assert model.topology_counters["critic"]["evolutions"] > 1
 
 
+def ending_with(activation, name):
+    """Append an activation to networks, their targets too; an SAC actor's mean goes through it."""
+
+    def change(model):
+        for network in (getattr(model.policy, each, None) for each in (name, f"{name}_target")):
+            if hasattr(network, "q_networks"):
+                for q_network in network.q_networks:
+                    q_network.append(activation())
+            elif hasattr(network, "log_std"):
+                network.mu = nn.Sequential(network.mu, activation())
+            elif network is not None:
+                getattr(network, "mu" if name == "actor" else name).append(activation())
+
+    return change
+
+
+END_WITH = [
+    *itertools.product([(RLx2TD3, "critic"), (RLx2SAC, "critic"), (RLx2SAC, "actor")], [nn.Tanh, nn.ReLU, nn.SiLU]),
+    *itertools.product([(RLx2DQN, "q_net"), (RLx2QRDQN, "quantile_net")], [nn.Tanh, nn.ReLU]),
+    ((RLx2TD3, "actor"), nn.Tanh),  # which ends with one anyway
+]
+
+
+@pytest.mark.parametrize(("of", "activation"), END_WITH)
+def test_same_run_for_networks_that_end_with_an_activation(of, activation):
+    algorithm, name = of
+    policy_kwargs = {
+        "net_arch": [32, 32],
+        "optimizer_kwargs": {"eps": 1e-3},
+    }  # so that steps tell the size of gradients
+    assert_same_run(algorithm, change=ending_with(activation, name), policy_kwargs=policy_kwargs)
+
+
 def with_data(algorithm, engine, **kwargs):
     """A model with a filled replay buffer that has made no update."""
     model = algorithm("MlpPolicy", environment(algorithm), engine=engine, **quick(learning_starts=400, **kwargs))
@@ -209,6 +242,16 @@ def with_data(algorithm, engine, **kwargs):
     model.set_logger(Logger(None, []))
     model.set_random_seed(5)
     return model
+
+
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+@pytest.mark.parametrize(("algorithm", "name"), [(RLx2DQN, "q_net"), (RLx2QRDQN, "quantile_net")])
+def test_no_other_action_hides_a_target_that_is_not_a_number(algorithm, name, engine):
+    model = with_data(algorithm, engine)
+    with th.no_grad():
+        getattr(getattr(model.policy, f"{name}_target"), name)[-1].bias[1] = th.nan  # of the second action
+    with pytest.raises(DivergenceError):
+        model.train(1, 64)
 
 
 @pytest.mark.parametrize("algorithm", ALL_COMPILED)

@@ -58,6 +58,16 @@ class Idle(Residual):
         return x + self.block[-1](x)
 
 
+class Functional(Residual):
+    def forward(self, x):
+        return x + self.block(nn.functional.relu(x))
+
+
+class FunctionalInPlace(Residual):
+    def forward(self, x):
+        return x + self.block(nn.functional.relu(x, inplace=True))
+
+
 def block(activation=None):
     return nn.Sequential(activation or nn.ReLU(), nn.Linear(32, 32))
 
@@ -72,6 +82,8 @@ MODULES = {
     "added in place": (lambda: Added(block()), "compiled"),
     "added in place to what is returned": (lambda: AddedUnseen(block()), "torch"),
     "added in place to what is read": (lambda: Iadded(block()), "torch"),
+    "a function": (lambda: Functional(block()), "compiled"),
+    "a function in place": (lambda: FunctionalInPlace(block()), "torch"),
     "a layer used twice": (lambda: Twice(block()), "torch"),
     "a result that nothing reads": (lambda: Idle(block()), "torch"),
 }

@@ -176,15 +176,21 @@ def test_two_heads_read_the_same_units_and_their_outputs_lie_side_by_side():
 
 
 def test_an_activation_joins_the_linear_layer_before_it_only_where_nobody_else_reads_that():
-    relu, layer = nn.ReLU(), sparse(8, 8)
-    program = program_of(nn.Sequential(layer, relu), 8)
-    assert [(step.operation.module, step.activation) for step in fused(program)] == [(layer, relu)]
+    relu, layer, last = nn.ReLU(), sparse(8, 8), sparse(8, 2, 5)
+    program = program_of(nn.Sequential(layer, relu, last), 8)
+    assert [(step.operation.module, step.activation) for step in fused(program)] == [(layer, relu), (last, None)]
     value = program.operations[0].output
     program.outputs = (*program.outputs, value)
-    assert [step.operation.kind for step in fused(program)] == ["linear", "activation"]
-    check(program, lambda x: th.cat([layer(x).relu(), layer(x)], dim=1), 8)
-    silu = program_of(nn.Sequential(layer, nn.SiLU()), 8)
-    assert [step.operation.kind for step in fused(silu)] == ["linear", "activation"]
+    assert [step.operation.kind for step in fused(program)] == ["linear", "activation", "linear"]
+    check(program, lambda x: th.cat([last(layer(x).relu()), layer(x)], dim=1), 8)
+    silu = program_of(nn.Sequential(layer, nn.SiLU(), last), 8)
+    assert [step.operation.kind for step in fused(silu)] == ["linear", "activation", "linear"]
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU])
+def test_a_network_may_end_with_an_activation(activation):
+    body = nn.Sequential(sparse(8, 8), activation())
+    check(program_of(body, 8), body, 8)
 
 
 @pytest.mark.parametrize("start", [0, 9, 13, 15])

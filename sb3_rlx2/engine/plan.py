@@ -76,7 +76,10 @@ class Step(NamedTuple):
 
 
 def fused(program: Program) -> list[Step]:
-    """The steps of a program: an activation whose derivative its output tells joins the linear layer before it."""
+    """The steps of a program: an activation whose derivative its output tells joins the linear layer before it.
+
+    The derivative is applied by who reads the value, so an activation that makes an output of the network stays alone.
+    """
     steps: list[Step] = []
     for operation in program.operations:
         last = steps[-1] if steps else None
@@ -87,6 +90,7 @@ def fused(program: Program) -> list[Step]:
             and last.activation is None
             and operation.inputs == (last.output,)
             and program.readers(last.output) == 1
+            and operation.output not in program.outputs
             and activation_code(operation.module)[0] <= act.LAST_FROM_OUTPUT
         ):
             steps[-1] = Step(last.operation, operation.output, operation.module)

@@ -42,7 +42,7 @@ def _greedy_quantiles(
                 store_float(sums, lane, load_float(sums, lane) + load_float(q, row + lane))
         for lane in range(TILE):
             total = load_float(sums, lane)
-            if action == 0 or total > load_float(best, lane):
+            if action == 0 or total > load_float(best, lane) or total != total:  # NaN is not to be overlooked
                 store_float(best, lane, total)
                 store_float(which, lane, action)
     for lane in range(count):
