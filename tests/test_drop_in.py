@@ -7,8 +7,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from helpers import ALGORITHMS, ALL, COMPILED, VALUE_BASED, environment, learner, one_output, quick
 from stable_baselines3 import SAC, TD3, HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import (
     CallbackList,
     CheckpointCallback,
@@ -406,6 +408,46 @@ def test_predict(algorithm):
     shape = model.action_space.shape
     assert model.predict(model.observation_space.sample())[0].shape == shape
     assert model.predict(np.stack([model.observation_space.sample()] * 5), deterministic=True)[0].shape == (5, *shape)
+
+
+class OneByOne(ReplayBuffer):
+    """A row for each transition, whatever the number of environments."""
+
+    def __init__(self, *arguments, n_envs=1, **kwargs):
+        super().__init__(*arguments, n_envs=1, **kwargs)
+
+    def add(self, obs, next_obs, action, reward, done, infos):
+        for place in range(len(reward)):
+            one = slice(place, place + 1)
+            super().add(obs[one], next_obs[one], action[one], reward[one], done[one], infos[one])
+
+
+class Bytes(ReplayBuffer):
+    """Observations in bytes."""
+
+    def __init__(self, buffer_size, observation_space, *arguments, **kwargs):
+        super().__init__(buffer_size, spaces.Box(0, 255, observation_space.shape, np.uint8), *arguments, **kwargs)
+
+    def add(self, obs, next_obs, *arguments):
+        super().add(*((each * 12 + 128).astype(np.uint8) for each in (obs, next_obs)), *arguments)
+
+    def _normalize_obs(self, obs, env=None):
+        return (obs.astype(np.float32) - 128) / 12
+
+
+@pytest.mark.parametrize("buffer_class", [OneByOne, Bytes])
+def test_a_replay_buffer_of_ones_own_stores_what_it_likes(buffer_class, tmp_path):
+    env = make_vec_env("Pendulum-v1", 2)
+    changes = {"replay_buffer_class": buffer_class, "n_steps": 1, "dynamic_buffer": False}
+    model = RLx2SAC("MlpPolicy", env, **quick(**changes)).learn(200)
+    assert model._n_updates > 0
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = RLx2SAC.load(tmp_path / "model", env=env)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert type(loaded.replay_buffer) is buffer_class
+    assert loaded.replay_buffer.size() == model.replay_buffer.size() > 0
+    loaded.learn(20, reset_num_timesteps=False)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

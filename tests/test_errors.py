@@ -7,9 +7,10 @@ import warnings
 import numpy as np
 import pytest
 import torch as th
-from helpers import ALGORITHMS, ALL, environment, quick
+from gymnasium import spaces
+from helpers import ALGORITHMS, ALL, Still, environment, quick
 
-from sb3_rlx2 import DynamicReplayBuffer, RLx2CrossQ, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC, tqc
+from sb3_rlx2 import DynamicReplayBuffer, RLx2CrossQ, RLx2DDPG, RLx2DQN, RLx2QRDQN, RLx2SAC, RLx2TD3, RLx2TQC, tqc
 from sb3_rlx2.sparse import sparse_layers
 
 
@@ -161,6 +162,14 @@ def test_discrete_actions(algorithm):
 def test_unknown_noise():
     with pytest.raises(ValueError, match="action_noise='gaussian' is unknown"):
         RLx2TD3("MlpPolicy", "Pendulum-v1", action_noise="gaussian")
+
+
+@pytest.mark.parametrize("algorithm", [RLx2TD3, RLx2DDPG])
+def test_actions_that_are_one_number_need_another_noise_than_the_default(algorithm):
+    env = Still(spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, ()))
+    with pytest.raises(ValueError, match=r"action_noise='default' is not allowed with actions of shape \(\)"):
+        algorithm("MlpPolicy", env)
+    algorithm("MlpPolicy", env, **quick(action_noise=None)).learn(80)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -5,9 +5,11 @@ import pytest
 import torch as th
 from helpers import ALGORITHMS, COMPILED, quick, targets_follow
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from sb3_rlx2 import RLx2CrossQ, RLx2SAC
+from sb3_rlx2 import RLx2CrossQ, RLx2SAC, RLx2TD3
 from sb3_rlx2.common.policies import SparsePolicyMixin
 from sb3_rlx2.common.topology import network_density
 from sb3_rlx2.sparse import SparseLinear, allocate, linear_layers, sparse_layers
@@ -108,6 +110,42 @@ def test_stock_and_custom_policy_classes_are_made_sparse(algorithm, tmp_path):
         assert sparse_layers(model.actor)
         model.save(tmp_path / "model")
         assert type(algorithm.load(tmp_path / "model").policy) is type(model.policy)
+
+
+class ModuleListCritic(BaseModel):
+    """A critic whose layers are where it likes: TD3 needs ``forward`` and ``q1_forward`` alone."""
+
+    def __init__(self, observation_space, action_space, features_extractor, features_dim, **kwargs):
+        super().__init__(observation_space, action_space, features_extractor=features_extractor)
+        self.share_features_extractor = kwargs["share_features_extractor"]
+        n_in = features_dim + action_space.shape[0]
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(n_in, 32), nn.ReLU(), nn.Linear(32, 1)) for _ in "12"])
+
+    def forward(self, observations, actions):
+        inputs = th.cat([self.extract_features(observations, self.features_extractor), actions], 1)
+        return tuple(layer(inputs) for layer in self.layers)
+
+    def q1_forward(self, observations, actions):
+        return self.forward(observations, actions)[0]
+
+
+class WithModuleListCritic(TD3Policy):
+    def make_critic(self, features_extractor=None):
+        return ModuleListCritic(**self._update_features_extractor(self.critic_kwargs, features_extractor))
+
+
+@pytest.mark.parametrize("topology", ["rigl", "dense"])
+def test_a_critic_may_have_its_layers_anywhere(topology, tmp_path):
+    changes = {"topology": topology, "topology_interval": 20}
+    model = RLx2TD3(WithModuleListCritic, "Pendulum-v1", **quick(**changes)).learn(150)
+    is_sparse = topology == "rigl"
+    assert [isinstance(layer, SparseLinear) for layer in linear_layers(model.critic).values()] == [is_sparse] * 4
+    assert network_density(model.critic) == pytest.approx(1 - model.critic_sparsity * is_sparse, abs=0.02)
+    assert (model.topology_counters.get("critic", {}).get("evolutions", 0) > 0) == is_sparse
+    model.save(tmp_path / "model")
+    loaded = RLx2TD3.load(tmp_path / "model", env=model.get_env())
+    loaded.learn(50, reset_num_timesteps=False)
+    assert targets_follow(loaded)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

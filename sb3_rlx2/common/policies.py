@@ -231,7 +231,7 @@ class SparsePolicyMixin(SparseNetworksMixin):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """As in Stable-Baselines3, with sparse linear layers."""
         critic = super().make_critic(features_extractor)  # type: ignore[misc]
-        self._sparsify(critic, critic.q_networks, "critic_sparsity")
+        self._sparsify(critic, getattr(critic, "q_networks", [critic]), "critic_sparsity")
         return critic
 
     def fast_actions(self, observations: Observation, deterministic: bool = False) -> Observation | None:

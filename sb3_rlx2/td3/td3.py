@@ -186,6 +186,11 @@ class RLx2TD3(RLx2OffPolicyAlgorithm, TD3):
                     f"action_noise={action_noise!r} is unknown: allowed are 'default', None or an ActionNoise object"
                 )
             shape = cast(tuple[int, ...], self.action_space.shape)
+            if shape == ():
+                raise ValueError(
+                    "action_noise='default' is not allowed with actions of shape (), for which NormalActionNoise has "
+                    "no arrays: give a noise of your own, or None, or the environment a Box of shape (1,)"
+                )
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, 0.1))
         super()._setup_model()
 

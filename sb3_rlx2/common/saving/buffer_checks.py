@@ -109,6 +109,8 @@ def _layout_problems(watch: Watch, model: OffPolicyAlgorithm) -> Iterator[str]:
     if buffer is None:
         return
     held, own = vars(buffer), vars(model)
+    if not (watch.type_of(buffer) in KNOWN or isinstance(buffer, DynamicReplayBuffer)):
+        return  # a class of one's own may store what it likes
     rows, n_envs = watch.item(held, "buffer_size"), watch.item(held, "n_envs")
     if n_envs != watch.item(own, "n_envs"):
         yield f"is for n_envs={n_envs}, and the model has n_envs={model.n_envs}: they must be the same"
@@ -119,9 +121,8 @@ def _layout_problems(watch: Watch, model: OffPolicyAlgorithm) -> Iterator[str]:
             yield f"has the {name} {given}, and the model's is {expected}: they differ in {difference}"
     if not _is_count(n_envs):
         yield f"has n_envs={n_envs!r}: it must be a whole number"
-    if watch.type_of(buffer) in KNOWN or isinstance(buffer, DynamicReplayBuffer):
-        further = ("noise_free_actions",) if isinstance(buffer, DynamicReplayBuffer) else ()
-        yield from _array_problems(watch, held, own["observation_space"], own["action_space"], (rows, n_envs), further)
+    further = ("noise_free_actions",) if isinstance(buffer, DynamicReplayBuffer) else ()
+    yield from _array_problems(watch, held, own["observation_space"], own["action_space"], (rows, n_envs), further)
 
 
 def _difference(given: Any, own: Any) -> str | None:
