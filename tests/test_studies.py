@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from study_helpers import write_study
 
 from sb3_rlx2 import RLx2TD3
-from sb3_rlx2.studies import evaluation, read_study
+from sb3_rlx2.studies import evaluation, read_study, runner
 from sb3_rlx2.studies.evaluation import Evaluator, StudyCallback
 from sb3_rlx2.studies.executors import local_executor
 from sb3_rlx2.studies.hyperparameters import read_entry
@@ -29,6 +29,7 @@ from sb3_rlx2.studies.progress import LINE_SECONDS, live_progress
 from sb3_rlx2.studies.run import main as run_main
 from sb3_rlx2.studies.run_folder import RunFolder
 from sb3_rlx2.studies.runner import run_all, run_folders
+from sb3_rlx2.zoo.command_line import main
 
 pytest.importorskip("yaml")
 
@@ -41,6 +42,17 @@ def study_file(tmp_path):
 class NoReward(gym.RewardWrapper):
     def reward(self, reward):
         return 0.0
+
+
+class RandomRewards(gym.RewardWrapper):
+    """Adds random numbers of its own generator, which no seed of an episode reaches."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.random = np.random.default_rng(0)
+
+    def reward(self, reward):
+        return reward + self.random.normal()
 
 
 class RandomPolicy:
@@ -123,8 +135,8 @@ def test_episodes_that_a_wrapper_ends_are_evaluated_by_the_environments_own_rewa
 
 
 def test_runs_in_wrappers_go_on_where_they_were_stopped(study_file, tmp_path, monkeypatch):
-    wrapper = {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 30}}
-    methods = {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"env_wrapper": wrapper}}}
+    wrappers = ["test_studies.RandomRewards", {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 30}}]
+    methods = {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"env_wrapper": wrappers}}}
     study = read_study(study_file(methods=methods, seeds=1, checkpoint_every=50))
     whole, stopped = (run_folders(study, tmp_path / name)[0] for name in ("whole", "stopped"))
     assert run_main([str(whole.path)]) == 0
@@ -205,6 +217,14 @@ def test_the_agent_of_the_best_evaluation_is_kept(changes, study_file, tmp_path)
     assert mean == pytest.approx(best["mean_return"], abs=1e-3)
 
 
+def test_an_evaluation_that_is_not_a_number_is_not_the_best(study_file, tmp_path, monkeypatch):
+    returns = iter([np.nan, -3.0, np.nan])
+    monkeypatch.setattr(evaluation, "evaluate_policy", lambda *args, **kwargs: ([next(returns)], [200]))
+    (folder,) = run_folders(read_study(study_file(methods={"a": {"algorithm": "rlx2_td3"}}, seeds=1)), tmp_path)
+    assert run_main([str(folder.path)]) == 0
+    assert RLx2TD3.load(folder.best / "model.zip").num_timesteps == 200
+
+
 def test_evaluating_leaves_the_training_as_it_is(study_file, tmp_path):
     finals = []
     for every in (50, 300):
@@ -217,9 +237,19 @@ def test_evaluating_leaves_the_training_as_it_is(study_file, tmp_path):
 
 
 def test_a_folder_with_a_run_of_other_settings_is_refused(study_file, tmp_path):
-    run_folders(read_study(study_file()), tmp_path)
+    methods = {name: {"algorithm": "rlx2_td3"} for name in "ab"}
+    first, *_, last = run_folders(read_study(study_file(methods=methods)), tmp_path)
+    last.write("sessions.json", {})
     with pytest.raises(ValueError, match=r"holds a run of other settings \(steps is 300 there and 400 here\)"):
-        run_folders(read_study(study_file(steps=400)), tmp_path)
+        run_folders(read_study(study_file(methods=methods, steps=400)), tmp_path)
+    assert RunFolder(first.path).settings.steps == 300  # nothing is written
+    assert main(["study", "status", str(study_file(steps=400, methods=methods)), "--results", str(tmp_path)]) == 2
+
+
+def test_a_run_that_was_never_begun_takes_new_settings(study_file, tmp_path):
+    run_folders(read_study(study_file()), tmp_path)
+    for folder in run_folders(read_study(study_file(steps=400)), tmp_path):
+        assert folder.settings.steps == RunFolder(folder.path).settings.steps == 400
 
 
 def test_a_run_that_fails_says_why_and_those_that_need_it_are_not_made(study_file, tmp_path):
@@ -234,6 +264,18 @@ def test_a_run_that_fails_says_why_and_those_that_need_it_are_not_made(study_fil
     assert "tau=7" in failed[0].reason
     assert "it needs" in failed[1].reason
     assert [folder.progress().state for folder in folders] == ["failed", "waiting"]
+
+
+def test_an_environment_that_ends_the_process_is_a_failure(study_file, tmp_path):
+    options = {"algorithm": "rlx2_td3", "program": f"{__name__}:leave"}
+    (folder,) = run_folders(read_study(study_file(methods={"a": options}, seeds=1)), tmp_path)
+    assert run_main([str(folder.path)]) == 1
+    assert folder.error == "SystemExit: the simulator has left"
+    assert folder.progress().state == "failed"
+
+
+def leave(run):
+    sys.exit("the simulator has left\nfor good")
 
 
 def test_runs_that_wait_for_others_keep_their_turn(study_file, tmp_path):
@@ -306,6 +348,61 @@ def test_a_run_waits_for_one_that_another_command_makes(study_file, tmp_path):
     with needed.locked():
         assert run_all([own], Now(0, steps_each=300), look=lambda folders: needed.write("finished.json", {})) == []
     assert made == [True]
+
+
+@pytest.mark.parametrize("sign_of_life", ["prepared", "another of its runs"])
+def test_a_run_waits_for_one_that_another_command_is_about_to_make(sign_of_life, study_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "LOOK_SECONDS", 0.01)
+    methods = {"a": {"algorithm": "rlx2_td3"}, "b": {"algorithm": "rlx2_td3", "after": "a"}}
+    folders = run_folders(read_study(study_file(methods=methods)), tmp_path)
+    (needed, own), other = folders[:2], folders[2]
+    looks = []
+
+    def look(_):
+        looks.append(time.monotonic())
+        if len(looks) == 5:
+            needed.write("finished.json", {})
+
+    if sign_of_life == "prepared":
+        assert run_all([own], Ends(0, steps_each=300), look) == []
+    else:
+        monkeypatch.setattr(runner, "PATIENCE_SECONDS", 0.0)
+        with other.locked():
+            assert run_all([own], Ends(0, steps_each=300), look) == []
+    assert len(looks) >= 5
+
+
+def test_a_run_does_not_wait_for_one_that_failed_that_nobody_prepared_or_for_ever(study_file, tmp_path, monkeypatch):
+    methods = {"a": {"algorithm": "rlx2_td3"}, "b": {"algorithm": "rlx2_td3", "after": "a"}}
+    needed, own = run_folders(read_study(study_file(methods=methods, seeds=1)), tmp_path)
+    looks = []
+    (needed.path / "error.txt").write_text("it broke\n")
+    assert [folder for folder, _ in run_all([own], Ends(0), looks.append)] == [own]
+    (needed.path / "error.txt").unlink()
+    (needed.path / "run.json").rename(needed.path / "no.json")
+    assert [folder for folder, _ in run_all([own], Ends(0), looks.append)] == [own]
+    assert looks == []
+    (needed.path / "no.json").rename(needed.path / "run.json")
+    monkeypatch.setattr(runner, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "PATIENCE_SECONDS", 0.05)
+    assert [folder for folder, _ in run_all([own], Ends(0), looks.append)] == [own]
+    assert looks != []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_a_run_is_seen_by_one_who_may_not_write(study_file, tmp_path, monkeypatch):
+    (folder,) = run_folders(read_study(study_file(methods={"a": {"algorithm": "rlx2_td3"}}, seeds=1)), tmp_path)
+    read = Path.open
+
+    def no_writing(path, mode="r", *arguments, **kwargs):
+        if mode != "r":
+            raise PermissionError(path)
+        return read(path, mode, *arguments, **kwargs)
+
+    with folder.locked(), monkeypatch.context() as patched:
+        patched.setattr(Path, "open", no_writing)
+        assert folder.is_running
+    assert not folder.is_running
 
 
 def wait_for(condition):
@@ -382,8 +479,6 @@ def test_half_a_row_of_a_killed_process_is_no_evaluation(tmp_path):
 
 
 def test_the_command_line_runs_a_study_and_tells_how_far_it_is(study_file, tmp_path, capsys):
-    from sb3_rlx2.zoo.command_line import main
-
     path = study_file(seeds=1)
     assert main(["study", "status", str(path), "--results", str(tmp_path / "r")]) == 0
     assert capsys.readouterr().out == "2 not begun\n"

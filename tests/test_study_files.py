@@ -9,6 +9,7 @@ from study_helpers import SHORT, write_study
 
 from sb3_rlx2.studies import expand, read_study
 from sb3_rlx2.studies.algorithms import ALGORITHMS
+from sb3_rlx2.studies.hyperparameters import parse_yaml
 
 pytest.importorskip("yaml")
 
@@ -68,6 +69,10 @@ def test_hyperparameters_are_the_packaged_ones_then_the_studys_then_the_methods(
         ({"methods": {"a": {"algorithm": "rlx2_td4"}}}, "methods, a, algorithm: 'rlx2_td4' is unknown"),
         ({"methods": {"a": {"algorithm": "rlx2_td3", "config": "rgl"}}}, "Did you mean 'rigl'"),
         ({"methods": {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"n_step": 1}}}}, "Did you mean 'n_steps'"),
+        (
+            {"methods": {"a": {"algorithm": "rlx2_dqn", "hyperparameters": {"noise_type": "normal"}}}},
+            "'noise_type' is unknown to rlx2_dqn",
+        ),
         ({"methods": {"a": {"algorithm": "rlx2_td3", "after": "b"}}}, "after: 'b' is no other method"),
         ({"methods": {"a": {"algorithm": "rlx2_td3", "after": 3}}}, "methods, a, after: the name of a method"),
         ({"methods": {"a": {"algorithm": ["rlx2_td3"]}}}, "methods, a, algorithm: ['rlx2_td3'] is unknown"),
@@ -129,6 +134,14 @@ def test_a_file_written_by_hand_may_say_what_is_for_one_environment(tmp_path):
     (quick,) = expand(read_study(path, quick=True))
     assert pendulum["gamma"] == 0.5
     assert car.get("gamma") != 0.5 != quick.hyperparameters.get("gamma")
+
+
+def test_a_number_with_an_exponent_is_a_number(tmp_path):
+    path = tmp_path / "study.yml"
+    path.write_text(BY_HAND + "hyperparameters: {learning_rate: 3e-4, tau: 1E-2, buffer_size: 100_000}")
+    run = expand(read_study(path))[0].hyperparameters
+    assert [run[name] for name in ("learning_rate", "tau", "buffer_size")] == [0.0003, 0.01, 100_000]
+    assert parse_yaml("[3e-4, -2.5e+3, lin_3e-4, 3e, 1.5, e5]") == [0.0003, -2500.0, "lin_3e-4", "3e", 1.5, "e5"]
 
 
 def test_a_date_that_there_is_not_is_told_with_the_files_name(tmp_path):

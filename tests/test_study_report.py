@@ -147,7 +147,29 @@ def test_every_cell_says_what_stands_behind_it(results):
 def test_a_report_shows_an_evaluation_that_is_not_a_number(results):
     path, runs, folders = results
     folders[0].evaluations.write_text(HEADER + "2000,nan,0,nan,200,1950,10,20,60,90\n")
-    assert "| RLx2 | 3 of 4 | nan | nan | nan | nan | 98.1 |" in StudyReport(read_study(path), runs).to_markdown()
+    text = StudyReport(read_study(path), runs).to_markdown()
+    assert "| RLx2 | 3 of 4 | nan | nan | nan | nan | 98.1 |" in text
+    assert "Diverged, by seed, with returns that are no numbers: Pendulum-v1 RLx2 (0)." in text
+
+
+def test_a_report_of_a_study_that_has_no_finished_run_names_those_that_are_not(results, tmp_path):
+    path, _, _ = results
+    folders = run_folders(read_study(path), tmp_path / "new")
+    folders[0].evaluations.write_text(HEADER)
+    text = StudyReport(read_study(path), tmp_path / "new").to_markdown()
+    assert "0 of 12 runs are finished" in text
+    assert "| Pendulum-v1 | RLx2 | 3 | waiting | 0 of 2,000 | - |" in text
+
+
+def test_published_methods_may_have_numbers_for_names(tmp_path):
+    path = tmp_path / "study.yml"
+    study = {"environments": ["Pendulum-v1"], "seeds": 1, "steps": 200, "methods": {80: {"algorithm": "rlx2_td3"}}}
+    path.write_text(yaml.safe_dump({**study, "published": {"Pendulum-v1": {80: 12, 90: 7}}}))
+    (folder,) = run_folders(read_study(path), tmp_path / "runs")
+    folder.evaluations.write_text(HEADER + "200,3,0,3,200,100,10,20,60,90\n")
+    folder.write("finished.json", {})
+    text = StudyReport(read_study(path), tmp_path / "runs").to_markdown()
+    assert "| 80 | 1 of 1 | 3.00 | 3.00 | 3.00 | 12 |\n| 90 | - | - | - | - | 7 |" in text
 
 
 def test_names_do_not_break_tables(tmp_path):
@@ -223,6 +245,16 @@ def test_runs_of_another_study_or_of_other_settings_are_not_restored(results, tm
     with pytest.raises(ValueError, match=r"of other settings \(steps is 2000 there and 3000 here\)"):
         restore(tmp_path / "runs.jsonl", tmp_path / "other", longer)
     assert not (tmp_path / "other").exists()
+
+
+def test_nothing_is_restored_where_a_folder_has_a_run_of_other_settings(planned, tmp_path):
+    dense = [run for run in planned if run.method == "dense"]
+    last = RunFolder(tmp_path / "new" / dense[-1].folder)
+    last.prepare(replace(dense[-1], steps=3000))
+    last.write("sessions.json", {})
+    with pytest.raises(ValueError, match=r"holds a run of other settings \(steps is 3000 there and 2000 here\)"):
+        restore(tmp_path / "runs.jsonl", tmp_path / "new", planned)
+    assert [*(tmp_path / "new").rglob("run.json")] == [last.path / "run.json"]
 
 
 def test_a_run_that_another_process_makes_is_not_restored(planned, tmp_path):

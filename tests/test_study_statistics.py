@@ -1,9 +1,12 @@
 """Statistics over the seeds of a study's runs."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from sb3_rlx2.studies.statistics import (
+    Estimate,
     estimate,
     iqm,
     mean,
@@ -24,8 +27,11 @@ def test_measures_are_those_of_rliable():
     assert rliable
     random = np.random.default_rng(0)
     ours, theirs = random.normal(size=(2, 7, 3))
-    assert iqm(ours.T.reshape(-1)) == pytest.approx(metrics.aggregate_iqm(ours))
-    assert mean(ours.reshape(-1)) == pytest.approx(metrics.aggregate_mean(ours))
+    assert iqm(list(ours.T)) == pytest.approx(metrics.aggregate_iqm(ours))
+    for count in range(1, 12):
+        own = random.normal(size=(count, 1))
+        assert iqm([own[:, 0]]) == pytest.approx(metrics.aggregate_iqm(own))
+    assert mean(list(ours.T)) == pytest.approx(metrics.aggregate_mean(ours))
     found = probability_of_improvement(list(ours.T), list(theirs.T), reps=50)
     assert found.value == pytest.approx(metrics.probability_of_improvement(ours, theirs))
     profile = performance_profile(list(ours.T), np.array([0.0, 0.5]))
@@ -58,6 +64,35 @@ def test_each_environment_counts_the_same_whatever_its_number_of_seeds():
         scores = [np.full(high, 100.0), np.full(low, 50.0)]
         assert estimate(scores, mean, reps=10).value == estimate(scores, iqm, reps=10).value == 75.0
         assert list(performance_profile(scores, np.array([0.0, 75.0]))) == [1.0, 0.5]
+
+
+def test_the_middle_half_is_that_of_scores_repeated_until_environments_have_the_same_number():
+    random = np.random.default_rng(3)
+    scores = [random.normal(size=(5, count)) for count in (4, 6, 7)]
+    repeated = np.concatenate([np.repeat(own, 84 // own.shape[-1], axis=-1) for own in scores], axis=-1)
+    assert iqm(scores) == pytest.approx(np.sort(repeated)[:, 63:189].mean(-1))
+
+
+def test_numbers_of_seeds_without_a_common_divisor_take_no_memory():
+    scores = [np.arange(float(count)) for count in (50, 49, 47, 43)]  # 20 million if repeated to the same number
+    tracemalloc.start()
+    estimate(scores, iqm, reps=10)
+    performance_profile(scores, np.zeros(10))
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def test_a_run_that_diverged_is_below_all_others():
+    diverged, others = np.array([1.0, 2.0, 3.0, np.nan]), np.zeros(4)
+    assert probability_of_improvement([diverged], [others]).value == 0.75
+    assert probability_of_improvement([others], [diverged]).value == 0.25
+    assert probability_of_improvement([diverged[3:]], [diverged[3:]]).value == 0.5
+
+
+def test_an_interval_around_0_keeps_its_digits():
+    assert Estimate(0.0, -0.04, 0.3).text() == "0.000 [-0.040, 0.300]"
+    assert Estimate(0.0, 0.0, 0.0).text() == "0 [0, 0]"
+    assert Estimate(0.0, np.nan, np.nan).text() == "0"
 
 
 def test_percentages_need_a_reference_above_0():

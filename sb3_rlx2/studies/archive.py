@@ -38,7 +38,8 @@ def restore(path: Path, results: Path, planned: Sequence[RunSettings]) -> int:
     :param results: folder of the study's results
     :param planned: the runs of the study; others are left out
     :return: how many were made
-    :raises ValueError: if the file cannot be read, or a run in it is of other settings; nothing is written then
+    :raises ValueError: if the file cannot be read, or a run in it, or in a folder that it has, is of other settings;
+        nothing is written then
     """
     of_study = {settings.folder: settings for settings in planned}
     found: list[tuple[RunSettings, str, dict[str, Any]]] = []
@@ -51,9 +52,12 @@ def restore(path: Path, results: Path, planned: Sequence[RunSettings]) -> int:
         raise ValueError(f"{path}: no finished runs can be read from this file ({error})") from error
     for settings, _, _ in found:
         here = of_study.get(settings.folder)
-        difference = None if here is None else settings.difference(here)
+        if here is None:
+            continue
+        difference = settings.difference(here)
         if difference is not None:
             raise ValueError(f"{path} has a run {settings.folder} of other settings ({difference})")
+        RunFolder(results / settings.folder).check(here)
     made = 0
     for settings, evaluations, records in found:
         if settings.folder not in of_study:

@@ -162,6 +162,7 @@ class StudyCallback(BaseCallback):
         super().__init__()
         self.every = run.settings.evaluate_every
         self.evaluator, self.status = Evaluator(run), Status(run)
+        self.evaluation_env = self.evaluator.env  # of which a checkpoint keeps what an environment of a callback knows
         if is_new:
             self.evaluator.begin()
 
@@ -194,7 +195,7 @@ class StudyCallback(BaseCallback):
 
     def _evaluate(self) -> None:
         run, model = self.evaluator.run, self.model
-        before = max((row["mean_return"] for row in run.rows()), default=-np.inf)
+        before = max((row["mean_return"] for row in run.rows() if not np.isnan(row["mean_return"])), default=-np.inf)
         sync_envs_normalization(self.training_env, self.evaluator.env)
         if self.evaluator.evaluate(model, self.num_timesteps, model._n_updates, count_connections(model)) > before:
             save_agent(model, run.best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,20 @@ def packaged_baselines(algorithm: str) -> dict[str, Path]:
     }
 
 
+def parse_yaml(text: str) -> Any:
+    """What YAML says. ``3e-4`` is a number, as in YAML 1.2; PyYAML alone takes it for a string.
+
+    :param text: YAML
+    :raises yaml.YAMLError: if it is none
+    """
+    import yaml
+
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    pattern = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", pattern, list("-+0123456789"))
+    return yaml.load(text, loader)
+
+
 def read_entry(
     algorithm: str, environment: str, config: str | None = None, folder: Path | None = None
 ) -> dict[str, Any]:
@@ -50,7 +65,7 @@ def read_entry(
     if path is None:
         return {"policy": "MlpPolicy"}
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: no hyperparameters can be read from this file ({error})") from error
     if not isinstance(entries, dict):

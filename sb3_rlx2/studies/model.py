@@ -38,7 +38,8 @@ def allowed_names(algorithm: str) -> list[str]:
     :param algorithm: a key of ``ALGORITHMS``
     """
     arguments = [name for name in inspect.signature(ALGORITHMS[algorithm]).parameters if name not in TAKEN]
-    return [*arguments, *OF_THE_ENVIRONMENT, *OF_THE_NOISE, *OF_THE_STUDY]
+    of_the_noise = OF_THE_NOISE if "action_noise" in arguments else ()
+    return [*arguments, *OF_THE_ENVIRONMENT, *of_the_noise, *OF_THE_STUDY]
 
 
 def check_entry(algorithm: str, entry: Mapping[str, Any], source: str) -> None:

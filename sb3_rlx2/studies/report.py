@@ -99,10 +99,9 @@ class StudyReport:
         self.planned = expand(study)
         for settings in self.planned:
             folder = RunFolder(results / settings.folder)
-            if not (folder.path / "run.json").is_file():
+            if not folder.check(settings):
                 self.not_begun.append(settings)
                 continue
-            folder.prepare(settings)
             if folder.is_finished and (rows := folder.rows()):
                 score = run_score([row["mean_return"] for row in rows], n_last)
                 self.finished.append(FinishedRun(folder, rows, score))
@@ -156,7 +155,7 @@ class StudyReport:
         found = [
             Group(environments, tuple(method for method, own in shared.items() if {*environments} <= {*own}))
             for environments in dict.fromkeys(shared.values())
-            if len(environments) >= min(2, len(self.environments))
+            if environments and len(environments) >= min(2, len(self.environments))
         ]
         found = [group for group in found if len(group.methods) > 1]
         return sorted(found, key=lambda group: -len(group.environments))
@@ -178,10 +177,13 @@ class StudyReport:
         lines += [
             f"The score of a run is the mean of its last {self.n_last} evaluations{fewer}, one every "
             f"{study.evaluate_every:,} environment steps, of {study.evaluation_episodes} noise-free episodes each. "
-            f"IQM: interquartile mean over seeds. In brackets: {self.confidence:.0%} stratified-bootstrap intervals"
-            f"{few}. {len(self.finished)} of {len(self.planned)} runs are finished; the others count for nothing here.",
+            "IQM: interquartile mean over seeds. "
+            f"In brackets: {100 * self.confidence:g}% stratified-bootstrap intervals{few}. "
+            f"{len(self.finished)} of {len(self.planned)} runs are finished; the others count for nothing here.",
             "",
         ]
+        if diverged := [run.folder.settings for run in self.finished if np.isnan(run.score)]:
+            lines += [f"Diverged, by seed, with returns that are no numbers: {_by_seed(diverged)}.", ""]
         for environment in self.environments:
             lines += [f"## {environment}", "", *self._score_table(environment), "", *self._run_table(environment), ""]
         for group in self.groups:
@@ -284,12 +286,8 @@ class StudyReport:
         lines = ["## Not finished", ""]
         if rows:
             lines += [*_table(head, rows), ""]
-        seeds: dict[tuple[str, str], list[str]] = {}
-        for run in self.not_begun:
-            seeds.setdefault((run.environment, run.method), []).append(str(run.seed))
-        if seeds:
-            runs = [f"{environment} {method} ({', '.join(own)})" for (environment, method), own in seeds.items()]
-            lines += [f"Not begun, by seed: {'; '.join(runs)}.", ""]
+        if self.not_begun:
+            lines += [f"Not begun, by seed: {_by_seed(self.not_begun)}.", ""]
         return lines
 
     def _machines(self) -> list[str]:
@@ -406,6 +404,13 @@ RUN_COLUMNS = (
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _by_seed(runs: Iterable[RunSettings]) -> str:
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        seeds.setdefault((run.environment, run.method), []).append(str(run.seed))
+    return "; ".join(f"{environment} {method} ({', '.join(own)})" for (environment, method), own in seeds.items())
 
 
 def _only(scores: Mapping[str, Array], environments: Sequence[str]) -> dict[str, Array]:

@@ -60,9 +60,9 @@ def make_run(run: RunFolder) -> int:
         th.set_num_threads(1)
         try:
             import_object(run.settings.program, "program")(run)
-        except Exception:
+        except (Exception, SystemExit) as error:  # an environment may end the process too, or try to
             with replacing(run.path / "error.txt", "w", encoding="utf-8") as file:
-                file.write(traceback.format_exc())
+                file.write(f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
             traceback.print_exc()
             return FAILED
         run.write("finished.json", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **(run.rows() or [{}])[-1]})

@@ -70,22 +70,33 @@ class RunFolder:
         """Those of the needed runs that are not finished."""
         return [needed for needed in self.needed if not needed.is_finished]
 
+    def check(self, settings: RunSettings) -> bool:
+        """Check that the run in the folder is the one that is meant. One that was never begun may be another.
+
+        :param settings: what determines the run
+        :return: whether it is there
+        :raises ValueError: if the folder holds a run of other settings that was begun
+        """
+        if not (self.path / "run.json").is_file():
+            return False
+        difference = self.settings.difference(settings)
+        if difference is not None and (self.path / "sessions.json").is_file():
+            raise ValueError(
+                f"{self.path} holds a run of other settings ({difference}): remove the folder, or give the method "
+                "another name"
+            )
+        return difference is None
+
     def prepare(self, settings: RunSettings) -> None:
         """Make the folder, or check that what is in it is the same run.
 
         :param settings: what determines the run
-        :raises ValueError: if the folder holds a run of other settings
+        :raises ValueError: if the folder holds a run of other settings that was begun
         """
-        if (self.path / "run.json").is_file():
-            difference = self.settings.difference(settings)
-            if difference is not None:
-                raise ValueError(
-                    f"{self.path} holds a run of other settings ({difference}): remove the folder, or give the method "
-                    "another name"
-                )
-        else:
+        if not self.check(settings):
             self.path.mkdir(parents=True, exist_ok=True)
             self.write("run.json", {"settings": settings.to_dict()})
+            vars(self).pop("settings", None)
 
     def record(self, name: str) -> dict[str, Any]:
         """What a file of the folder says; empty if there is none.
@@ -126,7 +137,7 @@ class RunFolder:
     def error(self) -> str:
         """Why the run failed, in a line; empty if it did not."""
         path = self.path / "error.txt"
-        return path.read_text(encoding="utf-8").strip().rpartition("\n")[2] if path.is_file() else ""
+        return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
 
     @property
     def is_running(self) -> bool:
@@ -134,13 +145,15 @@ class RunFolder:
         status = self.record("status.json")
         if status and status["host"] != socket.gethostname():
             return bool(time.time() - status["time"] <= STALE_SECONDS)
-        if not (self.path / "lock").is_file():
+        path = self.path / "lock"
+        if not path.is_file() or sys.platform == "win32":
             return False
-        try:
-            with self.locked():
-                return False
-        except BlockingIOError:
-            return True
+        with path.open() as file:  # to look is allowed where one must not write
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:

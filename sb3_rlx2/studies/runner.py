@@ -17,6 +17,9 @@ ATTEMPTS = 5
 """How often a run is taken up again whose process or worker was lost without having made a step."""
 LOOK_SECONDS = 1.0
 BUSY_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
+"""How long nobody may be seen at work before runs that another command was to make are given up: a run's process takes
+seconds to begin, and a command that makes several has such gaps between them."""
 
 
 class Failure(NamedTuple):
@@ -39,11 +42,12 @@ def run_folders(study: Study, results: Path, only: Collection[str] = ()) -> list
         same for environments; default: all
     :raises ValueError: if one of them holds a run of other settings, or ``only`` names what the study does not have
     """
-    folders = []
-    for settings in select(expand(study), only):
-        folders.append(RunFolder(results / settings.folder))
-        folders[-1].prepare(settings)
-    return folders
+    runs = [(RunFolder(results / settings.folder), settings) for settings in select(expand(study), only)]
+    for folder, settings in runs:
+        folder.check(settings)  # of all of them, before the first is written
+    for folder, settings in runs:
+        folder.prepare(settings)
+    return [folder for folder, _ in runs]
 
 
 def run_all(
@@ -67,6 +71,7 @@ def run_all(
     not_before: dict[Path, float] = {}
     steps: dict[Path, int] = {}
     failed: list[Failure] = []
+    last_work = time.monotonic()
     try:
         while waiting or running:
             for folder in list(waiting):
@@ -81,8 +86,9 @@ def run_all(
                 else:
                     waiting.remove(folder)
                     running[executor.submit(make_run_in_process, str(folder.path.absolute()))] = folder
-            needs_others = any(needed.is_running for folder in waiting for needed in folder.missing)
-            if not running and not not_before and not needs_others:
+            if running or not_before or any(folder.is_running for folder in _neighbors(waiting)):
+                last_work = time.monotonic()
+            elif not _others_may_make(waiting, folders) or time.monotonic() - last_work > PATIENCE_SECONDS:
                 return [*failed, *(Failure(folder, f"it needs {folder.missing[0].path}") for folder in waiting)]
             done, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
             if not running:
@@ -110,6 +116,19 @@ def run_all(
         for future in running:
             future.cancel()
     return failed
+
+
+def _neighbors(folders: Sequence[RunFolder]) -> list[RunFolder]:
+    """All runs beside some of one study, whoever makes them."""
+    results = {folder.path.parents[2] for folder in folders}
+    return [RunFolder(path.parent) for folder in results for path in folder.glob("*/*/seed_*/run.json")]
+
+
+def _others_may_make(waiting: Sequence[RunFolder], own: Sequence[RunFolder]) -> bool:
+    """Whether another command may be about to make what a run needs: it is prepared, and has not failed."""
+    needed = {missing.path: missing for folder in waiting for missing in folder.missing}
+    others = [folder for path, folder in needed.items() if path not in {folder.path for folder in own}]
+    return any((folder.path / "run.json").is_file() and not folder.error for folder in others)
 
 
 def _outcome(future: Future[int]) -> tuple[int | None, str]:

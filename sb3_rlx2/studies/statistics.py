@@ -8,8 +8,8 @@ each seed is resampled within its environment (stratified bootstrap).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,10 @@ class Estimate(NamedTuple):
     def text(self, form: str | None = None) -> str:
         """``1234 [1200, 1270]``, or the number alone where there is no interval.
 
-        :param form: format of the numbers; None (default): see ``score_form``
+        :param form: format of the numbers; None (default): that of the value, or, of 0, of the end that is farther
+            from it, see ``score_form``
         """
-        form = score_form(self.value) if form is None else form
+        form = score_form(self.value or max(self.low, self.high, key=abs)) if form is None else form
         interval = "" if np.isnan(self.low) else f" [{self.low:{form}}, {self.high:{form}}]"
         return f"{self.value:{form}}{interval}"
 
@@ -59,23 +60,49 @@ def run_score(returns: Sequence[float], n_last: int = N_LAST) -> float:
     return float(np.mean(returns[-n_last:]))
 
 
-def iqm(scores: Array) -> Array:
-    """Interquartile mean: of the middle half of the scores, along the last axis."""
-    from scipy import stats
+class Measure(Protocol):
+    """A number that stands for the scores of all environments together."""
 
-    trimmed: Array = stats.trim_mean(scores, 0.25, axis=-1)
-    return trimmed
+    def __call__(self, scores: Sequence[Array]) -> Array:
+        """Compute it.
+
+        :param scores: for each environment, which all count the same, those of its seeds: [..., seeds]
+        :return: [...]
+        """
+        ...
 
 
-def mean(scores: Array) -> Array:
-    """Mean along the last axis."""
-    average: Array = scores.mean(axis=-1)
+def iqm(scores: Sequence[Array]) -> Array:
+    """Interquartile mean: of the middle half of all scores, each taken as often as makes environments count the same.
+
+    :param scores: for each environment those of its seeds: [..., seeds]
+    :return: [...]
+    """
+    n_each = math.lcm(*(own.shape[-1] for own in scores))
+    copies = np.concatenate([np.full(own.shape[-1], n_each // own.shape[-1]) for own in scores])
+    every = np.concatenate(scores, axis=-1)
+    order = np.argsort(every, axis=-1)
+    ends = np.cumsum(copies[order], axis=-1)  # the ranks of a score's copies are those below its end
+    n_ranks = n_each * len(scores)
+    first, last = n_ranks // 4, n_ranks - n_ranks // 4
+    kept = np.clip(ends, first, last) - np.clip(ends - copies[order], first, last)
+    middle: Array = (kept * np.take_along_axis(every, order, axis=-1)).sum(axis=-1) / (last - first)
+    return middle
+
+
+def mean(scores: Sequence[Array]) -> Array:
+    """Mean of the means of the environments.
+
+    :param scores: for each environment those of its seeds: [..., seeds]
+    :return: [...]
+    """
+    average: Array = np.mean([own.mean(axis=-1) for own in scores], axis=0)
     return average
 
 
 def estimate(
     scores: Sequence[Array],
-    measure: Callable[[Array], Array],
+    measure: Measure,
     *,
     confidence: float = 0.95,
     reps: int = 5000,
@@ -84,16 +111,16 @@ def estimate(
     """A measure of all scores together, with its percentile interval by the stratified bootstrap.
 
     :param scores: for each environment, which all count the same, those of its seeds
-    :param measure: of scores along the last axis: ``iqm`` or ``mean``
+    :param measure: ``iqm`` or ``mean``
     :param confidence: size of the interval, default 0.95
     :param reps: number of bootstrap samples, default 5000
     :param seed: of the bootstrap, default 0
     """
-    value = float(measure(_balanced(scores)))
+    value = float(measure(scores))
     if min(map(len, scores)) < 2:
         return Estimate(value, np.nan, np.nan)
     random = np.random.default_rng(seed)
-    samples = measure(_balanced([_resampled(own, reps, random) for own in scores]))
+    samples = measure([_resampled(own, reps, random) for own in scores])
     return Estimate(value, *_interval(samples, confidence))
 
 
@@ -101,6 +128,8 @@ def probability_of_improvement(
     ours: Sequence[Array], theirs: Sequence[Array], *, confidence: float = 0.95, reps: int = 5000, seed: int = 0
 ) -> Estimate:
     """How likely a run of one method scores higher than one of another on the same environment; ties count half.
+
+    A score that is no number, of a run that diverged, is below all others.
 
     :param ours: for each environment the scores of its seeds
     :param theirs: those of the other method, environments in the same order
@@ -124,8 +153,7 @@ def performance_profile(scores: Sequence[Array], thresholds: Array) -> Array:
     :param thresholds: [thresholds]
     :return: [thresholds]
     """
-    above: Array = (_balanced(scores)[None] > thresholds[:, None]).mean(axis=1)
-    return above
+    return mean([np.where(own > thresholds[:, None], 1.0, 0.0) for own in scores])
 
 
 def percent_of(scores: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, Array]:
@@ -141,12 +169,6 @@ def percent_of(scores: Mapping[str, Array], reference: Mapping[str, Array]) -> d
     return {name: 100.0 * own / means[name] for name, own in scores.items() if means.get(name, 0.0) > 0.0}
 
 
-def _balanced(scores: Sequence[Array]) -> Array:
-    """All scores along the last axis, those of each environment as often as makes all environments count the same."""
-    count = math.lcm(*(own.shape[-1] for own in scores))
-    return np.concatenate([np.repeat(own, count // own.shape[-1], axis=-1) for own in scores], axis=-1)
-
-
 def _resampled(scores: Array, reps: int, random: np.random.Generator) -> Array:
     chosen: Any = random.integers(len(scores), size=(reps, len(scores)))
     samples: Array = scores[chosen]
@@ -154,8 +176,8 @@ def _resampled(scores: Array, reps: int, random: np.random.Generator) -> Array:
 
 
 def _higher(ours: Array, theirs: Array) -> Array:
-    difference = ours[:, :, None] - theirs[:, None, :]
-    fraction: Array = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(1, 2))
+    ours, theirs = (np.where(np.isnan(scores), -np.inf, scores) for scores in (ours[:, :, None], theirs[:, None, :]))
+    fraction: Array = ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=(1, 2))
     return fraction
 
 

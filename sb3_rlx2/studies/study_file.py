@@ -15,7 +15,7 @@ import gymnasium
 from sb3_rlx2.common.argument_ranges import MOST_SEED
 from sb3_rlx2.common.arguments import did_you_mean
 from sb3_rlx2.studies.algorithms import ALGORITHMS
-from sb3_rlx2.studies.hyperparameters import read_entry
+from sb3_rlx2.studies.hyperparameters import parse_yaml, read_entry
 from sb3_rlx2.studies.model import allowed_names, check_entry
 
 TRAIN = "sb3_rlx2.studies.training:train"
@@ -188,7 +188,7 @@ def read_study(path: Path, quick: bool = False) -> Study:
 
     try:
         text = path.read_text(encoding="utf-8")
-        given = yaml.safe_load(text)
+        given = parse_yaml(text)
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that there is not
         raise ValueError(f"{path}: no study can be read from this file ({error})") from error
     if (key := _key_twice(yaml.compose(text))) is not None:
@@ -296,6 +296,7 @@ def _study(path: Path, given: Mapping[str, Any], quick: bool = False) -> Study:
         for of, score in _mapping(scores, f"published, {name}").items():
             if isinstance(score, bool) or not isinstance(score, int | float):
                 raise ValueError(f"published, {name}, {of}: a number is expected, not {score!r}")
+    published = {name: {str(of): score for of, score in scores.items()} for name, scores in published.items() if scores}
     short = _mapping(given["quick"].get("hyperparameters"), "quick, hyperparameters") if quick else {}
     known = {name for method in methods.values() for name in allowed_names(method.algorithm)}
     for name in short:

@@ -110,7 +110,7 @@ def _executor(arguments: argparse.Namespace) -> Executor:
 
 def _status(study: Study, arguments: argparse.Namespace) -> int:
     planned = [(RunFolder(arguments.results / settings.folder), settings) for settings in expand(study)]
-    there = [folder for folder, _ in planned if (folder.path / "run.json").is_file()]
+    there = [folder for folder, settings in planned if folder.check(settings)]
     not_begun = [settings for folder, settings in planned if folder not in there]
     found, each = overview(there)
     found = found._replace(steps_left=found.steps_left + sum(settings.steps for settings in not_begun))

@@ -73,7 +73,7 @@ def draw_learning_curves(
         ]
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(len(handles), 4), handlelength=2.6,
-            title=f"interquartile mean over runs, {confidence:.0%} bootstrap intervals", title_fontsize=8,
+            title=f"interquartile mean over runs, {100 * confidence:g}% bootstrap intervals", title_fontsize=8,
         )  # fmt: skip
     return figure
 
