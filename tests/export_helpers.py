@@ -52,6 +52,13 @@ def sparse(n_in, n_out, share=0.3):
     return SparseLinear(n_in, n_out, max(1, int(share * n_in * n_out)), connections="random")
 
 
+def connected(n_in, n_out, *connections):
+    """A layer with these connections: output and input of each."""
+    mask = th.zeros(n_out, n_in, dtype=th.bool)
+    mask[tuple(zip(*connections, strict=True))] = True
+    return SparseLinear.from_dense(nn.Linear(n_in, n_out), connections=mask)
+
+
 NETWORKS = {
     **{str(act): lambda act=act: [sparse(5, 24), act, sparse(24, 20), act, sparse(20, 2)] for act in ACTIVATIONS},
     "one layer": lambda: [sparse(5, 2, 0.6)],
@@ -61,6 +68,14 @@ NETWORKS = {
     "nothing but biases": lambda: [sparse(5, 6, 0.0), nn.ReLU(), sparse(6, 5, 0.0), nn.ReLU(), sparse(5, 2, 0.0)],
     "two activations": lambda: [
         sparse(5, 20), nn.ReLU(), nn.Tanh(), sparse(20, 20), nn.Tanh(), nn.ELU(), sparse(20, 2),
+    ],
+    "one activation of several slopes": lambda: [
+        *(sparse(5, 20), nn.LeakyReLU(0.5), sparse(20, 20), nn.LeakyReLU(), nn.Linear(20, 20), nn.LeakyReLU(0.2)),
+        *(sparse(20, 20), nn.ELU(0.3), sparse(20, 20), nn.ELU(), sparse(20, 2)),
+    ],
+    "nobody reads what is connected": lambda: [
+        *(connected(5, 6, (4, 0), (5, 1)), nn.ReLU(), connected(6, 6, (0, 4), (1, 5)), nn.ReLU()),
+        connected(6, 2, (0, 3), (1, 3)),
     ],
     "layer norm": lambda: [
         nn.LayerNorm(5), sparse(5, 32), nn.LayerNorm(32), nn.ReLU(), sparse(32, 32), nn.SiLU(), nn.LayerNorm(32),

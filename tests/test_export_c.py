@@ -27,6 +27,7 @@ from export_helpers import (
 from helpers import in_turn
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3 import TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3
@@ -560,6 +561,26 @@ def test_without_a_compiler_float32_is_checked_by_its_tables(tmp_path, monkeypat
     assert "not compiled here: there is no C compiler" in str(report)
     assert report.agreement.holds
     refused("needs a C compiler", quick(RLx2TD3), tmp_path / "x", precision="int8", observations=observations())
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_action_that_is_always_0_is_exported(precision, tmp_path):
+    class Lame(Walk):
+        action_space = gym.spaces.Box(np.array([0, -1], np.float32), np.array([0, 1], np.float32))
+
+    report = export.export(quick(TD3, DummyVecEnv([Lame])), tmp_path, precision=precision, observations=observations())
+    assert report.agreement.holds
+    assert np.isfinite(report.agreement.largest)
+
+
+def test_widths_of_a_search_are_numpys_integers(tmp_path):
+    model = quick(RLx2TD3, policy_kwargs={"net_arch": [np.int64(16), np.int64(24)]})
+    for to in ("safetensors", "numpy"):
+        assert export.export(model, tmp_path, to, observations=observations()).agreement.holds
+    assert json.loads(model.report().to_json())
+    dense = quick(TD3, policy_kwargs={"net_arch": [np.int64(16)]})
+    assert export.export(dense, tmp_path, "numpy", observations=observations()).agreement.holds
 
 
 @needs_compiler

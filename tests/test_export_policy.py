@@ -28,10 +28,12 @@ from gymnasium.wrappers import FlattenObservation
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_rlx2 import RLx2CrossQ, RLx2QRDQN, RLx2SAC, RLx2TD3
+from sb3_rlx2.common.observation_norm import ObservationNorm
 from sb3_rlx2.export import export, numpy_files
 from sb3_rlx2.export.reading import read_policy
 from sb3_rlx2.export.simplification import simplified, sorted_by_connections
@@ -185,6 +187,25 @@ def test_what_cannot_be_exported_is_refused_in_one_line():
     model = quick(RLx2CrossQ)
     model.policy.actor.latent_pi.append(nn.ReLU())
     refused(model, "no linear layer reads its batch renormalization")
+    for extractor in (RawAndNormalized, NormalizedAndRaw):
+        refused(
+            quick(RLx2TD3, policy_kwargs={"features_extractor_class": extractor}), "both as they are and normalized"
+        )
+
+
+class RawAndNormalized(BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, 5)
+        self.normalized = nn.Sequential(ObservationNorm(space), nn.Linear(5, 5))
+        self.raw = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.raw(x) + self.normalized(x)
+
+
+class NormalizedAndRaw(RawAndNormalized):
+    def forward(self, x):
+        return self.normalized(x) + self.raw(x)
 
 
 def test_batch_renormalization_becomes_part_of_the_layers_that_read_it():

@@ -108,7 +108,7 @@ def _layer_reports(model: OffPolicyAlgorithm, part: Part, dormant: dict[str, int
     without_outputs, unreachable = _units_without_outputs(part), _unreachable_outputs(part)
     reports = []
     for name, layer in part.layers.items():
-        kernel = layer.weight.numel() if not isinstance(layer, SparseLinear) else layer.in_features * layer.out_features
+        kernel = layer.in_features * layer.out_features if isinstance(layer, SparseLinear) else layer.weight.numel()
         connections = layer.nnz if isinstance(layer, SparseLinear) else kernel
         passes = 2.0 * positions.get(name, 1)
         weight_bytes, dense_weight_bytes = _weight_bytes(layer, kernel)
@@ -138,7 +138,9 @@ def _layer_reports(model: OffPolicyAlgorithm, part: Part, dormant: dict[str, int
 
 
 def _shape(layer: ParametricLayer) -> tuple[int, ...]:
-    return tuple(layer.weight.shape) if isinstance(layer, nn.Conv2d) else (layer.out_features, layer.in_features)
+    return (
+        tuple(layer.weight.shape) if isinstance(layer, nn.Conv2d) else (int(layer.out_features), int(layer.in_features))
+    )
 
 
 def _weight_bytes(layer: ParametricLayer, kernel: int) -> tuple[int, int]:

@@ -40,7 +40,8 @@ class DenseModels(OffPolicyAlgorithm):
         Of each layer the weights of largest magnitude stay, as many as the algorithm would have given it (and those
         that every output needs for a path). Target networks, moments of the optimizers, the entropy coefficient, counts
         of steps and updates, learning rate and schedules, and the replay buffer go on from where they are.
-        Normalization of observations is the environment's business, as in Stable-Baselines3.
+        Normalization of observations is the environment's business, as in Stable-Baselines3. Parameters that are frozen
+        learn again, as those of a model that was loaded.
 
         :param model: a model of Stable-Baselines3 or sb3-contrib, which is not changed, or the path of a saved one. Its
             replay buffer is used on, not copied, where the buffer's class allows it; actions without noise, which it

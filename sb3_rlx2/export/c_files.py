@@ -140,7 +140,7 @@ class _Writer:
         for other in function.needs:
             if other not in self.definitions:
                 self.use(other)
-        self.definitions[name] = function
+        assert self.definitions.setdefault(name, function) == function, f"two functions are called {name}"
 
     def made(self, number_: int, buffer: int) -> None:
         """A value is there, as floats; layers may want levels of it."""

@@ -356,6 +356,10 @@ ACTIVATIONS = {"tanh": "hyperbolic_tangent"}
 """Where an activation's function has another name than itself."""
 
 
+WITH_PARAMETER = ("elu", "leaky_relu")
+"""Activations whose parameter is part of the code."""
+
+
 def activation_call(function: str, parameter: float, argument: str) -> tuple[str, tuple[str, ...]]:
     """An activation of a number in C, and the functions that it needs.
 
@@ -366,5 +370,5 @@ def activation_call(function: str, parameter: float, argument: str) -> tuple[str
     if not function:
         return argument, ()
     name = ACTIVATIONS.get(function, function)
-    parameters = f", {number(parameter)}" if function in ("elu", "leaky_relu") else ""
+    parameters = f", {number(parameter)}" if function in WITH_PARAMETER else ""
     return f"{name}({argument}{parameters})", (name,)

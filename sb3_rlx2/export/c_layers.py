@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_rlx2.export.c_functions import Function, activation_call
-from sb3_rlx2.export.c_text import TYPES, table
+from sb3_rlx2.export.c_functions import WITH_PARAMETER, Function, activation_call
+from sb3_rlx2.export.c_text import TYPES, number, table
 from sb3_rlx2.export.quantization import LIMIT, QuantizedLayer
 from sb3_rlx2.export.sparse_policy import Array, Linear
 
@@ -75,6 +75,8 @@ def layer_code(
     fields += [f"    {of_type} {field};" for field, (of_type, _) in counts.items()]
     struct = "\ntypedef struct\n{\n" + "\n".join(fields) + f"\n}} {kind}_layer;\n"
     function = f"{kind}_{activation or 'linear'}"
+    if activation in WITH_PARAMETER:
+        function += "_" + re.sub(r"\W", "_", number(parameter))
     text, needs = _loop(function, kind, is_dense, quantized, activation, parameter)
     definitions = {f"{kind}_layer": Function(struct), function: Function(text, (f"{kind}_layer", *needs))}
     return LayerCode("\n".join(tables), sum(array.nbytes for array in arrays.values()), function, definitions)

@@ -126,11 +126,11 @@ def distance(policy: SparsePolicy, one: Array, other: Array, outputs: Array) -> 
     """
     if isinstance(policy.action, GreedyAction):
         differences = np.take_along_axis(outputs, one, 1) - np.take_along_axis(outputs, other, 1)
-        size = np.abs(outputs).max()
+        size = np.maximum(np.abs(outputs).max(), np.finfo(np.float32).tiny)
     else:
         differences = one.astype(np.float64) - other
         size = _largest_size(policy.action)
-    return float((np.abs(differences) / np.maximum(size, np.finfo(np.float32).tiny)).max())
+    return float((np.abs(differences) / size).max())
 
 
 def of_half_ranges(policy: SparsePolicy, difference: float) -> float:
@@ -145,4 +145,5 @@ def of_half_ranges(policy: SparsePolicy, difference: float) -> float:
 
 
 def _largest_size(action: SquashedAction) -> Array:
-    return np.maximum(np.abs(action.low), np.abs(action.high)).astype(np.float64)
+    """Above 0: an action that is always 0 has a size, too."""
+    return np.maximum(np.maximum(np.abs(action.low), np.abs(action.high)), np.finfo(np.float32).tiny).astype(np.float64)

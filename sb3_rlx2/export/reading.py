@@ -119,8 +119,12 @@ def _operations(steps: list[programs.Operation]) -> list[Operation]:
 def _observation_norm(program: programs.Program) -> tuple[Normalization | None, list[programs.Operation]]:
     """How the program normalizes observations itself, and the operations that read what comes of it as value 0."""
     first, *rest = program.operations
-    if first.kind != "observation_norm":
+    if all(operation.kind != "observation_norm" for operation in program.operations):
         return None, program.operations
+    if first.kind != "observation_norm" or any(
+        operation.kind == "observation_norm" or 0 in operation.inputs for operation in rest
+    ):
+        raise ValueError("the policy cannot be exported: it reads observations both as they are and normalized")
     norm: Any = first.module
     std = np.sqrt(_numbers(norm.variance) + norm.epsilon)
     renamed = [tuple(0 if value == first.output else value for value in operation.inputs) for operation in rest]
@@ -181,7 +185,7 @@ def _hint(space: spaces.Space[Any]) -> str:
 
 def _linear(operation: programs.Operation) -> Linear:
     layer = cast(SparseLinear | nn.Linear, operation.module)
-    n_in, n_out = layer.in_features, layer.out_features
+    n_in, n_out = int(layer.in_features), int(layer.out_features)  # NumPy's, of a search, are not for JSON
     if isinstance(layer, SparseLinear):
         flat, values = _numbers(layer.indices).astype(np.int64), _numbers(layer.values)
     else:

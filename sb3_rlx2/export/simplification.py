@@ -59,13 +59,12 @@ def _without_unread_units(policy: SparsePolicy) -> SparsePolicy:
     while before != (before := sum(int(units.sum()) for units in read.values())):
         for operation in reversed(policy.operations):
             units = read[groups[operation.output]]
+            units[0] |= not units.any()  # tables without entries would need a code of their own
             if isinstance(operation, Linear):
                 rows = operation.rows
                 read[groups[operation.inputs[0]]][operation.columns[units[rows]]] = True
             elif isinstance(operation, LayerNorm):
                 units[:] = True
-    for units in read.values():
-        units[0] |= not units.any()  # tables without entries would need a code of their own
     return _rearranged(policy, lambda number: np.flatnonzero(read[groups[number]]))
 
 

@@ -93,7 +93,7 @@ class SparseLinear(nn.Module):
     def _adopt(
         self, linear: nn.Linear, nnz: int, connections: ConnectionsName | th.Tensor, weight_scale: WeightScale
     ) -> None:
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.in_features, self.out_features = int(linear.in_features), int(linear.out_features)
         size = self.in_features * self.out_features
         if check_count(nnz, "nnz", 1) > size:
             raise ValueError(
