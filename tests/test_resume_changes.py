@@ -1,7 +1,9 @@
 """What changes between two checkpoints, or between two trainings with one callback, is in the next checkpoint."""
 
 import functools
+import shutil
 import time
+import warnings
 from contextlib import suppress
 
 import gymnasium as gym
@@ -10,14 +12,18 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import differing
-from stable_baselines3 import HerReplayBuffer
+from stable_baselines3 import TD3, HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from test_budgets import GradualPruning, numbers
-from test_resume import Cut, PowerCut, assert_resumes, model_of, resumed, state_of
+from test_resume import Cut, PowerCut, assert_resumes, cut_off, model_of, resumed, state_of
 
 from sb3_rlx2 import RLx2DQN, RLx2SAC, RLx2TD3, TopologyHistory, TopologyHistoryCallback, TrainingCheckpointCallback
+from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.resume import buffer_segments, resume
 from sb3_rlx2.resume.checkpoint_callback import BufferSegments
 from sb3_rlx2.resume.training_state import begin_new_episodes, model_attributes, set_model_attributes
@@ -250,11 +256,120 @@ def test_infos_that_are_not_saved_are_named(tmp_path):
             model.learn(20, callback)
 
 
+class Prioritized(ReplayBuffer):
+    """Draws the transitions of highest priority, which falls each time."""
+
+    def __init__(self, *arguments, **kwargs):
+        super().__init__(*arguments, **kwargs)
+        self.priorities = np.ones((self.buffer_size, self.n_envs))
+
+    def sample(self, batch_size, env=None):
+        chosen = np.argsort(-self.priorities[: self.size(), 0], kind="stable")[:batch_size]
+        self.priorities[chosen] *= 0.9
+        return self._get_samples(chosen, env)
+
+
+class WithTree(Prioritized):
+    def __init__(self, *arguments, **kwargs):
+        super().__init__(*arguments, **kwargs)
+        self.tree = np.nditer([1])
+
+
+def prioritized(cls=Prioritized):
+    return TD3(
+        "MlpPolicy", make_vec_env("Pendulum-v1"), replay_buffer_class=cls, learning_starts=20, batch_size=16,
+        buffer_size=200, policy_kwargs={"net_arch": [16]}, seed=0, device="cpu",
+    )  # fmt: skip
+
+
+def test_a_replay_buffer_of_ones_own_may_change_what_else_it_has_of_older_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(buffer_segments, "MERGED_BYTES", 0)
+    monkeypatch.setattr(buffer_segments, "LARGEST_BYTES", 1000)
+    assert_resumes(prioritized, tmp_path)
+
+
+def test_what_is_not_kept_of_a_replay_buffer_of_ones_own_is_named(tmp_path):
+    with pytest.warns(UserWarning, match=r"WithTree.tree \(a nditer\): a replay buffer begins anew"):
+        prioritized(WithTree).learn(10, TrainingCheckpointCallback(tmp_path, every=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prioritized().learn(10, TrainingCheckpointCallback(tmp_path / "plain", every=4))
+
+
+class Remove(BaseCallback):
+    """Removes what somebody should not have."""
+
+    def __init__(self, step, folder, pattern):
+        super().__init__()
+        self.step, self.folder, self.pattern = step, folder, pattern
+
+    def _on_step(self):
+        if self.num_timesteps == self.step:
+            found = [self.folder] if self.pattern == "." else list(self.folder.glob(self.pattern))
+            assert found
+            for path in found:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return True
+
+
+@pytest.mark.parametrize("pattern", ["model.*", "rows-*", "logs", "logs/*", "."])
+def test_shared_files_that_somebody_removes_are_written_again(pattern, tmp_path, monkeypatch):
+    monkeypatch.setattr(buffer_segments, "MERGED_BYTES", 0)
+    folder = tmp_path / "checkpoints"
+
+    def make(name):
+        return model_of(RLx2TD3, env=Monitor(gym.make("Pendulum-v1"), str(tmp_path / name)))
+
+    whole = make("whole")
+    whole.learn(220, TrainingCheckpointCallback(tmp_path / "other", every=20))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TrainingCheckpointCallback: Remove")
+        cut_off(make("cut"), folder, [Remove(95, folder, pattern)], every=20)
+    found = resumed(folder, callback=[])
+    assert differing(state_of(whole), state_of(found)) == []
+    assert (tmp_path / "cut.monitor.csv").read_text().count("\n") == 2 + 1
+
+
+def test_a_checkpoint_whose_settings_are_gone_names_them(tmp_path):
+    cut_off(model_of(RLx2TD3), tmp_path)
+    (path,) = tmp_path.glob("model.*")
+    path.unlink()
+    with pytest.raises(ModelFileError, match=rf"{path.name}: there is no such file"):
+        resumed(tmp_path)
+
+
+def test_a_callback_with_a_model_of_its_own_is_named(tmp_path):
+    class Teaching(BaseCallback):
+        def __init__(self):
+            super().__init__()
+            self.teacher = model_of(RLx2SAC)
+
+        def _init_callback(self):
+            self.pupil = self.model
+
+        def _on_step(self):
+            return True
+
+    with pytest.warns(UserWarning, match=r"Teaching.teacher \(a RLx2SAC\): callbacks start afresh") as caught:
+        model_of(RLx2TD3).learn(10, [TrainingCheckpointCallback(tmp_path, every=4), Teaching()])
+    assert not any("pupil" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the zoo leaves a temporary file open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_training_in_a_thread_of_its_own_is_refused(tmp_path):
+    callbacks = pytest.importorskip("rl_zoo3.callbacks")
+    parallel = callbacks.ParallelTrainCallback(gradient_steps=2)
+    with pytest.raises(ValueError, match="ParallelTrainCallback trains a copy of the model in another thread"):
+        model_of(RLx2SAC, train_freq=5).learn(10, [TrainingCheckpointCallback(tmp_path, every=4), parallel])
+
+
 def test_rows_are_written_once_unless_they_changed(tmp_path):
     model = model_of(RLx2TD3)
     model.learn(60)
     segments = BufferSegments(tmp_path)
-    assert len(segments.collect(model.replay_buffer, 60)[1]) == 1
+    (name,) = segments.collect(model.replay_buffer, 60)[1]
+    (tmp_path / name).touch()
     assert segments.collect(model.replay_buffer, 60)[1] == {}
     model.replay_buffer.timeouts[59] = 1.0
     assert len(segments.collect(model.replay_buffer, 60)[1]) == 1

@@ -114,6 +114,19 @@ def test_enjoy(algo, which, runs, capsys):
     assert "Mean reward: " in capsys.readouterr().out
 
 
+def test_runs_that_begin_at_the_same_time_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("rl_zoo3.exp_manager.get_latest_run_id", lambda *_: 0)  # what each of them sees
+    assert [train(tmp_path) for _ in "12"] == [0, 0]
+    assert train(tmp_path, params=["actor_sparsity:1.5"]) == 2
+    assert {path.name for path in (tmp_path / "rlx2_td3").iterdir()} == {"Pendulum-v1_1", "Pendulum-v1_2"}
+    assert all((run_folder(tmp_path, number=number) / "Pendulum-v1.zip").is_file() for number in (1, 2))
+
+
+def test_stock_algorithms_take_the_zoos_default_for_what_it_knows_under_another_name(tmp_path):
+    of = ["--algo", "td3", "--env", "InvertedDoublePendulum-v5", "-n", "10", "--eval-freq", "-1", "--verbose", "0"]
+    assert main(["train", *of, "-f", str(tmp_path), "--device", "cpu", "-params", "buffer_size:100"]) == 0
+
+
 def test_enjoy_passes_over_runs_that_saved_no_model(tmp_path, monkeypatch, capsys):
     assert train(tmp_path) == 0
 

@@ -189,8 +189,19 @@ def test_ctrl_c_before_a_training_goes_on_leaves_the_files_of_its_run(tmp_path, 
         resumed(tmp_path)
     assert "its files are as they were" in capsys.readouterr().out
     assert [path.read_bytes() for path in saved] == before
+    assert lines(run) == 2 + 2
     resumed(tmp_path)
     assert RLx2TD3.load(saved[0]).num_timesteps == 420
+    assert lines(run) == 2 + 2
+
+
+def test_where_no_checkpoint_is_whole_the_log_of_the_run_stays(tmp_path, capsys):
+    assert train(tmp_path, "--checkpoint-every", "100", steps=420) == 0
+    run = run_folder(tmp_path)
+    for path in (run / "checkpoints").glob("checkpoint-*"):
+        path.write_bytes(path.read_bytes()[:-10])
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "checkpoint" in capsys.readouterr().err
     assert lines(run) == 2 + 2
 
 

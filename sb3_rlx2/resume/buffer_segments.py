@@ -23,6 +23,13 @@ MERGED_BYTES = 2**22
 LARGEST_BYTES = 2**25
 """More rows than this go to several files, so that what is forgotten goes bit by bit."""
 
+ROWS = (
+    *("observations", "next_observations", "actions", "rewards", "dones", "timeouts"),
+    "noise_free_actions",
+)
+"""Arrays with a row for each transition, which does not change any more: those of SB3's buffers and ours. A buffer of
+one's own may change older rows of what else it has, which is therefore kept whole, as its other attributes are."""
+
 REWRITTEN = ("ep_start", "ep_length")
 """Arrays of a ``HerReplayBuffer`` of which older rows change too."""
 
@@ -66,6 +73,8 @@ class BufferSegments:
         total = self._rows_so_far(buffer, num_timesteps, [id(array) for _, array in rows])
         oldest = total - buffer.size()
         segments = [segment for segment in self._segments if segment.last > oldest]
+        if not all((self.folder / segment.name).is_file() for segment in segments):
+            segments = []  # somebody has removed one
         if segments and not all(map(np.array_equal, self._newest, _row(rows, self._total - 1))):
             segments.pop()  # the end of its episode was marked since
         first = max(oldest, segments[-1].last if segments else 0)
@@ -189,8 +198,7 @@ def row_arrays(buffer: ReplayBuffer) -> list[tuple[tuple[str, ...], Array]]:
 def _row_arrays(buffer: ReplayBuffer) -> Iterator[tuple[tuple[str, ...], Array]]:
     for name, held in vars(buffer).items():
         for key, array in held.items() if isinstance(held, dict) else [("", held)]:
-            has_rows = isinstance(array, np.ndarray) and array.ndim > 1 and len(array) == buffer.buffer_size
-            if has_rows and name not in REWRITTEN and not array.dtype.hasobject:
+            if name in ROWS and isinstance(array, np.ndarray) and len(array) == buffer.buffer_size:
                 yield (name, key), array
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -30,6 +32,9 @@ PATHS = ("save_path", "log_path", "best_model_save_path")
 
 KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "rl_zoo3.", "sb3_rlx2.")
 """Where callbacks are whose state is in their plain attributes, or that have ``get_state``."""
+
+OF_EVERY_BUFFER = (gym.Space, th.device, VecEnv, Enum)
+"""What replay buffers are told when they are made."""
 
 WITHOUT_STATE = (CallbackList, ProgressBarCallback)
 """Callbacks that do the same whatever they did before."""
@@ -88,10 +93,39 @@ def set_callback_states(root: BaseCallback, training_env: VecEnv, states: dict[s
         warnings.warn(f"callbacks differ from those of the checkpoint: {'; '.join(said)}", stacklevel=2)
 
 
-def unknown_attributes(root: BaseCallback) -> list[str]:
+def refuse_callbacks_with_threads(root: BaseCallback) -> None:
+    """Refuse the zoo's ``ParallelTrainCallback``: what its thread trains meanwhile is in no checkpoint.
+
+    :param root: the callback, with all that is inside of it
+    :raises ValueError: if it is among them
+    """
+    if any(type(callback).__name__ == "ParallelTrainCallback" for callback in _flat(root)):
+        raise ValueError(
+            "ParallelTrainCallback trains a copy of the model in another thread, which no checkpoint has: leave one "
+            "of the two out"
+        )
+
+
+def unsaved_attributes(buffer: object) -> list[str]:
+    """Attributes of a replay buffer of one's own that may hold a state, and of which nothing is kept.
+
+    :param buffer: the replay buffer
+    :return: such as ``"Prioritized.tree (a SumTree)"``
+    """
+    if type(buffer).__module__.startswith(KNOWN_PACKAGES):
+        return []
+    return [
+        f"{type(buffer).__name__}.{name} (a {type(vars(buffer)[name]).__name__})"
+        for name in other_attributes(buffer)
+        if not isinstance(vars(buffer)[name], OF_EVERY_BUFFER)
+    ]
+
+
+def unknown_attributes(root: BaseCallback, model: BaseAlgorithm) -> list[str]:
     """Attributes of callbacks of one's own that may hold a state, and of which nothing is kept.
 
     :param root: the callback, with all that is inside of it
+    :param model: the one that is trained
     :return: such as ``"Counting.counter (a Counter)"``
     """
     return [
@@ -99,14 +133,14 @@ def unknown_attributes(root: BaseCallback) -> list[str]:
         for callback in _flat(root)
         if not (type(callback).__module__.startswith(KNOWN_PACKAGES) or hasattr(callback, "get_state"))
         for name in other_attributes(callback, STRUCTURE)
-        if not _is_known(vars(callback)[name])
+        if vars(callback)[name] is not model and not _is_known(vars(callback)[name])
     ]
 
 
 def _is_known(value: Any) -> bool:
     if isinstance(value, list) and value:
         return all(map(_is_known, value))
-    return isinstance(value, (BaseCallback, VecEnv, gym.Env, BaseAlgorithm, PurePath))
+    return isinstance(value, (BaseCallback, VecEnv, gym.Env, PurePath))
 
 
 def environments_of(callback: BaseCallback, training_env: VecEnv) -> dict[str, Any]:

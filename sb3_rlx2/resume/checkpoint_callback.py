@@ -24,7 +24,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
 from sb3_rlx2.files import replacing
 from sb3_rlx2.resume.buffer_segments import BufferSegments
-from sb3_rlx2.resume.callback_states import unknown_attributes
+from sb3_rlx2.resume.callback_states import refuse_callbacks_with_threads, unknown_attributes, unsaved_attributes
 from sb3_rlx2.resume.checkpoint_folder import CheckpointFolder
 from sb3_rlx2.resume.environments import vectorized_problem
 from sb3_rlx2.resume.recipes import recipe_of_callbacks, recipe_of_environments, register_callback
@@ -135,7 +135,14 @@ class TrainingCheckpointCallback(BaseCallback):
                 "those of earlier transitions are empty once a training is resumed",
                 stacklevel=2,
             )
-        unknown = unknown_attributes(self.locals["callback"])
+        if unsaved := unsaved_attributes(buffer):
+            warnings.warn(
+                f"{type(self).__name__}: {', '.join(unsaved)}: a replay buffer begins anew with these when a training "
+                "is resumed. Numbers, text, arrays and lists of them are saved",
+                stacklevel=2,
+            )
+        refuse_callbacks_with_threads(self.locals["callback"])
+        unknown = unknown_attributes(self.locals["callback"], self._off_policy)
         if unknown:
             warnings.warn(
                 f"{type(self).__name__}: {', '.join(unknown)}: callbacks start afresh with these when a training is "
@@ -169,8 +176,9 @@ class TrainingCheckpointCallback(BaseCallback):
         model = self._off_policy
         self._number, self._saved_at = self._number + 1, model.num_timesteps
         try:
-            if not self._template or not all(map(_is_same, self._in_template, _settings(model))):
-                self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            is_there = self._template and (self.folder / self._template).is_file()
+            if not is_there or not all(map(_is_same, self._in_template, _settings(model))):
                 name = f"model-{self._number}" if self._number else "model"
                 self._template = _save_template(model, self.folder, name)
                 self._in_template = _settings(model)

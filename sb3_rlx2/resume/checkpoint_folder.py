@@ -170,6 +170,9 @@ class CheckpointFolder:
             check_kind(state, KIND, TRAINING_FORMAT)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
+        template = self.path / state["recipe"]["template"]
+        if not template.is_file():
+            raise ModelFileError(f"{template}: there is no such file, of which {path.name} has the settings")
         for segment in state["buffer"]["segments"]:
             read_segment(self.path, Segment(*segment))
         for entry in log_entries(state):

@@ -58,7 +58,12 @@ class LogCopies:
         try:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                if before is None or size < before["length"] or entry.get("version") != before.get("version"):
+                if (
+                    before is None
+                    or size < before["length"]
+                    or entry.get("version") != before.get("version")
+                    or not self._has_copy(before)
+                ):
                     before = _new_copy(path)
                 file.seek(before["length"])
                 new = file.read(size - before["length"])
@@ -72,6 +77,11 @@ class LogCopies:
         self._entries[path] = dict(entry)
         if new or not before["length"]:
             self._pending.append((before["copy"], before["length"], new))
+
+    def _has_copy(self, entry: dict[str, Any]) -> bool:
+        """Whether the copy is there, unless it is about to be written."""
+        is_pending = any(name == entry["copy"] for name, _, _ in self._pending)
+        return is_pending or (self.folder / entry["copy"]).is_file()
 
     def write(self) -> None:
         """Write the parts that were noted.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,9 @@ from sb3_rlx2.zoo.downloads import PlainLoader, object_made_by
 
 FOLDER = "checkpoints"
 """Where checkpoints are in the folder of a run."""
+
+MONITOR_HEAD = 2
+"""Lines of a ``monitor.csv`` before the first episode."""
 
 HELP = """
 of rlx2:
@@ -136,8 +139,20 @@ def resuming(run: Path) -> Iterator[None]:
     :raises ValueError: if the folder is none, or another process still trains
     """
     # The zoo makes environments, which empty their monitor.csv, before it trains
-    with CheckpointFolder(run / FOLDER).locked(), parsed_as(arguments_of(run)):
+    with CheckpointFolder(run / FOLDER).locked(), parsed_as(arguments_of(run)), _refilled(run.glob("*.monitor.csv")):
         yield
+
+
+@contextmanager
+def _refilled(paths: Iterable[Path]) -> Iterator[None]:
+    """Give back to files of ``Monitor`` what they had, where nothing but their head is left."""
+    before = {path: path.read_bytes() for path in paths}
+    try:
+        yield
+    finally:
+        for path, content in before.items():
+            if path.is_file() and len(path.read_bytes().splitlines()) <= MONITOR_HEAD < len(content.splitlines()):
+                path.write_bytes(content)
 
 
 class ResumedModel:

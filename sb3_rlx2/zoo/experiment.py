@@ -42,6 +42,8 @@ class RLx2ExperimentManager(ExperimentManager):
             self.params_path = f"{self.save_path}/{self.env_name}"
         elif self.algo in ALGORITHMS:
             self.config = hyperparameter_file(self.algo, config)
+        self._has_made_folder = False
+        self._is_zoos_file = self.algo not in ALGORITHMS and config is None
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the hyperparameters of the environment, and check them; a run that goes on has its own.
@@ -54,7 +56,8 @@ class RLx2ExperimentManager(ExperimentManager):
             if self.env_kwargs and getattr(self, "_eval_env_kwargs_args", None) is None:
                 self.eval_env_kwargs = saved.get("env_kwargs", self.env_kwargs)
             return dict(saved), saved
-        check_file(self.config, self.env_name.gym_id)
+        if not self._is_zoos_file:  # which has names of environments that are no more
+            check_file(self.config, self.env_name.gym_id)
         hyperparameters, saved = super().read_hyperparameters()
         place = f"{self.config}, {self.env_name.gym_id}"
         check_entry(self.algo, hyperparameters, place, self.custom_hyperparams or ())
@@ -65,13 +68,33 @@ class RLx2ExperimentManager(ExperimentManager):
 
         :return: the model and its hyperparameters; None: for a search
         """
-        is_new = not Path(self.save_path).exists()
         try:
             return super().setup_experiment()
         except BaseException:
-            if is_new:
+            if self._has_made_folder:
                 shutil.rmtree(self.save_path, ignore_errors=True)
             raise
+
+    def create_log_folder(self) -> None:
+        """Make the folder of the run, and what the zoo has in it."""
+        self._has_made_folder = self.checkpoints.run is None and self._take_folder()
+        cast(Any, super()).create_log_folder()
+
+    def _take_folder(self) -> bool:
+        """Make the folder of the run; one that another process has made meanwhile is left to it, for the next number.
+
+        :return: whether it was made: a name with ``-uuid`` is taken as it is
+        """
+        while True:
+            try:
+                Path(self.save_path).mkdir(parents=True)
+                return True
+            except FileExistsError:
+                name, _, number = self.save_path.rpartition("_")
+                if not number.isdecimal():
+                    return False
+                self.save_path = f"{name}_{int(number) + 1}"
+                self.params_path = f"{self.save_path}/{self.env_name}"
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """Save a model with what belongs to it: each file is written wholly, or left as it was.
