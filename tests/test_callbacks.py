@@ -105,10 +105,27 @@ def test_evolution_ends_with_the_next_callbacks_learn_after_an_interruption():
 
 def test_verbose_prints_a_line_per_evolution(capsys):
     model = TD3(sb3_rlx2.td3.MlpPolicy, "Pendulum-v1", learning_starts=10, policy_kwargs={"net_arch": [32, 32]})
-    model.learn(50, callback=TopologyEvolutionCallback("set", topology_interval=10, verbose=1))
-    lines = [line for line in capsys.readouterr().out.splitlines() if "topology, update" in line]
-    assert [line.split(" topology, ")[0] for line in lines] == ["critic", "actor", "critic", "critic"]
-    assert [line.split(":")[0].split()[-1] for line in lines] == ["10", "10", "20", "30"]
+    for gradient_steps in (1, 13):
+        model.gradient_steps, before = gradient_steps, copy.deepcopy(getattr(model, "topology_counters", {}))
+        model.learn(50, callback=TopologyEvolutionCallback("set", topology_interval=10, verbose=1))
+        lines = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "topology, update" in line]
+        for name, counters in model.topology_counters.items():
+            earlier = before.get(name, {"updates": 0, "evolutions": 0})
+            due = [update for update in range(10, counters["updates"] + 1, 10) if update > earlier["updates"]]
+            printed = [line for line in lines if line.startswith(name)]
+            assert printed == [f"{name} topology, update {update}" for update in due][: len(printed)]
+            assert len(printed) == counters["evolutions"] - earlier["evolutions"] > 0
+
+
+def test_an_algorithm_that_is_told_to_prints_a_line_per_evolution_and_one_that_is_not_does_not(capsys):
+    model = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick(topology_interval=5, verbose=1))
+    model.learn(150)
+    printed = capsys.readouterr().out.count("critic topology, update")
+    assert printed == model.topology_counters["critic"]["evolutions"] > 2
+    model.verbose = 0
+    model.learn(100, reset_num_timesteps=False)
+    assert model.topology_counters["critic"]["evolutions"] > printed
+    assert "topology, update" not in capsys.readouterr().out
 
 
 def test_a_second_buffer_callback_changes_nothing():

@@ -11,8 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_rlx2 import RLx2SAC, RLx2TD3, TrainingCheckpointCallback
 from sb3_rlx2.resume import resume
-from sb3_rlx2.sparse import SET
-from sb3_rlx2.sparse.schedules import Schedule
+from sb3_rlx2.sparse import SET, Budget, Schedule, TopologyRule
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -85,6 +84,19 @@ def test_updates_of_offline_phases_are_foreseen_for_the_critics_alone():
         model.learn(90)
     assert model.topology_counters["critic"]["evolutions"] > 1
     assert (model.topology_counters["actor"]["evolutions"], model.replay_buffer.n_steps_in_use) == (0, 3)
+
+
+def test_a_budget_that_moves_needs_layers_that_are_sparse():
+    class Falling(Budget):
+        def connections(self, layers, progress):
+            return {name: max(1, layer.nnz - 1) for name, layer in layers.items()}
+
+    class Pruning(TopologyRule):
+        budget = Falling()
+
+    kwargs = quick(topology=Pruning(), topology_interval=10, actor_sparsity=0.0, critic_sparsity=0.5, n_steps_delay=0)
+    with pytest.warns(UserWarning, match=r"the actor keeps all .* is sparse \(actor_sparsity=0.0\)$"):
+        RLx2TD3("MlpPolicy", "Pendulum-v1", **kwargs).learn(200)
 
 
 def settings_at_random(seed):

@@ -57,6 +57,20 @@ def test_flops_and_size_beside_the_papers_table(algorithm, env, actor, critic, s
     assert connections / sum(net.total("dense_connections") for net in counted) == pytest.approx(size, abs=1e-3)
 
 
+def test_flops_of_an_actor_that_is_at_rest_in_offline_phases():
+    def flops(**phases):
+        return (
+            RLx2SAC("MlpPolicy", "Pendulum-v1", **quick(actor_sparsity=0.5, critic_sparsity=0.0, **phases))
+            .report()
+            .flops
+        )
+
+    plain, offline = flops(), flops(offline_interval=10, offline_updates=30)  # 40 updates, 10 of them the actor's
+    assert offline.update.actor == plain.update.actor / 4
+    assert offline.update.evolution == plain.update.evolution / 4  # the critics' is 0
+    assert offline.update[:2] == plain.update[:2]
+
+
 def test_flops_of_an_update_by_hand():
     actor, q = 2 * (3 * 32 + 32 * 32 + 32), 2 * (4 * 32 + 32 * 32 + 32)
     dense = {"topology": "dense", "n_steps": 1, "dynamic_buffer": False}

@@ -99,6 +99,24 @@ def test_dense_gradient_is_summed_within_one_loss_and_starts_anew_after_zero_gra
     assert layer.dense_grad is None
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_dense_gradients_are_summed_where_those_of_the_connections_are_0(set_to_none):
+    layer = SparseLinear(3, 1, 1, connections=th.tensor([[True, False, False]]))
+    optimizer = th.optim.SGD(layer.parameters(), lr=0.0)
+    layer.request_dense_grad()
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=set_to_none)
+        layer(th.tensor([[0.0, 5.0, 0.0]])).sum().backward()
+        layer(th.tensor([[0.0, 0.0, 2.0]])).sum().backward()
+        layer(th.tensor([[1.0, 0.0, 1.0]])).sum().backward()
+        assert layer.dense_grad.tolist() == [[1.0, 5.0, 3.0]]
+    optimizer.zero_grad(set_to_none=set_to_none)
+    layer(th.tensor([[0.0, 5.0, 0.0]])).sum().backward()
+    optimizer.zero_grad(set_to_none=set_to_none)  # of zeros
+    layer(th.tensor([[0.0, 0.0, 2.0]])).sum().backward()
+    assert layer.dense_grad.tolist() == [[0.0, 0.0, 2.0]]
+
+
 @given(layers())
 def test_to_dense_and_back(layer):
     x = th.randn(3, layer.in_features)

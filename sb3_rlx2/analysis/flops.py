@@ -20,6 +20,7 @@ class UpdateRecipe(NamedTuple):
     :param evolution_intervals: ΔT in updates of that network, for networks of which a dense gradient is taken
     :param shares_extractor: whether the critics read the actor's features extractor, which their loss does not train;
         default False
+    :param actor_share: share of the updates in which the actor is not at rest, as it is in offline phases, default 1
     """
 
     description: UpdateDescription
@@ -27,6 +28,7 @@ class UpdateRecipe(NamedTuple):
     target_actions: int
     evolution_intervals: Mapping[str, float]
     shares_extractor: bool = False
+    actor_share: float = 1.0
 
 
 class UpdateFlops(NamedTuple):
@@ -68,8 +70,10 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
     extractor = forward.get("critic.features_extractor", 0.0)
     learner = next(phase for phase in recipe.description.phases if phase.network != "actor")
     phases = {phase.network: phase for phase in recipe.description.phases}
+    shares = {"actor": recipe.actor_share}
     evolution = sum(
-        phases[name].loss_passes
+        shares.get(name, 1.0)
+        * phases[name].loss_passes
         * (of_network(dense, name) - of_network(forward, name))
         / (interval * phases[name].period)
         for name, interval in recipe.evolution_intervals.items()
@@ -81,7 +85,8 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
         ),
         critic=learner.loss_passes
         * (3 * of_network(forward, learner.network) - (2 * extractor if recipe.shares_extractor else 0.0)),
-        actor=sum(_actor_loss(forward, phase) for phase in recipe.description.phases if phase.network == "actor"),
+        actor=recipe.actor_share
+        * sum(_actor_loss(forward, phase) for phase in recipe.description.phases if phase.network == "actor"),
         evolution=evolution,
     )
     return UpdateFlops(*(recipe.batch_size * flops for flops in per_sample))

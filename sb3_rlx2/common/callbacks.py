@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +28,7 @@ from sb3_rlx2.common.topology import (
 )
 from sb3_rlx2.common.topology_rules import Topology, is_sparse
 from sb3_rlx2.engine.networks import optimizer_of
-from sb3_rlx2.sparse import TopologyEvolver
+from sb3_rlx2.sparse import Evolution, TopologyEvolver
 
 
 class TopologyEvolutionCallback(BaseCallback):
@@ -63,7 +64,6 @@ class TopologyEvolutionCallback(BaseCallback):
         self.settings = TopologySettings(topology, topology_interval, topology_end, drop_fraction)
         self.settings.check()
         self._counted: dict[str, tuple[int | None, float]] = {}  # of each network: its last evolution, and its density
-        self._printed: dict[str, int | None] = {}
 
     def _init_callback(self) -> None:
         model = _off_policy(self.model, self)
@@ -82,9 +82,10 @@ class TopologyEvolutionCallback(BaseCallback):
             self.settings = own_settings
         evolvers = evolve_topology(model, self.settings)
         self._counted = {}
-        self._printed = {name: _last_update(evolver) for name, evolver in evolvers.items()}
-        for evolver in evolvers.values():
+        for name, evolver in evolvers.items():
             evolver.warn_of_layers_that_stay()
+            if self.verbose >= 1:
+                evolver.on_evolution = _Printing(name, evolver.on_evolution)
 
     def _on_step(self) -> bool:
         if any(self.locals["dones"]):  # the only time at which SB3 writes its log
@@ -107,24 +108,36 @@ class TopologyEvolutionCallback(BaseCallback):
         for evolver in attached_evolvers(self.model).values():
             if evolver.clock is not None:
                 evolver.prepare()  # environment steps were made
-        if self.verbose >= 1:
-            self._print_evolutions()
-
-    def _print_evolutions(self) -> None:
-        for name, evolver in attached_evolvers(self.model).items():
-            evolution = evolver.last_evolution
-            if evolution is not None and evolution.update != self._printed.get(name):
-                print(
-                    f"{name} topology, update {evolution.update}: {evolution.dropped} connections dropped, "
-                    f"{evolution.grown} grown (drop fraction {evolution.drop_fraction:.3f})"
-                )
-                self._printed[name] = evolution.update
 
     def _on_training_end(self) -> None:
         self._record()
+        for evolver in attached_evolvers(self.model).values():
+            if isinstance(evolver.on_evolution, _Printing):
+                evolver.on_evolution = evolver.on_evolution.then
         # RLx2's own algorithms bring evolution along; with stock ones it ends with this callback's learn()
         if not hasattr(self.model, "_topology_settings"):
             detach_topology(self.model)
+
+
+class _Printing:
+    """Prints a line for each evolution of a network.
+
+    :param name: of the network
+    :param before: what was called after each evolution so far
+    """
+
+    def __init__(self, name: str, before: Callable[[Evolution], None] | None) -> None:
+        self.name = name
+        self.then: Callable[[Evolution], None] | None
+        self.then = before.then if isinstance(before, _Printing) else before  # a learn() that was interrupted left one
+
+    def __call__(self, evolution: Evolution) -> None:
+        print(
+            f"{self.name} topology, update {evolution.update}: {evolution.dropped} connections dropped, "
+            f"{evolution.grown} grown (drop fraction {evolution.drop_fraction:.3f})"
+        )
+        if self.then is not None:
+            self.then(evolution)
 
 
 class DynamicBufferCallback(BaseCallback):

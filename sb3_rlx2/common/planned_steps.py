@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from typing import cast
+from collections.abc import Mapping
+from typing import ClassVar, cast
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
@@ -14,12 +15,13 @@ from sb3_rlx2.common.clocks import TIMESTEPS, UPDATES, Interval, read_clock
 from sb3_rlx2.common.topology import attached_evolvers
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.sparse import TopologyEvolver
-from sb3_rlx2.sparse.schedules import Schedule
+from sb3_rlx2.sparse.schedules import Schedule, budget_moves
 
 
 class PlannedSteps(OffPolicyAlgorithm):
     """Converts the clocks of RLx2 to environment steps, and warns of what comes too late."""
 
+    network_sparsities: ClassVar[Mapping[str, str]]
     topology_interval: Interval
     topology_end: Interval | None
     n_steps: int
@@ -65,6 +67,9 @@ class PlannedSteps(OffPolicyAlgorithm):
         missing, anneals = [], False
         for name, evolver in attached_evolvers(self).items():
             # In offline phases the updates that a delayed actor takes part in are others
+            if not evolver.layers and evolver.rule.evolves and budget_moves(evolver.rule.budget):
+                settings = f"{self.network_sparsities[name]}={getattr(self, self.network_sparsities[name])}"
+                missing.append(f"the {name} keeps all of its connections: none of its layers is sparse ({settings})")
             is_unknown = name == "actor" and self.offline_interval is not None and self._period(name) > 1
             if not (evolver.layers and evolver.rule.evolves) or is_unknown:
                 continue

@@ -19,6 +19,7 @@ class DenseGradient:
         self.values = values
         self.total: th.Tensor | None = None
         self._pass_is_over = True
+        self._summed: tuple[th.Tensor | None, int] = (None, 0)  # the gradient after the last pass, and its version
         # Fires once per backward pass, after all uses of the layer in that pass
         self._handle = values.register_post_accumulate_grad_hook(self._end_pass)
 
@@ -34,10 +35,18 @@ class DenseGradient:
         self._handle.remove()
 
     def _collect(self, grad: th.Tensor) -> None:
-        if self._pass_is_over and (self.values.grad is None or not self.values.grad.any()):
+        if self._pass_is_over and self._is_cleared:
             self.total = None
         self._pass_is_over = False
         self.total = grad.detach().clone() if self.total is None else self.total + grad.detach()
 
+    @property
+    def _is_cleared(self) -> bool:
+        """Whether ``values.grad`` was cleared since the last pass, and is not zero because the pass made it so."""
+        grad, (summed, version) = self.values.grad, self._summed
+        return grad is None or (not grad.any() and (grad is not summed or grad._version != version))
+
     def _end_pass(self, _: th.Tensor) -> None:
         self._pass_is_over = True
+        grad = self.values.grad
+        self._summed = grad, 0 if grad is None else grad._version
