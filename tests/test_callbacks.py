@@ -122,10 +122,17 @@ def test_an_algorithm_that_is_told_to_prints_a_line_per_evolution_and_one_that_i
     model.learn(150)
     printed = capsys.readouterr().out.count("critic topology, update")
     assert printed == model.topology_counters["critic"]["evolutions"] > 2
-    model.verbose = 0
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(50, callback=_interrupted, reset_num_timesteps=False)
+    capsys.readouterr()
+    model.verbose, printed = 0, model.topology_counters["critic"]["evolutions"]
     model.learn(100, reset_num_timesteps=False)
     assert model.topology_counters["critic"]["evolutions"] > printed
     assert "topology, update" not in capsys.readouterr().out
+
+
+def _interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def test_a_second_buffer_callback_changes_nothing():

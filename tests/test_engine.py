@@ -228,10 +228,8 @@ END_WITH = [
 @pytest.mark.parametrize(("of", "activation"), END_WITH)
 def test_same_run_for_networks_that_end_with_an_activation(of, activation):
     algorithm, name = of
-    policy_kwargs = {
-        "net_arch": [32, 32],
-        "optimizer_kwargs": {"eps": 1e-3},
-    }  # so that steps tell the size of gradients
+    # With a large epsilon Adam's steps tell the size of gradients
+    policy_kwargs = {"net_arch": [32, 32], "optimizer_kwargs": {"eps": 1e-3}}
     assert_same_run(algorithm, change=ending_with(activation, name), policy_kwargs=policy_kwargs)
 
 

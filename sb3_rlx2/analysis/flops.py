@@ -70,9 +70,8 @@ def update_flops(forward: Forward, dense: Forward, recipe: UpdateRecipe) -> Upda
     extractor = forward.get("critic.features_extractor", 0.0)
     learner = next(phase for phase in recipe.description.phases if phase.network != "actor")
     phases = {phase.network: phase for phase in recipe.description.phases}
-    shares = {"actor": recipe.actor_share}
     evolution = sum(
-        shares.get(name, 1.0)
+        (recipe.actor_share if name == "actor" else 1.0)
         * phases[name].loss_passes
         * (of_network(dense, name) - of_network(forward, name))
         / (interval * phases[name].period)

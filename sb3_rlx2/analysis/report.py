@@ -273,19 +273,8 @@ def update_recipe(model: OffPolicyAlgorithm) -> UpdateRecipe:
     has_bonus = getattr(model, "_state_bonus", lambda: None)() is not None
     target_actions = getattr(model, "n_steps", 1) if has_bonus else 1
     shares_extractor = getattr(model.policy, "share_features_extractor", False)
-    online, all_of_them = (
-        (model._updates_per_rollout("actor"), model._updates_per_rollout())
-        if isinstance(model, RLx2OffPolicyAlgorithm)
-        else (None, None)
-    )
-    return UpdateRecipe(
-        _description(model),
-        model.batch_size,
-        target_actions,
-        intervals,
-        shares_extractor,
-        online / all_of_them if online and all_of_them else 1.0,
-    )
+    actor_share = model._share_of_updates("actor") if isinstance(model, RLx2OffPolicyAlgorithm) else 1.0
+    return UpdateRecipe(_description(model), model.batch_size, target_actions, intervals, shares_extractor, actor_share)
 
 
 def _description(model: OffPolicyAlgorithm) -> UpdateDescription:

@@ -84,8 +84,8 @@ class TopologyEvolutionCallback(BaseCallback):
         self._counted = {}
         for name, evolver in evolvers.items():
             evolver.warn_of_layers_that_stay()
-            if self.verbose >= 1:
-                evolver.on_evolution = _Printing(name, evolver.on_evolution)
+            then = _without_printing(evolver)  # a learn() that was interrupted may have left it
+            evolver.on_evolution = _Printing(name, then) if self.verbose >= 1 else then
 
     def _on_step(self) -> bool:
         if any(self.locals["dones"]):  # the only time at which SB3 writes its log
@@ -112,8 +112,7 @@ class TopologyEvolutionCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self._record()
         for evolver in attached_evolvers(self.model).values():
-            if isinstance(evolver.on_evolution, _Printing):
-                evolver.on_evolution = evolver.on_evolution.then
+            evolver.on_evolution = _without_printing(evolver)
         # RLx2's own algorithms bring evolution along; with stock ones it ends with this callback's learn()
         if not hasattr(self.model, "_topology_settings"):
             detach_topology(self.model)
@@ -123,13 +122,11 @@ class _Printing:
     """Prints a line for each evolution of a network.
 
     :param name: of the network
-    :param before: what was called after each evolution so far
+    :param then: what is called then, too; None: nothing
     """
 
-    def __init__(self, name: str, before: Callable[[Evolution], None] | None) -> None:
-        self.name = name
-        self.then: Callable[[Evolution], None] | None
-        self.then = before.then if isinstance(before, _Printing) else before  # a learn() that was interrupted left one
+    def __init__(self, name: str, then: Callable[[Evolution], None] | None) -> None:
+        self.name, self.then = name, then
 
     def __call__(self, evolution: Evolution) -> None:
         print(
@@ -138,6 +135,10 @@ class _Printing:
         )
         if self.then is not None:
             self.then(evolution)
+
+
+def _without_printing(evolver: TopologyEvolver) -> Callable[[Evolution], None] | None:
+    return evolver.on_evolution.then if isinstance(evolver.on_evolution, _Printing) else evolver.on_evolution
 
 
 class DynamicBufferCallback(BaseCallback):

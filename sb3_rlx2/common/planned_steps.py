@@ -66,10 +66,10 @@ class PlannedSteps(OffPolicyAlgorithm):
             return []
         missing, anneals = [], False
         for name, evolver in attached_evolvers(self).items():
-            # In offline phases the updates that a delayed actor takes part in are others
             if not evolver.layers and evolver.rule.evolves and budget_moves(evolver.rule.budget):
                 settings = f"{self.network_sparsities[name]}={getattr(self, self.network_sparsities[name])}"
                 missing.append(f"the {name} keeps all of its connections: none of its layers is sparse ({settings})")
+            # In offline phases the updates that a delayed actor takes part in are others
             is_unknown = name == "actor" and self.offline_interval is not None and self._period(name) > 1
             if not (evolver.layers and evolver.rule.evolves) or is_unknown:
                 continue
@@ -117,6 +117,11 @@ class PlannedSteps(OffPolicyAlgorithm):
             return interval
         updates = (self._updates_per_rollout(name) or 1.0) / self._steps_per_rollout()
         return max(1.0, interval * updates / self._period(name))
+
+    def _share_of_updates(self, network: str) -> float:
+        """Share of the gradient updates in which a network is not at rest, as the actor is in offline phases."""
+        every = self._updates_per_rollout()
+        return (self._updates_per_rollout(network) or 0.0) / every if every else 1.0
 
     def _period(self, network: str) -> int:
         """Every how many gradient updates a network is updated."""

@@ -140,7 +140,8 @@ class _Writer:
         for other in function.needs:
             if other not in self.definitions:
                 self.use(other)
-        assert self.definitions.setdefault(name, function) == function, f"two functions are called {name}"
+        known = self.definitions.setdefault(name, function)
+        assert known == function, f"two functions are called {name}"
 
     def made(self, number_: int, buffer: int) -> None:
         """A value is there, as floats; layers may want levels of it."""

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_rlx2.errors import ModelFileError
 from sb3_rlx2.files import read_state
-from sb3_rlx2.resume.plain_data import attributes_of, set_attributes
+from sb3_rlx2.resume.plain_data import (
+    KNOWN_PACKAGES,
+    attributes_of,
+    named_with_class,
+    other_attributes,
+    set_attributes,
+)
 
 Array = npt.NDArray[Any]
 
@@ -23,15 +33,16 @@ MERGED_BYTES = 2**22
 LARGEST_BYTES = 2**25
 """More rows than this go to several files, so that what is forgotten goes bit by bit."""
 
-ROWS = (
-    *("observations", "next_observations", "actions", "rewards", "dones", "timeouts"),
-    "noise_free_actions",
-)
+ROWS = ("observations", "next_observations", "actions", "noise_free_actions", "rewards", "dones", "timeouts")
 """Arrays with a row for each transition, which does not change any more: those of SB3's buffers and ours. A buffer of
 one's own may change older rows of what else it has, which is therefore kept whole, as its other attributes are."""
 
 REWRITTEN = ("ep_start", "ep_length")
 """Arrays of a ``HerReplayBuffer`` of which older rows change too."""
+
+
+OF_EVERY_BUFFER = (gym.Space, th.device, VecEnv, Enum)
+"""What replay buffers are told when they are made."""
 
 
 class Segment(NamedTuple):
@@ -141,6 +152,21 @@ class BufferSegments:
         return total
 
 
+def unsaved_attributes(buffer: object) -> list[str]:
+    """Attributes of a replay buffer of one's own that may hold a state, and of which nothing is kept.
+
+    :param buffer: the replay buffer
+    :return: such as ``"Prioritized.tree (a SumTree)"``
+    """
+    if type(buffer).__module__.startswith(KNOWN_PACKAGES):
+        return []
+    return [
+        named_with_class(buffer, name)
+        for name in other_attributes(buffer)
+        if not isinstance(vars(buffer)[name], OF_EVERY_BUFFER)
+    ]
+
+
 def restore_buffer(buffer: ReplayBuffer, state: dict[str, Any], folder: Path) -> None:
     """Fill a replay buffer with what it held. Its arrays stay the same objects.
 
@@ -198,7 +224,8 @@ def row_arrays(buffer: ReplayBuffer) -> list[tuple[tuple[str, ...], Array]]:
 def _row_arrays(buffer: ReplayBuffer) -> Iterator[tuple[tuple[str, ...], Array]]:
     for name, held in vars(buffer).items():
         for key, array in held.items() if isinstance(held, dict) else [("", held)]:
-            if name in ROWS and isinstance(array, np.ndarray) and len(array) == buffer.buffer_size:
+            has_rows = isinstance(array, np.ndarray) and array.ndim > 1 and len(array) == buffer.buffer_size
+            if has_rows and name in ROWS and not array.dtype.hasobject:
                 yield (name, key), array
 
 

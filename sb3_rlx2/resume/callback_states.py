@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -23,18 +21,18 @@ from sb3_rlx2.resume.environments import (
     set_vectorized_state,
     vectorized_state,
 )
-from sb3_rlx2.resume.plain_data import attributes_of, other_attributes, set_attributes
+from sb3_rlx2.resume.plain_data import (
+    KNOWN_PACKAGES,
+    attributes_of,
+    named_with_class,
+    other_attributes,
+    set_attributes,
+)
 
 STRUCTURE = ("model", "parent", "locals", "globals")
 
 PATHS = ("save_path", "log_path", "best_model_save_path")
 """Attributes of SB3's and the zoo's callbacks that say where they write, as a new one is told when it is made."""
-
-KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "rl_zoo3.", "sb3_rlx2.")
-"""Where callbacks are whose state is in their plain attributes, or that have ``get_state``."""
-
-OF_EVERY_BUFFER = (gym.Space, th.device, VecEnv, Enum)
-"""What replay buffers are told when they are made."""
 
 WITHOUT_STATE = (CallbackList, ProgressBarCallback)
 """Callbacks that do the same whatever they did before."""
@@ -106,21 +104,6 @@ def refuse_callbacks_with_threads(root: BaseCallback) -> None:
         )
 
 
-def unsaved_attributes(buffer: object) -> list[str]:
-    """Attributes of a replay buffer of one's own that may hold a state, and of which nothing is kept.
-
-    :param buffer: the replay buffer
-    :return: such as ``"Prioritized.tree (a SumTree)"``
-    """
-    if type(buffer).__module__.startswith(KNOWN_PACKAGES):
-        return []
-    return [
-        f"{type(buffer).__name__}.{name} (a {type(vars(buffer)[name]).__name__})"
-        for name in other_attributes(buffer)
-        if not isinstance(vars(buffer)[name], OF_EVERY_BUFFER)
-    ]
-
-
 def unknown_attributes(root: BaseCallback, model: BaseAlgorithm) -> list[str]:
     """Attributes of callbacks of one's own that may hold a state, and of which nothing is kept.
 
@@ -129,7 +112,7 @@ def unknown_attributes(root: BaseCallback, model: BaseAlgorithm) -> list[str]:
     :return: such as ``"Counting.counter (a Counter)"``
     """
     return [
-        f"{type(callback).__name__}.{name} (a {type(vars(callback)[name]).__name__})"
+        named_with_class(callback, name)
         for callback in _flat(root)
         if not (type(callback).__module__.startswith(KNOWN_PACKAGES) or hasattr(callback, "get_state"))
         for name in other_attributes(callback, STRUCTURE)

@@ -23,8 +23,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_rlx2.common.saving.algorithm import SavedAlgorithm
 from sb3_rlx2.files import replacing
-from sb3_rlx2.resume.buffer_segments import BufferSegments
-from sb3_rlx2.resume.callback_states import refuse_callbacks_with_threads, unknown_attributes, unsaved_attributes
+from sb3_rlx2.resume.buffer_segments import BufferSegments, unsaved_attributes
+from sb3_rlx2.resume.callback_states import refuse_callbacks_with_threads, unknown_attributes
 from sb3_rlx2.resume.checkpoint_folder import CheckpointFolder
 from sb3_rlx2.resume.environments import vectorized_problem
 from sb3_rlx2.resume.recipes import recipe_of_callbacks, recipe_of_environments, register_callback

@@ -20,6 +20,9 @@ KIND = "__kind__"
 
 SCALARS = (bool, int, float, str, bytes)
 
+KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "rl_zoo3.", "sb3_rlx2.")
+"""Where callbacks and replay buffers are whose state is in their plain attributes, or that have ``get_state``."""
+
 OBJECTS = (ActionNoise, StackedObservations)
 """Classes whose objects are what their attributes are; besides, all that are called RunningMeanStd."""
 
@@ -56,6 +59,15 @@ def other_attributes(owner: object, without: Collection[str] = ()) -> list[str]:
         for name, value in vars(owner).items()
         if name not in without and not callable(value) and _kept(value) is NOTHING
     ]
+
+
+def named_with_class(owner: object, name: str) -> str:
+    """What a warning calls an attribute: ``"Counting.counter (a Counter)"``.
+
+    :param owner: the object
+    :param name: of the attribute
+    """
+    return f"{type(owner).__name__}.{name} (a {type(vars(owner)[name]).__name__})"
 
 
 def set_attributes(owner: object, tree: Mapping[str, Any]) -> None:

@@ -126,9 +126,10 @@ def _neighbors(folders: Sequence[RunFolder]) -> list[RunFolder]:
 
 def _others_may_make(waiting: Sequence[RunFolder], own: Sequence[RunFolder]) -> bool:
     """Whether another command may be about to make what a run needs: it is prepared, and has not failed."""
-    needed = {missing.path: missing for folder in waiting for missing in folder.missing}
-    others = [folder for path, folder in needed.items() if path not in {folder.path for folder in own}]
-    return any((folder.path / "run.json").is_file() and not folder.error for folder in others)
+    others = {needed.path: needed for folder in waiting for needed in folder.missing}
+    for folder in own:
+        others.pop(folder.path, None)
+    return any((folder.path / "run.json").is_file() and not folder.error for folder in others.values())
 
 
 def _outcome(future: Future[int]) -> tuple[int | None, str]:
