@@ -43,6 +43,17 @@ class Residual(nn.Module):
         return x + self.block(x)
 
 
+class Projected(nn.Module):
+    """``skip(x) + body(x)``."""
+
+    def __init__(self, body, skip):
+        super().__init__()
+        self.body, self.skip = body, skip
+
+    def forward(self, x):
+        return self.skip(x) + self.body(x)
+
+
 class Doubled(nn.Module):
     """``2 block(x)``, which no operation computes, with a translation of its own."""
 
@@ -185,6 +196,57 @@ def test_an_activation_joins_the_linear_layer_before_it_only_where_nobody_else_r
     check(program, lambda x: th.cat([last(layer(x).relu()), layer(x)], dim=1), 8)
     silu = program_of(nn.Sequential(layer, nn.SiLU(), last), 8)
     assert [step.operation.kind for step in fused(silu)] == ["linear", "activation", "linear"]
+
+
+def test_the_sum_of_a_residual_block_joins_the_sparse_layer_before_it():
+    first, second, norm, last = sparse(8, 16), sparse(16, 16, 1), nn.LayerNorm(16), sparse(16, 3, 2)
+    third = sparse(16, 16, 4)
+    chained, flat = Residual(nn.Sequential(norm, second)), Residual(third)  # the last step reads a sum twice
+    module = nn.Sequential(first, nn.ReLU(), chained, flat, last)
+    assert [step.operation.module for step in fused(program_of(module, 8))] == [first, norm, second, third, last]
+    check(program_of(module, 8), module, 8, start=5)
+    at_the_end = nn.Sequential(first, nn.Tanh(), chained)
+    assert [step.operation.kind for step in fused(program_of(at_the_end, 8))] == ["linear", "layer_norm", "linear"]
+    check(program_of(at_the_end, 8), at_the_end, 8)
+    projected = Projected(first, sparse(8, 16, 3))
+    assert [step.operation.kind for step in fused(program_of(projected, 8))] == ["linear", "linear"]
+    check(program_of(projected, 8), projected, 8)
+
+
+def test_a_sum_stays_alone_where_nothing_sparse_is_before_it_or_others_read_the_layer():
+    first, second, dense = sparse(8, 16), sparse(16, 16, 1), nn.Linear(16, 16)
+    after_dense = nn.Sequential(first, Residual(dense))
+    assert [step.operation.kind for step in fused(program_of(after_dense, 8))] == ["linear", "linear", "sum"]
+    of_input = Residual(sparse(8, 8))
+    assert [step.operation.kind for step in fused(program_of(of_input, 8))] == ["linear", "sum"]
+    program = program_of(nn.Sequential(first, Residual(second)), 8)
+    program.outputs = (*program.outputs, program.operations[1].output)
+    assert [step.operation.kind for step in fused(program)] == ["linear", "linear", "sum"]
+    check(program, lambda x: th.cat([first(x) + second(first(x)), second(first(x))], dim=1), 8)
+    doubled = program_of(Doubled(first), 8)
+    assert [step.operation.kind for step in fused(doubled)] == ["linear", "sum"]
+
+
+def test_activations_that_have_been_read_make_room_where_there_is_no_backward_pass():
+    module = nn.Sequential(
+        sparse(9, 40), nn.SiLU(), *(Residual(nn.Sequential(nn.LayerNorm(40), sparse(40, 40, i))) for i in range(4))
+    )
+    program = program_of(module, 9)
+    program.outputs = (program.apply(sparse(40, 3), program.outputs[0]), program.operations[1].output)
+    forward_only, whole = NetworkBlocks(program, has_backward=False), NetworkBlocks(program)
+    sizes = [int(blocks.network[0]["activation_bytes"]) for blocks in (forward_only, whole)]
+    # Both outputs, what a block reads, normalizes and makes
+    assert sizes[0] == (3 + 40 + 40 + 40 + 40) * ROW_BYTES < sizes[1] / 2
+    x = np.ascontiguousarray(th.randn(TILE, 9, generator=th.Generator().manual_seed(1)).numpy().T)
+    found = []
+    for blocks, size in zip((forward_only, whole), sizes, strict=True):
+        blocks.refresh()
+        memory = aligned(size)
+        memory.view(np.float32)[:] = np.nan
+        y = run_forward(blocks.address, x.ctypes.data, memory.ctypes.data) - memory.ctypes.data
+        found.append(memory[y : y + 43 * ROW_BYTES].copy())
+    np.testing.assert_array_equal(*found)
+    assert not np.isnan(found[0].view(np.float32)).any()
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU])

@@ -83,6 +83,12 @@ def _normalize_observation(x: int, y: int, count: int, mean: int, variance: int,
 
 
 @compiled
+def _add(x: int, other: int, y: int, count: int) -> None:
+    for i in range(count):
+        store_float(y, i, load_float(x, i) + load_float(other, i))
+
+
+@compiled
 def _outputs(network_address: int, count: int, numbers: Array) -> None:
     """Outputs of a network for some observations.
 
@@ -104,6 +110,8 @@ def _outputs(network_address: int, count: int, numbers: Array) -> None:
             y = memory + op.output // TILE
             if op.kind == LINEAR:
                 product_of_one(op.n_out, op.rows, op.columns, op.weights, op.bias, h, y)
+                if op.adds_residual:
+                    _add(y, memory + op.second_source // TILE, y, op.n_out)
             elif op.kind == DENSE:
                 dense_product_of_one(op.n_in, op.n_out, op.weights, op.bias, h, y)
             elif op.kind == ACTIVATION:
@@ -111,9 +119,7 @@ def _outputs(network_address: int, count: int, numbers: Array) -> None:
             elif op.kind == LAYER_NORM:
                 _normalize(h, y, op.n_out, op.weights, op.bias, op.epsilon)
             elif op.kind == SUM:
-                other = inputs if op.second_source < 0 else memory + op.second_source // TILE
-                for j in range(op.n_out):
-                    store_float(y, j, load_float(h, j) + load_float(other, j))
+                _add(h, inputs if op.second_source < 0 else memory + op.second_source // TILE, y, op.n_out)
             elif op.kind == OBSERVATION_NORM:
                 _normalize_observation(h, y, op.n_normalized, op.weights, op.bias, op.epsilon, op.clip)
             if op.kind <= DENSE and op.activation != NONE:
@@ -135,7 +141,7 @@ class FastActor:
         network = policy._modules[name]
         self.is_greedy = name != "actor"
         self.is_gaussian = hasattr(network, "log_std")
-        self._blocks = NetworkBlocks(acting_program(policy))
+        self._blocks = NetworkBlocks(acting_program(policy), has_backward=False)
         self.n_obs, self._n_out = int(self._blocks.network[0]["n_in"]), int(self._blocks.network[0]["n_out"])
         self.n_act = self._n_out // 2 if self.is_gaussian else self._n_out
         if self.is_greedy:

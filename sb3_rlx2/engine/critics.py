@@ -5,11 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from sb3_rlx2.engine.operations import backward, forward, network_at
+from sb3_rlx2.engine.records import NETWORK
 from sb3_rlx2.kernels.compiled import compiled
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE
 from sb3_rlx2.kernels.vectors import load_float, store_float
 
 Block = Any
+
+_NETWORK_BYTES = NETWORK.size
+
+
+@compiled
+def critic_at(task: Block, number: int) -> Block:
+    """The part of the critic that makes one of its outputs.
+
+    A part that goes forward and back before the next one finds its activations in the cache.
+
+    :param task: the task's block
+    :param number: of the output
+    """
+    return network_at(task.first_critic + number * _NETWORK_BYTES)
 
 
 @compiled
@@ -43,17 +58,16 @@ def squared_errors(task: Block, x: int, count: int, targets: int, weight: float,
     :param gradients: a shard's gradients
     :return: sum of the weighted squared errors over critics and samples
     """
-    critic = network_at(task.critic)
     outputs, room = memory + task.critic_activations, memory + task.value_gradients
-    q, g = forward(critic, x, outputs), room + critic.output_gradient
     loss = 0.0
     for k in range(task.n_critics):
+        critic = critic_at(task, k)
+        q, g = forward(critic, x, outputs), room + critic.output_gradient
         for lane in range(TILE):
-            j = k * TILE + lane
-            error = load_float(q, j) - load_float(targets, lane) if lane < count else 0.0
+            error = load_float(q, lane) - load_float(targets, lane) if lane < count else 0.0
             loss += weight * error * error
-            store_float(g, j, 2.0 * weight / task.batch * error)
-    backward(critic, x, outputs, room, gradients, 0, 0, 0, False)
+            store_float(g, lane, 2.0 * weight / task.batch * error)
+        backward(critic, x, outputs, room, gradients, 0, 0, 0, False)
     return loss
 
 

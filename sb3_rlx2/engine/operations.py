@@ -14,7 +14,15 @@ from sb3_rlx2.kernels.compiled import compiled
 from sb3_rlx2.kernels.dense import dense_input_gradient, dense_product, dense_weight_gradient
 from sb3_rlx2.kernels.layer_norm import layer_norm, layer_norm_input_gradient, layer_norm_weight_gradient
 from sb3_rlx2.kernels.observation_norm import observation_norm, observation_norm_input_gradient
-from sb3_rlx2.kernels.products import ROW_BYTES, TILE, input_gradient, product, reorder, weight_gradient
+from sb3_rlx2.kernels.products import (
+    ROW_BYTES,
+    TILE,
+    input_gradient,
+    product,
+    reorder,
+    residual_product,
+    weight_gradient,
+)
 from sb3_rlx2.kernels.vectors import FLOAT_BYTES, add_floats, sum_floats
 
 Block = Any
@@ -38,7 +46,10 @@ def forward(network: Block, x: int, memory: int) -> int:
         op = operation_at(network.operations + i * _BYTES)
         h = x if op.source < 0 else memory + op.source
         y = memory + op.output
-        if op.kind == LINEAR:
+        if op.kind == LINEAR and op.adds_residual:
+            residual = memory + op.second_source
+            residual_product(op.n_out, op.rows, op.columns, op.weights, op.bias, h, residual, y)
+        elif op.kind == LINEAR:
             product(op.n_out, op.rows, op.columns, op.weights, op.bias, h, y, op.activation == RELU)
             if op.activation != NONE and op.activation != RELU:
                 activate(op.activation, op.activation_parameter, y, y, op.n_out * TILE)
@@ -128,12 +139,13 @@ def backward(
             _input_gradients(op, h, g, memory, room + op.source_gradient, 0, op.n_in, op.adds != 0)
         elif dx != 0:
             _input_gradients(op, h, g, memory, dx, start, stop, add or op.adds != 0)
-        if op.kind == SUM:
+        if op.kind == SUM or op.adds_residual:
             if op.second_source >= 0:
                 other = room + op.second_source_gradient
-                add_floats(g, other, op.n_in * TILE, op.second_adds != 0)
+                if other != g:
+                    add_floats(g, other, op.n_out * TILE, op.second_adds != 0)
                 h = memory + op.second_source
-                times_slope(op.second_activation, op.second_parameter, h, other, op.n_in * TILE)
+                times_slope(op.second_activation, op.second_parameter, h, other, op.n_out * TILE)
             elif dx != 0:
                 add_floats(g + start * ROW_BYTES, dx, (stop - start) * TILE, add or op.second_adds != 0)
 

@@ -63,42 +63,63 @@ def activation_code(module: nn.Module | None) -> tuple[int, float]:
 
 
 class Step(NamedTuple):
-    """An operation as compiled code makes it: a linear layer and its activation may be one.
+    """An operation as compiled code makes it: a linear layer and the activation or the sum behind it may be one.
 
     :param operation: the operation
     :param output: number of the value that it makes
     :param activation: the activation inside of it, or None
+    :param residual: number of the value that a linear layer's output is added to, or None
     """
 
     operation: Operation
     output: int
     activation: nn.Module | None
+    residual: int | None = None
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Numbers of the values that it reads."""
+        return self.operation.inputs if self.residual is None else (*self.operation.inputs, self.residual)
 
 
 def fused(program: Program) -> list[Step]:
     """The steps of a program: an activation whose derivative its output tells joins the linear layer before it.
 
     The derivative is applied by who reads the value, so an activation that makes an output of the network stays alone.
+    The sum at the end of a residual block joins the sparse layer before it.
     """
     steps: list[Step] = []
     for operation in program.operations:
-        last = steps[-1] if steps else None
-        if (
-            operation.kind == "activation"
-            and last is not None
-            and last.operation.kind == "linear"
-            and last.activation is None
-            and operation.inputs == (last.output,)
-            and program.readers(last.output) == 1
-            and operation.output not in program.outputs
-            and activation_code(operation.module)[0] <= act.LAST_FROM_OUTPUT
-        ):
-            steps[-1] = Step(last.operation, operation.output, operation.module)
+        joined = _joined(program, steps[-1], operation) if steps else None
+        if joined is not None:
+            steps[-1] = joined
         else:
             steps.append(
                 Step(operation, operation.output, operation.module if operation.kind == "activation" else None)
             )
     return steps
+
+
+def _joined(program: Program, last: Step, operation: Operation) -> Step | None:
+    """One step that makes both the last one's linear layer and the operation behind it; None if they stay two."""
+    layer = last.operation
+    if layer.kind != "linear" or last.output != layer.output:
+        return None
+    if last.output not in operation.inputs or program.readers(last.output) > 1:
+        return None
+    if operation.kind == "activation" and operation.output not in program.outputs:
+        is_told = activation_code(operation.module)[0] <= act.LAST_FROM_OUTPUT
+        return Step(layer, operation.output, operation.module) if is_told else None
+    if operation.kind == "sum" and not _is_dense(layer):
+        residual = next(value for value in operation.inputs if value != last.output)
+        return Step(layer, operation.output, None, residual) if _has_gradient(program, residual) else None
+    return None
+
+
+def _has_gradient(program: Program, value: int) -> bool:
+    """Whether parameters are before a value, so that ``backward`` always wants its gradient."""
+    maker = next((operation for operation in program.operations if operation.output == value), None)
+    return maker is not None and maker.kind != "observation_norm"
 
 
 class _Memory:
@@ -127,10 +148,11 @@ class NetworkBlocks:
 
     :param program: the network
     :param mirrored: the blocks of the network whose connections it has, such as those of a target's online network
+    :param has_backward: whether ``backward`` will be called; if not, values that have been read make room for others
     """
 
-    def __init__(self, program: Program, mirrored: NetworkBlocks | None = None) -> None:
-        self.program = program
+    def __init__(self, program: Program, mirrored: NetworkBlocks | None = None, has_backward: bool = True) -> None:
+        self.program, self._has_backward = program, has_backward
         self.steps = fused(program)
         self.operations = OPERATION.zeros(len(self.steps))
         self.network = NETWORK.zeros(1)
@@ -182,6 +204,7 @@ class NetworkBlocks:
         block["activation"], block["activation_parameter"] = activation_code(step.activation)
         block["n_in"] = self.program.widths[operation.inputs[0]]
         block["n_out"] = self.program.widths[operation.output]
+        block["adds_residual"] = step.residual is not None
         if isinstance(operation.module, nn.LayerNorm):
             block["epsilon"] = operation.module.eps
         if operation.kind == "observation_norm":
@@ -197,42 +220,56 @@ class NetworkBlocks:
         block["sources"] = address(structure.sources)
 
     def _lay_out_activations(self) -> None:
-        program, at = self.program, 0
-        offsets = {0: -1}
+        program, memory = self.program, _Memory()
         normalized = {step.output for step in self.steps if step.operation.kind == "observation_norm"}
-        inner = [step.output for step in self.steps if step.output not in program.outputs]
-        for value in (*inner, *program.outputs):  # outputs side by side
-            offsets[value], at = at, at + program.widths[value] * ROW_BYTES
+        places = {0: -1, **self._take_outputs(memory)}
+        self.network[0]["output"] = places[program.outputs[0]]
+        unread = [value for step in self.steps for value in step.inputs]
         for block, step in zip(self.operations, self.steps, strict=True):
-            inputs = step.operation.inputs
-            block["source"], block["second_source"] = offsets[inputs[0]], offsets[inputs[-1]]
-            block["output"] = offsets[step.output]
-            block["reads_normalized_input"] = inputs[0] in normalized
+            if step.output not in places:
+                places[step.output] = memory.take(program.widths[step.output] * ROW_BYTES)
+            block["source"], block["second_source"] = places[step.inputs[0]], places[step.inputs[-1]]
+            block["output"] = places[step.output]
+            block["reads_normalized_input"] = step.inputs[0] in normalized
             if step.operation.kind == "layer_norm":
-                block["statistics"], at = at, at + 2 * ROW_BYTES
-        self.network[0]["output"], self.network[0]["activation_bytes"] = offsets[program.outputs[0]], at
+                block["statistics"] = memory.take(2 * ROW_BYTES)
+                if not self._has_backward:
+                    memory.free(int(block["statistics"]))
+            del unread[: len(step.inputs)]
+            for value in {*step.inputs} - {0, *unread, *program.outputs}:
+                if not self._has_backward:
+                    memory.free(places[value])
+        self.network[0]["activation_bytes"] = memory.size
+
+    def _take_outputs(self, memory: _Memory) -> dict[int, int]:
+        """Room for the network's outputs, side by side: the place of each."""
+        widths = [self.program.widths[value] * ROW_BYTES for value in self.program.outputs]
+        starts = memory.take(sum(widths)) + np.cumsum([0, *widths[:-1]])
+        return dict(zip(self.program.outputs, starts.tolist(), strict=True))
 
     def _lay_out_value_gradients(self) -> None:
         """Where gradients of values are while ``backward`` runs; each is free once its maker has read it."""
         program, memory = self.program, _Memory()
-        widths = [program.widths[value] * ROW_BYTES for value in program.outputs]
-        first = memory.take(sum(widths))
-        places = dict(zip(program.outputs, (first + np.cumsum([0, *widths])[:-1]).tolist(), strict=True))
-        self.network[0]["output_gradient"] = first
+        places = self._take_outputs(memory)
+        self.network[0]["output_gradient"] = places[program.outputs[0]]
         written = set(program.outputs)
         makers = {step.output: step for step in self.steps}
         readers: dict[int, int] = {}
         for step in self.steps:
-            for value in step.operation.inputs:
+            for value in step.inputs:
                 readers[value] = readers.get(value, 0) + 1
         for block, step in zip(reversed(self.operations), reversed(self.steps), strict=True):
             block["output_gradient"] = places[step.output]
-            for name, value in zip(("", "second_"), step.operation.inputs, strict=False):
+            is_kept = step.output in program.outputs
+            for name, value in zip(("", "second_"), step.inputs, strict=False):
                 readers[value] -= 1
                 block["adds" if not name else "second_adds"] = value in written
                 written.add(value)
                 if value == 0:
                     continue
+                if name and value not in places and value == step.residual and not is_kept:
+                    # All of the output's gradient is the residual's, in the same place
+                    places[value], is_kept = places[step.output], True
                 if value not in places:
                     places[value] = memory.take(program.widths[value] * ROW_BYTES)
                 block[f"{name}source_gradient"] = places[value]
@@ -244,7 +281,7 @@ class NetworkBlocks:
             if block["kind"] == o.DENSE:
                 block["transposed"] = memory.take(-(-int(block["n_in"]) // LANES) * LANES * ROW_BYTES)
                 memory.free(block["transposed"])
-            if step.output not in program.outputs:
+            if not is_kept:
                 memory.free(places[step.output])
         self.network[0]["gradient_bytes"] = memory.size
 
@@ -298,22 +335,26 @@ class NetworkBlocks:
             block["gradient_rows"], block["gradient_columns"] = address(structure.rows), address(structure.columns)
         self.place_gradients()
 
-    def part(self, program: Program) -> Array:
-        """The block of the part of this network that makes its first output.
+    def parts(self) -> Array:
+        """The blocks of the parts of this network that make its outputs, which must share no operation.
 
-        Its operations must be the last of the network and share none with other outputs: what they write in
-        ``backward`` is written for the first time then.
+        Only that of the first output gives gradients with respect to the network's inputs. Its operations are the last
+        of the network: what they write in ``backward`` is written for the first time then.
 
-        :param program: that part of this network's program
-        :return: a network block, [1]
+        :return: a network block for each output
         """
-        chosen = {operation.output for operation in program.operations}
-        numbers = [i for i, step in enumerate(self.steps) if step.operation.output in chosen]
-        part = self.network.copy()
-        part["operations"] = address(self.operations) + numbers[0] * OPERATION.size
-        part["n_operations"] = len(numbers)
-        part["n_out"] = sum(program.widths[value] for value in program.outputs)
-        return part
+        parts, before = np.tile(self.network, len(self.program.outputs)), 0
+        for number, part in enumerate(parts):
+            program = self.program.part(number)
+            chosen = {operation.output for operation in program.operations}
+            steps = [i for i, step in enumerate(self.steps) if step.operation.output in chosen]
+            part["operations"] = address(self.operations) + steps[0] * OPERATION.size
+            part["n_operations"] = len(steps)
+            part["n_out"] = program.widths[program.outputs[0]]
+            for field in ("output", "output_gradient"):
+                part[field] += before * ROW_BYTES
+            before += int(part["n_out"])
+        return parts
 
 
 def _structure(operation: Operation, mirrored: Structure | None) -> Structure | None:

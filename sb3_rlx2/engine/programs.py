@@ -118,10 +118,13 @@ class Program:
         """How many operations and outputs read a value."""
         return sum(operation.inputs.count(value) for operation in self.operations) + self.outputs.count(value)
 
-    def first_output(self) -> Program:
-        """The part of the program that makes its first output."""
+    def part(self, number: int) -> Program:
+        """The part of the program that makes one of its outputs.
+
+        :param number: of the output
+        """
         part = Program(self.widths[0])
-        part.widths, part.outputs = self.widths, self.outputs[:1]
+        part.widths, part.outputs = self.widths, (self.outputs[number],)
         needed = set(part.outputs)
         for operation in reversed(self.operations):
             if operation.output in needed:
@@ -276,7 +279,7 @@ def critic_program(critic: nn.Module, n_act: int) -> Program:
     known: Any = critic
     program = Program(known.features_extractor.features_dim + n_act)
     outputs: list[int] = []
-    # Gradients go back in reverse: through the first critic first, which may be the only one (``NetworkBlocks.part``)
+    # Gradients go back in reverse: through the first critic first, which may be the only one (``NetworkBlocks.parts``)
     for q_network in reversed(known.q_networks):
         value = program.apply(known.features_extractor, 0)  # by each for itself: they share no operation
         if value != 0 and program.operations[-1].kind != "observation_norm":

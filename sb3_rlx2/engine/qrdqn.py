@@ -86,7 +86,7 @@ def qrdqn_tile(task_address: int, update: int, tile: int, memory: int, gradients
         for i in range(n_quantiles):
             store_float(chosen, i * TILE + lane, load_float(q, (i * n_actions + action) * TILE + lane))
     fill_zero(losses, TILE)
-    quantile_errors(1, n_quantiles, chosen, targets, n_quantiles, chosen_gradients, losses)
+    quantile_errors(n_quantiles, chosen, targets, n_quantiles, chosen_gradients, losses)
     weight = 1.0 / n_quantiles
     for lane in range(count):
         action = int(load_float(which, lane))

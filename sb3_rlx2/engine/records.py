@@ -14,9 +14,10 @@ OPERATION = Record(
     activation_parameter=FLOAT,  # α of ELU, negative slope of LeakyReLU
     n_in=INTEGER,
     n_out=INTEGER,
+    adds_residual=INTEGER,  # whether a linear operation adds its second source to its output
     # Values: offsets in the memory for activations; source -1 is the network's input
     source=INTEGER,
-    second_source=INTEGER,  # of a sum
+    second_source=INTEGER,  # of a sum, or of the one inside of a linear operation
     output=INTEGER,
     statistics=INTEGER,  # of a layer normalization: mean and reciprocal standard deviation, two rows
     # Parameters: addresses; of an observation normalization mean and variance, float64
@@ -135,7 +136,7 @@ TASK = Record(
     actor_target=INTEGER,
     critic=INTEGER,  # or the network that tells the values of discrete actions
     critic_target=INTEGER,
-    first_critic=INTEGER,  # the part of the critic that makes its first output
+    first_critic=INTEGER,  # the part of the critic that makes its first output; behind it those of the others
     algorithm=INTEGER,  # the algorithm's own block
     # The replay buffer's arrays, float32 (discrete actions int64), and how to read them
     observations=INTEGER,

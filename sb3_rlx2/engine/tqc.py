@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sb3_rlx2.engine.critics import tile_input
+from sb3_rlx2.engine.critics import critic_at, tile_input
 from sb3_rlx2.engine.description import UpdateDescription
 from sb3_rlx2.engine.entropy import (
     ENTROPY_FIELDS,
@@ -24,7 +24,7 @@ from sb3_rlx2.engine.updates import SPARE_ROWS
 from sb3_rlx2.kernels.products import ROW_BYTES, TILE
 from sb3_rlx2.kernels.quantiles import quantile_errors, sort_rows
 from sb3_rlx2.kernels.records import INTEGER, Record
-from sb3_rlx2.kernels.vectors import load_float, store_float
+from sb3_rlx2.kernels.vectors import fill_zero, load_float, store_float
 
 TQC = Record(
     **ENTROPY_FIELDS,
@@ -41,11 +41,11 @@ QUANTILE_TARGETS = SPARE_ROWS
 def critic_tile(task_address: int, update: int, tile: int, memory: int, gradients: int, sums: int) -> None:
     """Critics' loss, the actor's log-probabilities and the critics' gradients of one tile."""
     task = task_at(task_address)
-    tqc, critic, critic_target = tqc_at(task.algorithm), network_at(task.critic), network_at(task.critic_target)
+    tqc = tqc_at(task.algorithm)
     surprise = read_and_sample(task_address, update, tile, memory)
     outputs, room = memory + task.critic_activations, memory + task.value_gradients
     total = task.n_critics * tqc.n_quantiles
-    q = forward(critic_target, memory + task.next_input, outputs)
+    q = forward(network_at(task.critic_target), memory + task.next_input, outputs)
     sort_rows(q, total)
     targets = memory + task.rows_of_tile + QUANTILE_TARGETS * ROW_BYTES
     for j in range(tqc.n_targets):
@@ -54,19 +54,20 @@ def critic_tile(task_address: int, update: int, tile: int, memory: int, gradient
             store_float(targets, j * TILE + lane, value)
 
     x, count = tile_input(task, tile), min(task.batch - tile * TILE, TILE)
-    q, g, losses = forward(critic, x, outputs), room + critic.output_gradient, memory + task.rows_of_tile
-    for lane in range(TILE):
-        store_float(losses, lane, 0.0)
-    quantile_errors(task.n_critics, tqc.n_quantiles, q, targets, tqc.n_targets, g, losses)
-    weight = 1.0 / (total * tqc.n_targets)
-    for j in range(total):
-        for lane in range(TILE):
-            value = -weight / task.batch * load_float(g, j * TILE + lane) if lane < count else 0.0
-            store_float(g, j * TILE + lane, value)
+    weight, losses = 1.0 / (total * tqc.n_targets), memory + task.rows_of_tile
+    fill_zero(losses, TILE)
+    for k in range(task.n_critics):
+        critic = critic_at(task, k)
+        q, g = forward(critic, x, outputs), room + critic.output_gradient
+        quantile_errors(tqc.n_quantiles, q, targets, tqc.n_targets, g, losses)
+        for j in range(tqc.n_quantiles):
+            for lane in range(TILE):
+                value = -weight / task.batch * load_float(g, j * TILE + lane) if lane < count else 0.0
+                store_float(g, j * TILE + lane, value)
+        backward(critic, x, outputs, room, gradients, 0, 0, 0, False)
     loss = 0.0
     for lane in range(count):
         loss += load_float(losses, lane)
-    backward(critic, x, outputs, room, gradients, 0, 0, 0, False)
     add_to_sum(sums, 0, loss * weight)
     add_to_sum(sums, 1, surprise)
 

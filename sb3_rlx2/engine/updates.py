@@ -140,9 +140,10 @@ class Updates:
         self._is_built = self._is_fresh = False
         self.networks: dict[str, NetworkBlocks] = {}
         for name, program in self.programs.items():
-            self.networks[name] = NetworkBlocks(program, self.networks.get(name.removesuffix("_target")))
+            online = self.networks.get(name.removesuffix("_target"))
+            self.networks[name] = NetworkBlocks(program, online, has_backward=online is None)
         critic = next(blocks for name, blocks in self.networks.items() if task_field(name) == "critic")
-        self._first_critic = critic.part(critic.program.first_output())
+        self._critics = critic.parts()
         followers: dict[th.Tensor, th.Tensor] = {}
         groups = []
         for name, optimizer in self.optimizers.items():
@@ -164,7 +165,7 @@ class Updates:
             task[task_field(name)] = blocks.address
             if f"{name}_target" not in self.networks and not name.endswith("_target"):
                 task[f"{task_field(name)}_target"] = blocks.address
-        task["first_critic"] = address(self._first_critic)
+        task["first_critic"] = address(self._critics)
         for i, name in enumerate(self.optimizers):
             if name in self.networks:
                 network = self.networks[name].network[0]

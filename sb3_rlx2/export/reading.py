@@ -55,7 +55,7 @@ def read_policy(model: OffPolicyAlgorithm, vec_normalize: VecNormalize | None = 
     reason = why_not_acting(Watch(), policy, (*_OPERATIONS, "observation_norm", "batch_renorm"))
     if reason is not None:
         raise ValueError(f"the policy cannot be exported: {reason}{_hint(policy.observation_space)}")
-    program = programs.acting_program(policy).first_output()
+    program = programs.acting_program(policy).part(0)
     norm, steps = _observation_norm(program)
     operations = _operations(steps)
     if isinstance(network := policy._modules[name], QuantileNetwork):

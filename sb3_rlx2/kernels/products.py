@@ -93,6 +93,16 @@ def _product_row(relu: bool) -> Any:
     return intrinsic(None, INT64, INT64, INT64, INT64, FLOAT, INT64, INT64)(product_row)
 
 
+@intrinsic(None, INT64, INT64, INT64, INT64, FLOAT, INT64, INT64, INT64)
+def _residual_row(
+    b: Builder, first: Value, last: Value, values: Value, columns: Value, bias: Value, x: Value, residual: Value,
+    y: Value,
+) -> None:  # fmt: skip
+    start = [b.fadd(splat(b, bias), load_vector(b, residual, i * VECTOR_BYTES)) for i in range(PARTS)]
+    for i, part in enumerate(_add_row(b, start, (first, last), values, columns, x)):
+        store_vector(b, part, y, i * VECTOR_BYTES)
+
+
 def _any_bit(b: Builder, vectors: Sequence[Value]) -> Value:
     """Whether any bit of some vectors of integers is set."""
     together = vectors[0]
@@ -216,6 +226,26 @@ def product(n_out: int, rows: int, columns: int, values: int, bias: int, x: int,
         for o in range(n_out):
             first, last = load_int64(rows, o), load_int64(rows, o + 1)
             _plain_row(first, last, values, columns, load_float(bias, o), x, y + o * ROW_BYTES)
+
+
+@compiled
+def residual_product(
+    n_out: int, rows: int, columns: int, values: int, bias: int, x: int, residual: int, y: int
+) -> None:
+    """Forward with a residual connection: ``y[o] = residual[o] + bias[o] + Σ values[j] x[columns[j]]``.
+
+    :param n_out: number of rows
+    :param rows: connections of each row, [n_out + 1]
+    :param columns: inputs in bytes, [nnz]
+    :param values: weights, [nnz]
+    :param bias: [n_out]
+    :param x: input tile
+    :param residual: what is added, [n_out, TILE]
+    :param y: output tile, [n_out, TILE]
+    """
+    for o in range(n_out):
+        first, last, at = load_int64(rows, o), load_int64(rows, o + 1), o * ROW_BYTES
+        _residual_row(first, last, values, columns, load_float(bias, o), x, residual + at, y + at)
 
 
 @compiled

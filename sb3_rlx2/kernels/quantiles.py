@@ -88,22 +88,18 @@ def _quantile_row(
 
 
 @compiled
-def quantile_errors(
-    n_networks: int, n_quantiles: int, q: int, targets: int, n_targets: int, gradients: int, loss: int
-) -> None:
-    """Huber quantile regression of some networks' quantiles on common targets (TQC, Kuznetsov et al., 2020, eq. 7).
+def quantile_errors(n_quantiles: int, q: int, targets: int, n_targets: int, gradients: int, loss: int) -> None:
+    """Huber quantile regression of a network's quantiles on targets (TQC, Kuznetsov et al., 2020, eq. 7).
 
     ``Σ |τ - 1(δ < 0)| Huber(δ)`` over quantiles and targets, ``δ = target - quantile``, with the threshold 1.
 
-    :param n_networks: number of networks
-    :param n_quantiles: number of quantiles of each
-    :param q: quantiles, [n_networks * n_quantiles, TILE]
+    :param n_quantiles: number of quantiles
+    :param q: quantiles, [n_quantiles, TILE]
     :param targets: [n_targets, TILE]
     :param n_targets: number of targets
     :param gradients: where the *negative* gradients of the sums go, as ``q``
     :param loss: where the sums of each sample are added, [TILE]
     """
-    for network in range(n_networks):
-        for i in range(n_quantiles):
-            at = (network * n_quantiles + i) * ROW_BYTES
-            _quantile_row(q + at, targets, n_targets, (i + 0.5) / n_quantiles, gradients + at, loss)
+    for i in range(n_quantiles):
+        at = i * ROW_BYTES
+        _quantile_row(q + at, targets, n_targets, (i + 0.5) / n_quantiles, gradients + at, loss)
