@@ -117,7 +117,7 @@ def _joined(program: Program, last: Step, operation: Operation) -> Step | None:
 
 
 def _has_gradient(program: Program, value: int) -> bool:
-    """Whether parameters are before a value, so that ``backward`` always wants its gradient."""
+    """Whether ``backward`` always computes a value's gradient: not that of the input, normalized or not."""
     maker = next((operation for operation in program.operations if operation.output == value), None)
     return maker is not None and maker.kind != "observation_norm"
 
