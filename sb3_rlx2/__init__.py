@@ -4,6 +4,7 @@ from sb3_rlx2.analysis.history import TopologyHistoryCallback
 from sb3_rlx2.analysis.topology_history import TopologyHistory
 from sb3_rlx2.common.buffers import DynamicReplayBuffer
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback
+from sb3_rlx2.common.discounting import DiscountScheduleCallback
 from sb3_rlx2.crossq import RLx2CrossQ
 from sb3_rlx2.ddpg import RLx2DDPG
 from sb3_rlx2.dqn import RLx2DQN
@@ -15,6 +16,7 @@ from sb3_rlx2.tqc import RLx2TQC
 from sb3_rlx2.version import __version__
 
 __all__ = [
+    "DiscountScheduleCallback",
     "DynamicBufferCallback",
     "DynamicReplayBuffer",
     "RLx2CrossQ",

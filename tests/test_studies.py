@@ -15,12 +15,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 from study_helpers import write_study
 
 from sb3_rlx2 import RLx2TD3
-from sb3_rlx2.studies import evaluation, read_study, runner
+from sb3_rlx2.studies import evaluation, read_study, runner, training
 from sb3_rlx2.studies.evaluation import Evaluator, StudyCallback
 from sb3_rlx2.studies.executors import local_executor
 from sb3_rlx2.studies.hyperparameters import read_entry
@@ -53,6 +54,17 @@ class RandomRewards(gym.RewardWrapper):
 
     def reward(self, reward):
         return reward + self.random.normal()
+
+
+class Ending(BaseCallback):
+    """Ends the process at a step."""
+
+    last_step: int | None = None
+
+    def _on_step(self):
+        if self.num_timesteps == self.last_step:
+            raise KeyboardInterrupt
+        return True
 
 
 class RandomPolicy:
@@ -155,6 +167,32 @@ def test_runs_in_wrappers_go_on_where_they_were_stopped(study_file, tmp_path, mo
     assert len(stopped.rows()) == 1
     assert run_main([str(stopped.path)]) == 0
     assert evaluations(stopped) == evaluations(whole)
+
+
+def test_runs_have_the_callbacks_of_their_hyperparameters_and_go_on_with_them(study_file, tmp_path, monkeypatch):
+    callback = [
+        {"sb3_rlx2.DiscountScheduleCallback": {"initial_gamma": 0.98, "start": 0.4, "end": 0.8}},
+        "test_studies.Ending",
+    ]
+    methods = {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"callback": callback}}}
+    study = read_study(study_file(methods=methods, seeds=1, checkpoint_every=50))
+    whole, stopped = (run_folders(study, tmp_path / name)[0] for name in ("whole", "stopped"))
+    assert run_main([str(whole.path)]) == 0
+    assert RLx2TD3.load(whole.model, buffer_size=1).gamma == 0.997
+    with monkeypatch.context() as patched:
+        patched.setattr(Ending, "last_step", 170)
+        with pytest.raises(KeyboardInterrupt):
+            run_main([str(stopped.path)])
+    assert len(stopped.rows()) == 1
+    assert run_main([str(stopped.path)]) == 0
+    assert evaluations(stopped) == evaluations(whole)
+
+
+def test_a_callback_that_is_not_there_is_refused(study_file, tmp_path):
+    methods = {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"callback": "sb3_rlx2.DiscountCallback"}}}
+    (folder,) = run_folders(read_study(study_file(methods=methods, seeds=1)), tmp_path)
+    with pytest.raises(ValueError, match=r"callback: 'sb3_rlx2.DiscountCallback' cannot be imported"):
+        training.learn(folder, lambda: pytest.fail("a model was made"))
 
 
 @pytest.mark.parametrize("when", ["before finished.json", "after it"])

@@ -66,7 +66,7 @@ class TopologyEvolutionCallback(BaseCallback):
         self._counted: dict[str, tuple[int | None, float]] = {}  # of each network: its last evolution, and its density
 
     def _init_callback(self) -> None:
-        model = _off_policy(self.model, self)
+        model = checked_off_policy(self.model, self)
         if is_sparse(self.settings.topology) and not has_sparse_layers(model):
             raise ValueError(
                 f"{type(self).__name__}: the policy has no sparse layer. Use a sparse policy, such as "
@@ -185,7 +185,7 @@ class DynamicBufferCallback(BaseCallback):
         return buffer
 
     def _init_callback(self) -> None:
-        _ = _off_policy(self.model, self), self.buffer  # checked before any work is done
+        _ = checked_off_policy(self.model, self), self.buffer  # checked before any work is done
 
     def _on_training_start(self) -> None:
         model = self.model
@@ -305,7 +305,8 @@ def check_threshold(threshold: float | None) -> float | None:
     return None if threshold is None else float(threshold)
 
 
-def _off_policy(model: BaseAlgorithm, callback: BaseCallback) -> OffPolicyAlgorithm:
+def checked_off_policy(model: BaseAlgorithm, callback: BaseCallback) -> OffPolicyAlgorithm:
+    """Return the model of a callback if it is an off-policy algorithm, else raise a ValueError that names both."""
     if not isinstance(model, OffPolicyAlgorithm):
         raise ValueError(f"{type(callback).__name__} works with off-policy algorithms, not {type(model).__name__}")
     return model

@@ -13,6 +13,7 @@ from typing import Any, cast
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import unwrap_wrapper
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
@@ -28,6 +29,7 @@ from sb3_rlx2.studies.algorithms import ALGORITHMS
 OF_THE_ENVIRONMENT = ("env_kwargs", "env_wrapper", "n_envs", "normalize")
 OF_THE_NOISE = ("noise_type", "noise_std")
 OF_THE_STUDY = ("n_timesteps",)
+OF_THE_TRAINING = ("callback",)
 TAKEN = ("self", "env", "seed", "device", "tensorboard_log", "verbose", "_init_setup_model")
 NOISES: Mapping[str, type[Any]] = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 
@@ -39,7 +41,7 @@ def allowed_names(algorithm: str) -> list[str]:
     """
     arguments = [name for name in inspect.signature(ALGORITHMS[algorithm]).parameters if name not in TAKEN]
     of_the_noise = OF_THE_NOISE if "action_noise" in arguments else ()
-    return [*arguments, *OF_THE_ENVIRONMENT, *of_the_noise, *OF_THE_STUDY]
+    return [*arguments, *OF_THE_ENVIRONMENT, *of_the_noise, *OF_THE_STUDY, *OF_THE_TRAINING]
 
 
 def check_entry(algorithm: str, entry: Mapping[str, Any], source: str) -> None:
@@ -84,8 +86,7 @@ def make_environment(environment: str, entry: Mapping[str, Any], *, evaluation: 
         ``VecNormalize`` as they are; default False
     :raises ValueError: if ``normalize`` is no bool and no mapping, or a wrapper cannot be imported
     """
-    wrappers = entry.get("env_wrapper") or []
-    wrappers = [_wrapper(wrapper) for wrapper in (wrappers if isinstance(wrappers, list) else [wrappers])]
+    wrappers = _classes(entry, "env_wrapper")
 
     def make() -> gymnasium.Env[Any, Any]:
         env: gymnasium.Env[Any, Any] = Monitor(gymnasium.make(environment, **entry.get("env_kwargs", {})))
@@ -117,9 +118,8 @@ def make_model(algorithm: str, entry: Mapping[str, Any], env: VecEnv, seed: int,
     :param changes: arguments of the algorithm that come instead of those of the entry
     :raises ValueError: if a hyperparameter is out of range
     """
-    arguments = {
-        name: value for name, value in entry.items() if name not in (*OF_THE_ENVIRONMENT, *OF_THE_NOISE, *OF_THE_STUDY)
-    }
+    others = (*OF_THE_ENVIRONMENT, *OF_THE_NOISE, *OF_THE_STUDY, *OF_THE_TRAINING)
+    arguments = {name: value for name, value in entry.items() if name not in others}
     arguments.setdefault("policy", "MlpPolicy")
     if "noise_type" in entry:
         arguments["action_noise"] = _noise(entry, env)
@@ -131,6 +131,15 @@ def make_model(algorithm: str, entry: Mapping[str, Any], env: VecEnv, seed: int,
         arguments["policy_kwargs"] = _policy_arguments(arguments["policy_kwargs"])
     make: Callable[..., OffPolicyAlgorithm] = ALGORITHMS[algorithm]
     return make(env=env, seed=seed, device="cpu", **(arguments | changes))
+
+
+def make_callbacks(entry: Mapping[str, Any]) -> list[BaseCallback]:
+    """The callbacks that an entry names.
+
+    :param entry: hyperparameters in the format of the zoo's YAML files
+    :raises ValueError: if one cannot be imported
+    """
+    return [cast(BaseCallback, callback(**arguments)) for callback, arguments in _classes(entry, "callback")]
 
 
 def import_object(name: str, purpose: str) -> Any:
@@ -160,11 +169,14 @@ def save_agent(model: Any, folder: Path) -> None:
         save_vec_normalize(normalization, folder / "vecnormalize.pkl")
 
 
-def _wrapper(given: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    if isinstance(given, str):
-        return import_object(given, "env_wrapper"), {}
-    ((name, arguments),) = given.items()
-    return import_object(name, "env_wrapper"), dict(arguments or {})
+def _classes(entry: Mapping[str, Any], key: str) -> list[tuple[Any, dict[str, Any]]]:
+    """The classes that an entry names, one or a list of them, each with its arguments."""
+    given = entry.get(key) or []
+    found = []
+    for one in given if isinstance(given, list) else [given]:
+        ((name, arguments),) = ({one: None} if isinstance(one, str) else one).items()
+        found.append((import_object(name, key), dict(arguments or {})))
+    return found
 
 
 def _noise(entry: Mapping[str, Any], env: VecEnv) -> ActionNoise | None:

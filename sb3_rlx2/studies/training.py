@@ -11,7 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_rlx2.resume import TrainingCheckpointCallback, has_checkpoint, resume
 from sb3_rlx2.studies.algorithms import ALGORITHMS
 from sb3_rlx2.studies.evaluation import StudyCallback
-from sb3_rlx2.studies.model import make_environment, make_model, save_agent
+from sb3_rlx2.studies.model import make_callbacks, make_environment, make_model, save_agent
 from sb3_rlx2.studies.run_folder import RunFolder
 
 NEVER = 1_000_000_000
@@ -63,7 +63,7 @@ def learn(run: RunFolder, make: Callable[[], OffPolicyAlgorithm], callbacks: Seq
     settings = run.settings
     is_new = not has_checkpoint(run.checkpoints)
     # Its evaluation at the last step comes before the last checkpoint
-    every = [*callbacks, StudyCallback(run, is_new)]
+    every = [*make_callbacks(settings.hyperparameters), *callbacks, StudyCallback(run, is_new)]
     every.append(TrainingCheckpointCallback(run.checkpoints, settings.checkpoint_every))
     if is_new:
         model = make()
