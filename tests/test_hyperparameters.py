@@ -251,6 +251,14 @@ def test_typo_in_a_file(text, message, tmp_path):
         ({"env_wrapper": "gymnasium.wrappers.Foo"}, "env_wrapper: there is no 'Foo' in gymnasium.wrappers"),
         ({"callback": [{"gymnasium.wrappers.TimeLimi": {}}]}, "'TimeLimi' in .*. Did you mean 'TimeLimit'"),
         (
+            {"callback": {"sb3_rlx2.DiscountScheduleCallback": {"final_gama": 0.997}}},
+            "callback, DiscountScheduleCallback: 'final_gama' is unknown. Did you mean 'final_gamma'",
+        ),
+        (
+            {"callback": {"sb3_rlx2.DiscountScheduleCallback": 0.997}},
+            "callback, DiscountScheduleCallback: 0.997 is not allowed: it must be a dict of arguments of Discount",
+        ),
+        (
             {"vec_env_wrapper": ["Foo"]},
             "vec_env_wrapper: 'Foo' is not allowed: it must be the name of a class with its",
         ),

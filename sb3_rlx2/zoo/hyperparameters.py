@@ -141,8 +141,8 @@ def check_entry(algo: str, entry: Mapping[str, Any], place: str, params: Collect
             "buffer stores observations before VecNormalize, which are not stacked"
         )
     for key in WRAPPER_KEYS:
-        for name in _class_names(entry.get(key)):
-            _check_class(name, f"{places[key]}: {key}")
+        for name, given in _classes(entry.get(key)):
+            _check_class(name, given, f"{places[key]}: {key}")
 
 
 def _check_names(given: Any, cls: type, place: str) -> None:
@@ -153,14 +153,16 @@ def _check_names(given: Any, cls: type, place: str) -> None:
         _check_name(name, constructor_arguments(cls), place)
 
 
-def _class_names(given: Any) -> list[str]:
-    """Names of classes in what the zoo takes for wrappers and callbacks."""
+def _classes(given: Any) -> list[tuple[str, Any]]:
+    """Names of classes, each with its arguments, in what the zoo takes for wrappers and callbacks."""
     items = given if isinstance(given, list) else [given]
-    return [name for item in items for name in (item if isinstance(item, dict) else [item]) if isinstance(name, str)]
+    items = [{item: None} if isinstance(item, str) else item for item in items]
+    pairs = [pair for item in items if isinstance(item, dict) for pair in item.items()]
+    return [(name, arguments) for name, arguments in pairs if isinstance(name, str)]
 
 
-def _check_class(name: str, place: str) -> None:
-    """Check that a module has a class; which package is missing, the zoo says itself."""
+def _check_class(name: str, arguments: Any, place: str) -> None:
+    """Check that a module has a class with such arguments; which package is missing, the zoo says itself."""
     module, _, attribute = name.rpartition(".")
     if not module:
         raise ValueError(f"{place}: {name!r} is not allowed: it must be the name of a class with its module")
@@ -170,6 +172,9 @@ def _check_class(name: str, place: str) -> None:
         return
     if not hasattr(found, attribute):
         raise ValueError(f"{place}: there is no {attribute!r} in {module}{did_you_mean(attribute, vars(found))}")
+    cls = getattr(found, attribute)
+    if isinstance(cls, type) and arguments and "kwargs" not in inspect.signature(cls).parameters:
+        _check_names(arguments, cls, f"{place}, {attribute}")
 
 
 def _python(value: Any, place: str) -> Any:
