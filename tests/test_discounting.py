@@ -32,6 +32,7 @@ def test_one_minus_gamma_shrinks_by_the_same_factor_in_each_step_between_two_sha
     assert [callback.gamma_at(share) for share in (0.7, 1.0, 1.1)] == [0.99, 0.99, 0.99]
     rest = [1.0 - callback.gamma_at(share) for share in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
     assert [b / a for a, b in itertools.pairwise(rest)] == pytest.approx([0.1**0.2] * 5)
+    assert all(0.3 <= DiscountScheduleCallback(0.3, 0.3).gamma_at(share / 100) <= 0.3 for share in range(101))
     at_once = DiscountScheduleCallback(start=0.5, end=0.5)
     assert [at_once.gamma_at(share) for share in (0.5, 0.51)] == [0.99, 0.997]
 
@@ -68,12 +69,15 @@ def test_both_engines_follow_it(algorithm):
     assert (parameters[0] - others).abs().max() > 2e-3
 
 
-def test_stock_sb3_follows_it():
+def test_stock_sb3_follows_it_and_loads_it(tmp_path):
     model = TD3("MlpPolicy", "Pendulum-v1", n_steps=3, learning_starts=20, policy_kwargs={"net_arch": [16]})
     watching = Watching()
     model.learn(100, callback=[watching, DiscountScheduleCallback(start=0.5, end=0.6)])
     assert watching.gammas[50] == (0.99, 0.99)
     assert watching.gammas[60] == watching.gammas[99] == (0.997, 0.997)
+    model.save(tmp_path / "model")
+    loaded = TD3.load(tmp_path / "model", env=model.env)
+    assert (loaded.gamma, loaded.replay_buffer.gamma) == (0.997, 0.997)
 
 
 def test_a_resumed_training_goes_on_with_the_same_discount_factors(tmp_path):
@@ -83,10 +87,24 @@ def test_a_resumed_training_goes_on_with_the_same_discount_factors(tmp_path):
     whole = model_of(RLx2TD3)
     whole.learn(220, callback=schedule())
     cut_off(model_of(RLx2TD3), tmp_path, [schedule()])
-    model = resumed(tmp_path, callback=[schedule()])
+    model = resumed(tmp_path)
     assert model.gamma == 0.997
     for name, value in state_of(whole).items():
         assert th.equal(th.as_tensor(value), th.as_tensor(state_of(model)[name])), name
+
+
+def test_a_resumed_training_follows_the_callback_that_it_is_given(tmp_path):
+    cut_off(model_of(RLx2TD3), tmp_path, [DiscountScheduleCallback()])
+    assert resumed(tmp_path, callback=[DiscountScheduleCallback(final_gamma=0.999)]).gamma == 0.999
+
+
+def test_a_longer_training_has_the_discount_factors_of_its_length():
+    model, watching = RLx2TD3("MlpPolicy", "Pendulum-v1", **quick()), Watching()
+    model.learn(100, callback=DiscountScheduleCallback())
+    model.learn(100, callback=[watching, DiscountScheduleCallback()], reset_num_timesteps=False)
+    assert model.num_timesteps == 200
+    assert watching.gammas[110] == (0.99, 0.99)
+    assert watching.gammas[199] == (0.997, 0.997)
 
 
 def test_it_is_logged(tmp_path):

@@ -256,7 +256,12 @@ def test_typo_in_a_file(text, message, tmp_path):
         ),
         (
             {"callback": {"sb3_rlx2.DiscountScheduleCallback": 0.997}},
-            "callback, DiscountScheduleCallback: 0.997 is not allowed: it must be a dict of arguments of Discount",
+            "callback, DiscountScheduleCallback: 0.997 is not allowed: it must be a dict of arguments",
+        ),
+        ({"callback": [{"sb3_rlx2.DiscountScheduleCallback": None}]}, "callback, .*: None is not allowed: it must be"),
+        (
+            {"callback": {"stable_baselines3.common.callbacks.ProgressBarCallback": {"verbose": 1}}},
+            "callback, ProgressBarCallback: 'verbose' is unknown",
         ),
         (
             {"vec_env_wrapper": ["Foo"]},

@@ -188,10 +188,23 @@ def test_runs_have_the_callbacks_of_their_hyperparameters_and_go_on_with_them(st
     assert evaluations(stopped) == evaluations(whole)
 
 
-def test_a_callback_that_is_not_there_is_refused(study_file, tmp_path):
-    methods = {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"callback": "sb3_rlx2.DiscountCallback"}}}
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        ("sb3_rlx2.DiscountCallback", r"callback: 'sb3_rlx2.DiscountCallback' cannot be imported"),
+        (
+            {"sb3_rlx2.DiscountScheduleCallback": 0.997},
+            r"callback: {'sb3_rlx2.Disc.*': 0.997} is not allowed: the name",
+        ),
+        ([{"test_studies.Ending": {}, "os.getcwd": {}}], "callback: .* is not allowed: the name of a class, or one"),
+        (5, "callback: 5 is not allowed: the name of a class, or one such name with a mapping of its arguments"),
+        ("os.getcwd", "callback: .* is not allowed: it must be a callback of Stable-Baselines3's kind"),
+    ],
+)
+def test_what_is_no_callback_is_refused(study_file, tmp_path, callback, message):
+    methods = {"a": {"algorithm": "rlx2_td3", "hyperparameters": {"callback": callback}}}
     (folder,) = run_folders(read_study(study_file(methods=methods, seeds=1)), tmp_path)
-    with pytest.raises(ValueError, match=r"callback: 'sb3_rlx2.DiscountCallback' cannot be imported"):
+    with pytest.raises(ValueError, match=message):
         training.learn(folder, lambda: pytest.fail("a model was made"))
 
 

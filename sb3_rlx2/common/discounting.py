@@ -18,18 +18,22 @@ class DiscountScheduleCallback(BaseCallback):
     ``initial_gamma`` to that of ``final_gamma``; before and after, γ stays what it is. The horizon, ``1 / (1 - γ)``
     steps, is 100 and 333 with the defaults. Sets the ``gamma`` of the algorithm and of a replay buffer of multi-step
     targets before each call of ``train``; ``VecNormalize`` keeps its own, so that rewards are not rescaled. Logs
-    ``rlx2/gamma``. A training that is resumed goes on with the same values. Works with stock off-policy algorithms of
-    SB3 too.
+    ``rlx2/gamma``. Works with stock off-policy algorithms of SB3 too.
+
+    As in SB3's schedules, the training is all environment steps since the last ``learn`` that counted from 0. One that
+    is resumed goes on with the same values; ``learn(reset_num_timesteps=False)`` makes it longer, and γ is what a
+    training of that length has.
 
     Source: François-Lavet, Fonteneau, Ernst, "How to Discount Deep Reinforcement Learning: Towards New Dynamic
     Strategies", 2015, https://arxiv.org/abs/1512.02011, which lets ``1 - γ`` shrink so from the first step on.
 
-    :param initial_gamma: discount factor at the beginning, that of the algorithm, in [0, 1), default 0.99
+    :param initial_gamma: discount factor at the beginning, in [0, 1), default 0.99
     :param final_gamma: discount factor at the end, in [initial_gamma, 1), default 0.997
     :param start: share of the training's environment steps after which γ grows, in [0, 1], default 0.6
     :param end: share of the training's environment steps after which γ is ``final_gamma``, in [start, 1], default 0.9
     :param verbose: see ``BaseCallback``; nothing is printed, default 0
-    :raises ValueError: if an argument is out of range, or the algorithm's discount factor is none that γ passes
+    :raises ValueError: if an argument is out of range, or, as ``learn`` begins, the algorithm's ``gamma`` is not
+        between ``initial_gamma`` and ``final_gamma``
     """
 
     model: OffPolicyAlgorithm
@@ -61,7 +65,18 @@ class DiscountScheduleCallback(BaseCallback):
             return self.final_gamma
         grown = (share - self.start) / (self.end - self.start)
         shrinking = (1.0 - self.final_gamma) / (1.0 - self.initial_gamma)
-        return float(1.0 - (1.0 - self.initial_gamma) * shrinking**grown)
+        gamma = 1.0 - (1.0 - self.initial_gamma) * shrinking**grown
+        return float(min(max(gamma, self.initial_gamma), self.final_gamma))  # rounded, it may lie outside
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing: the discount factor follows from the number of environment steps."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing to do: a training that is resumed follows the arguments of the callback that it is given.
+
+        :param state: what ``get_state`` returned
+        """
 
     def _init_callback(self) -> None:
         gamma = checked_off_policy(self.model, self).gamma
@@ -77,8 +92,9 @@ class DiscountScheduleCallback(BaseCallback):
         buffer = cast(Any, model.replay_buffer)
         if hasattr(buffer, "gamma"):
             buffer.gamma = model.gamma
+        if "gamma" in model.replay_buffer_kwargs:  # with which load() makes a buffer
+            model.replay_buffer_kwargs = {**model.replay_buffer_kwargs, "gamma": model.gamma}
+        self.logger.record("rlx2/gamma", model.gamma)
 
     def _on_step(self) -> bool:
-        if any(self.locals["dones"]):  # the only time at which SB3 writes its log
-            self.logger.record("rlx2/gamma", self.model.gamma)
         return True

@@ -34,6 +34,7 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_rlx2.analysis.history import TopologyHistoryCallback
 from sb3_rlx2.common.callbacks import DynamicBufferCallback, TopologyEvolutionCallback
+from sb3_rlx2.common.discounting import DiscountScheduleCallback
 from sb3_rlx2.resume.callback_states import PATHS
 from sb3_rlx2.resume.environments import call_in_environments, vector_layers
 from sb3_rlx2.resume.log_files import log_file
@@ -150,6 +151,7 @@ KNOWN: dict[type[BaseCallback], Mapping[str, str | None]] = {
     },
     EveryNTimesteps: dict.fromkeys(("n_steps", "callback")),
     LogEveryNTimesteps: dict.fromkeys(("n_steps",)),
+    DiscountScheduleCallback: dict.fromkeys(("initial_gamma", "final_gamma", "start", "end", "verbose")),
     StopTrainingOnMaxEpisodes: dict.fromkeys(("max_episodes", "verbose")),
     StopTrainingOnNoModelImprovement: dict.fromkeys(("max_no_improvement_evals", "min_evals", "verbose")),
     StopTrainingOnRewardThreshold: dict.fromkeys(("reward_threshold", "verbose")),

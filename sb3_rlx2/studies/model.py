@@ -137,9 +137,14 @@ def make_callbacks(entry: Mapping[str, Any]) -> list[BaseCallback]:
     """The callbacks that an entry names.
 
     :param entry: hyperparameters in the format of the zoo's YAML files
-    :raises ValueError: if one cannot be imported
+    :raises ValueError: if one cannot be imported, or is no callback
     """
-    return [cast(BaseCallback, callback(**arguments)) for callback, arguments in _classes(entry, "callback")]
+    callbacks = []
+    for cls, arguments in _classes(entry, "callback"):
+        if not (isinstance(cls, type) and issubclass(cls, BaseCallback)):
+            raise ValueError(f"callback: {cls!r} is not allowed: it must be a callback of Stable-Baselines3's kind")
+        callbacks.append(cast(Callable[..., BaseCallback], cls)(**arguments))
+    return callbacks
 
 
 def import_object(name: str, purpose: str) -> Any:
@@ -174,8 +179,13 @@ def _classes(entry: Mapping[str, Any], key: str) -> list[tuple[Any, dict[str, An
     given = entry.get(key) or []
     found = []
     for one in given if isinstance(given, list) else [given]:
-        ((name, arguments),) = ({one: None} if isinstance(one, str) else one).items()
-        found.append((import_object(name, key), dict(arguments or {})))
+        named = {one: None} if isinstance(one, str) else one
+        arguments = next(iter(named.values())) if isinstance(named, Mapping) and len(named) == 1 else 0
+        if not (arguments is None or isinstance(arguments, Mapping)):
+            raise ValueError(
+                f"{key}: {one!r} is not allowed: the name of a class, or one such name with a mapping of its arguments"
+            )
+        found.append((import_object(next(iter(named)), key), dict(arguments or {})))
     return found
 
 

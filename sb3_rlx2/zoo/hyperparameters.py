@@ -156,7 +156,7 @@ def _check_names(given: Any, cls: type, place: str) -> None:
 def _classes(given: Any) -> list[tuple[str, Any]]:
     """Names of classes, each with its arguments, in what the zoo takes for wrappers and callbacks."""
     items = given if isinstance(given, list) else [given]
-    items = [{item: None} if isinstance(item, str) else item for item in items]
+    items = [{item: {}} if isinstance(item, str) else item for item in items]
     pairs = [pair for item in items if isinstance(item, dict) for pair in item.items()]
     return [(name, arguments) for name, arguments in pairs if isinstance(name, str)]
 
@@ -172,9 +172,13 @@ def _check_class(name: str, arguments: Any, place: str) -> None:
         return
     if not hasattr(found, attribute):
         raise ValueError(f"{place}: there is no {attribute!r} in {module}{did_you_mean(attribute, vars(found))}")
-    cls = getattr(found, attribute)
-    if isinstance(cls, type) and arguments and "kwargs" not in inspect.signature(cls).parameters:
-        _check_names(arguments, cls, f"{place}, {attribute}")
+    place = f"{place}, {attribute}"
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{place}: {arguments!r} is not allowed: it must be a dict of arguments")
+    parameters = inspect.signature(getattr(found, attribute)).parameters
+    if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for argument in arguments:
+            _check_name(argument, parameters, place)
 
 
 def _python(value: Any, place: str) -> Any:
