@@ -16,6 +16,8 @@ from sb3_rlx2.files import replacing
 
 HYPERPARAMS = Path(__file__).parents[1] / "hyperparams"
 FAST = {"n_steps_delay": 0, "normalize": True}
+FAST20 = {**FAST, "actor_sparsity": 0.8, "critic_sparsity": 0.8}
+GROWING_HORIZON = {"sb3_rlx2.DiscountScheduleCallback": {"final_gamma": 0.997, "start": 0.6, "end": 0.9}}
 FIXED_BUFFER = {"n_steps": 1, "dynamic_buffer": False}
 BASELINES = {
     "fast": (
@@ -24,7 +26,11 @@ BASELINES = {
     ),
     "fast20": (
         "fast20: fast with 20% of the weights; the paper's sparsities are made for 3 million steps",
-        {**FAST, "actor_sparsity": 0.8, "critic_sparsity": 0.8},
+        FAST20,
+    ),
+    "steady": (
+        "steady: fast20 for half a million steps, with a learning rate that falls to 0 and a horizon that grows",
+        {**FAST20, "callback": GROWING_HORIZON},
     ),
     "rigl": ("RigL: topology evolution alone", {"topology": "rigl", **FIXED_BUFFER}),
     "set": ("SET: drop by magnitude, grow at random", {"topology": "set", **FIXED_BUFFER}),
@@ -38,14 +44,18 @@ SPARSITY = {"actor_sparsity", "critic_sparsity"}
 WITHOUT_EFFECT = {
     "fast": set(),
     "fast20": SPARSITY,
+    "steady": SPARSITY,
     "rigl": BUFFER,
     "set": BUFFER,
     "ss": BUFFER | EVOLUTION,
     "tiny": BUFFER | EVOLUTION | SPARSITY,
 }
+# Steps of the settings that learn sooner, at most
+STEPS = {"fast": 1e6, "fast20": 1e6, "steady": 5e5}
 WIDTH = 256
 DEFAULT_SPARSITY = {"td3": (0.90, 0.85), "sac": (0.90, 0.80)}
-FILES = [*((name, algorithm) for name in BASELINES for algorithm in DEFAULT_SPARSITY), ("fast", "tqc")]
+FILES = [(name, algorithm) for name in BASELINES if name != "steady" for algorithm in DEFAULT_SPARSITY]
+FILES += [("fast", "tqc"), ("steady", "tqc")]
 
 
 def weights(inputs, width, outputs):
@@ -82,8 +92,9 @@ def baseline_file(name, algorithm):
     lines = [f"# {title}.", f"# Made from rlx2_{algorithm}.yml by benchmarks/baselines.py."]
     for env_id, entry in entries.items():
         kept = {key: value for key, value in entry.items() if key not in WITHOUT_EFFECT[name]}
-        if name.startswith("fast"):
-            kept["n_timesteps"] = min(kept["n_timesteps"], 1e6)
+        kept["n_timesteps"] = min(kept["n_timesteps"], STEPS.get(name, math.inf))
+        if name == "steady":
+            kept["learning_rate"] = f"lin_{kept.get('learning_rate', 3e-4)}"
         extra = {"policy_kwargs": {"net_arch": tiny_net_arch(env_id, algorithm, entry)}} if name == "tiny" else {}
         # One mapping in braces for each environment: there are many, and all are much alike
         body = yaml.safe_dump({**kept, **changes, **extra}, default_flow_style=True, sort_keys=False, width=110)

@@ -22,7 +22,10 @@ yaml = pytest.importorskip("yaml")
 ROOT = Path(__file__).parents[1]
 NOISE = {"noise_type": "normal", "noise_std": 0.1}
 OF_THE_PAPER = ("rlx2_td3", "rlx2_sac")
-BASELINES = {**{algo: ["fast", "fast20", "rigl", "set", "ss", "tiny"] for algo in OF_THE_PAPER}, "rlx2_tqc": ["fast"]}
+BASELINES = {
+    **{algo: ["fast", "fast20", "rigl", "set", "ss", "tiny"] for algo in OF_THE_PAPER},
+    "rlx2_tqc": ["fast", "steady"],
+}
 FILES = [(algo, baseline) for algo in ZOO_ALGORITHMS for baseline in (None, *BASELINES.get(algo, ()))]
 PAPER = {
     ("rlx2_td3", "HalfCheetah-v5"): (0.90, 0.85),
@@ -82,6 +85,30 @@ def test_fast20_is_fast_with_a_fifth_of_the_weights(algo):
     assert fast.keys() == fast20.keys()
     for name, entry in fast.items():
         assert fast20[name] == {**entry, "actor_sparsity": 0.8, "critic_sparsity": 0.8}
+
+
+def test_steady_is_a_fifth_of_the_weights_a_learning_rate_that_falls_and_a_horizon_that_grows():
+    fast, steady = entries("rlx2_tqc", "fast"), entries("rlx2_tqc", "steady")
+    assert fast.keys() == steady.keys()
+    for name, entry in fast.items():
+        changes = {
+            "n_timesteps": min(entry["n_timesteps"], 500_000),
+            "actor_sparsity": 0.8,
+            "critic_sparsity": 0.8,
+            "learning_rate": f"lin_{entry.get('learning_rate', 3e-4)}",
+            "callback": {"sb3_rlx2.DiscountScheduleCallback": {"final_gamma": 0.997, "start": 0.6, "end": 0.9}},
+        }
+        assert steady[name] == {**entry, **changes}
+
+
+def test_steady_is_the_method_of_the_study():
+    study = yaml.safe_load((ROOT / "benchmarks" / "studies" / "robust.yml").read_text())
+    method = study["methods"]["TQC, 20%, annealed, growing horizon"]["hyperparameters"]
+    steady = entries("rlx2_tqc", "steady")["Hopper-v5"]
+    assert study["steps"] == steady["n_timesteps"]
+    assert {**method, "learning_rate": float(method["learning_rate"].removeprefix("lin_"))} == {
+        name: float(steady[name].removeprefix("lin_")) if name == "learning_rate" else steady[name] for name in method
+    }
 
 
 @pytest.mark.parametrize(("algo", "baseline", "name"), [*entries_to_try()])

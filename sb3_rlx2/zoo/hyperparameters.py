@@ -53,8 +53,8 @@ def hyperparameter_file(algo: str, config: str | None = None) -> str:
     """The file of hyperparameters that ``--conf-file`` means.
 
     :param algo: the zoo's name of the algorithm, such as ``"rlx2_td3"``
-    :param config: ``"fast"``, ``"fast20"`` or a baseline (``"rigl"``, ``"set"``, ``"ss"``, ``"tiny"``), where the
-        algorithm has it; a file, or a Python module; None (default): the algorithm's own file
+    :param config: ``"fast"``, ``"fast20"``, ``"steady"`` or a baseline (``"rigl"``, ``"set"``, ``"ss"``,
+        ``"tiny"``), where the algorithm has it; a file, or a Python module; None (default): the algorithm's own file
     :return: path of a file or name of a module
     :raises ValueError: if it is none of these
     """

@@ -14,8 +14,9 @@ def register() -> None:
     """Make every algorithm of ``ALGORITHMS``, such as ``rlx2_td3``, known to RL Baselines3 Zoo in this process.
 
     After it the zoo finds their hyperparameters by itself, samples theirs in a search, and checks every file of
-    hyperparameters for misspelt keys. ``--conf-file`` takes a name too (``fast``, ``fast20``, or a baseline: ``rigl``,
-    ``set``, ``ss``, ``tiny``, of ``rlx2_td3`` and ``rlx2_sac``). A script of one's own needs three lines::
+    hyperparameters for misspelt keys. ``--conf-file`` takes a name too: ``fast``, ``fast20`` or a baseline (``rigl``,
+    ``set``, ``ss``, ``tiny``) for ``rlx2_td3`` and ``rlx2_sac``, ``fast`` or ``steady`` for ``rlx2_tqc``.
+    A script of one's own needs three lines::
 
         import rl_zoo3.train
         from sb3_rlx2.zoo import register
