@@ -54,8 +54,9 @@ WITHOUT_EFFECT = {
 STEPS = {"fast": 1e6, "fast20": 1e6, "steady": 5e5}
 WIDTH = 256
 DEFAULT_SPARSITY = {"td3": (0.90, 0.85), "sac": (0.90, 0.80)}
-FILES = [(name, algorithm) for name in BASELINES if name != "steady" for algorithm in DEFAULT_SPARSITY]
-FILES += [("fast", "tqc"), ("steady", "tqc")]
+# Of those that are not for the paper's algorithms alone
+ALGORITHMS = {"fast": (*DEFAULT_SPARSITY, "tqc"), "steady": ("tqc",)}
+FILES = [(name, algorithm) for name in BASELINES for algorithm in ALGORITHMS.get(name, DEFAULT_SPARSITY)]
 
 
 def weights(inputs, width, outputs):

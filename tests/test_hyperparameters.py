@@ -106,9 +106,9 @@ def test_steady_is_the_method_of_the_study():
     method = study["methods"]["TQC, 20%, annealed, growing horizon"]["hyperparameters"]
     steady = entries("rlx2_tqc", "steady")["Hopper-v5"]
     assert study["steps"] == steady["n_timesteps"]
-    assert {**method, "learning_rate": float(method["learning_rate"].removeprefix("lin_"))} == {
-        name: float(steady[name].removeprefix("lin_")) if name == "learning_rate" else steady[name] for name in method
-    }
+    rates = [entry.pop("learning_rate").removeprefix("lin_") for entry in (method, steady)]
+    assert float(rates[0]) == float(rates[1])
+    assert method == {name: steady[name] for name in method}
 
 
 @pytest.mark.parametrize(("algo", "baseline", "name"), [*entries_to_try()])
